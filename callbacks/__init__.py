@@ -1,0 +1,1 @@
+"""What watches a fit. Callbacks touch a model only through the contract of `models.base`."""

@@ -1,0 +1,48 @@
+"""When a fit is over: after so many samples or hours."""
+
+from typing import Any
+
+import lightning
+
+from callbacks.intervals import ASK_EVERY, any_rank, model_of
+from callbacks.run import run_of
+
+
+class Budget(lightning.Callback):
+    """Stops a fit when either limit is reached; what a resumed run used before counts.
+
+    Args:
+        kimg: thousand training samples, over all devices.
+        hours: wall time of the run, evaluations included.
+    """
+
+    def __init__(self, kimg: float | None = None, hours: float | None = None) -> None:
+        for name, limit in (("kimg", kimg), ("hours", hours)):
+            if limit is not None and limit <= 0:
+                raise ValueError(f"budget.{name} must be positive, not {limit}")
+        self.kimg, self.hours = kimg, hours
+
+    def reached(self, samples_seen: int) -> bool:
+        """Whether the budget of samples is used up."""
+        return self.kimg is not None and samples_seen >= self.kimg * 1000
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        seen = model_of(pl_module).samples_seen
+        if self.reached(seen):
+            raise ValueError(
+                f"this run has already seen {seen / 1000:g} kimg, all of its budget: raise --budget.kimg to go on"
+            )
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
+    ) -> None:
+        if self.reached(model_of(pl_module).samples_seen):
+            trainer.should_stop = True
+        elif self.hours is not None and (trainer.world_size == 1 or batch_idx % ASK_EVERY == 0):
+            trainer.should_stop |= any_rank(trainer, run_of(trainer).seconds >= self.hours * 3600)
+
+
+def budget_of(trainer: lightning.Trainer) -> Budget:
+    """The trainer's budget; an unlimited one where it has none."""
+    found = [callback for callback in trainer.callbacks if isinstance(callback, Budget)]  # type: ignore[attr-defined]
+    return found[0] if found else Budget()

@@ -1,0 +1,157 @@
+"""Checkpoints that are whole or absent, and the ones worth keeping."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from callbacks.guard import require_finite_weights
+from callbacks.intervals import ASK_EVERY, Interval, any_rank, model_of
+from callbacks.run import run_of
+from metrics.files import write_whole
+from models.base import read_checkpoint
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes into the checkpoint's own folder, flushes, then renames; reads with `weights_only=True`, always.
+
+    Lightning's own save goes through the temporary directory, which on another file system is a copy that a kill cuts
+    short.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            write_whole(Path(path), lambda file: torch.save(checkpoint, file))
+        except (OSError, RuntimeError) as error:
+            # torch reports a full disk as a RuntimeError of its zip writer.
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise OSError(f"cannot write the checkpoint {path}: {reason}; the one before it is untouched") from error
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Callable | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        return read_checkpoint(path)
+
+
+class Checkpoints(Checkpoint):
+    """Saves `checkpoints/kimg<samples seen / 1000>.ckpt`, and `last.ckpt` and `best.ckpt` as further names of two of them.
+
+    Args:
+        every_kimg: thousand samples between two checkpoints; None leaves it to the minutes.
+        every_minutes: wall time between two checkpoints.
+        keep: the newest so many are kept, besides the best.
+        monitor: the figure that "best" goes by.
+        mode: whether lower or higher is better.
+    """
+
+    def __init__(
+        self,
+        every_kimg: float | None = None,
+        every_minutes: float | None = 10.0,
+        keep: int = 2,
+        monitor: str = "fd_effnet",
+        mode: Literal["min", "max"] = "min",
+    ) -> None:
+        if keep < 1:
+            raise ValueError(f"checkpoints.keep must be at least 1, not {keep}")
+        self.every_kimg, self.every_minutes, self.keep, self.monitor, self.mode = (
+            every_kimg, every_minutes, keep, monitor, mode,
+        )  # fmt: skip
+        self.checkpoint_io = WholeCheckpointIO()
+        self._interval = None if every_kimg is None else Interval(every_kimg)
+        self._saved_at = time.monotonic()
+        self._best: float | None = None
+        self._best_name: str | None = None
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        trainer.strategy.checkpoint_io = self.checkpoint_io
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._saved_at = time.monotonic()
+        if self._interval:
+            self._interval.start(model_of(pl_module).samples_seen)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
+    ) -> None:
+        model = model_of(pl_module)
+        due = self._interval is not None and self._interval.passed(model.samples_seen)
+        if self.every_minutes is not None and (trainer.world_size == 1 or batch_idx % ASK_EVERY == 0):
+            due |= any_rank(trainer, time.monotonic() - self._saved_at >= self.every_minutes * 60)
+        if due or self._new_best(trainer):
+            self.save(trainer, pl_module)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.save(trainer, pl_module)
+
+    def save(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Saves now, after a look at the weights, and removes what need not be kept."""
+        model = model_of(pl_module)
+        require_finite_weights(model)
+        folder = run_of(trainer).folder / "checkpoints"
+        path = folder / f"kimg{model.samples_seen / 1000:010.3f}.ckpt"
+        is_best = self._new_best(trainer)
+        if is_best:
+            self._best, self._best_name = run_of(trainer).latest[self.monitor], path.name
+        with model.phase("checkpoint"):
+            trainer.save_checkpoint(path)
+        self._saved_at = time.monotonic()
+        if trainer.is_global_zero:
+            link(path, folder / "last.ckpt")
+            if is_best:
+                link(path, folder / "best.ckpt")
+            self._remove_old(folder)
+            run_of(trainer).save(samples_seen=model.samples_seen)
+
+    def _new_best(self, trainer: lightning.Trainer) -> bool:
+        """Whether the newest figure beats all before it. The quality callback runs before this one in a batch."""
+        value = run_of(trainer).latest.get(self.monitor)
+        if value is None:
+            return False
+        return self._best is None or (value < self._best if self.mode == "min" else value > self._best)
+
+    def _remove_old(self, folder: Path) -> None:
+        for path in checkpoints_in(folder)[: -self.keep]:
+            if path.name != self._best_name:
+                path.unlink(missing_ok=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self._best, "best_name": self._best_name}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._best, self._best_name = state_dict["best"], state_dict["best_name"]
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints of a run by samples seen, oldest first."""
+    return sorted(folder.glob("kimg*.ckpt"))
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """The newest checkpoint of a folder that can be read to its end, or None."""
+    for path in reversed(checkpoints_in(folder)):
+        try:
+            read_checkpoint(path)
+        except (ValueError, OSError):
+            continue
+        return path
+    return None
+
+
+def link(target: Path, name: Path) -> None:
+    """Makes `name` another name of the file `target`, whole at every moment; a copy where links are not to be had."""
+    temporary = name.with_name(f".{name.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(target, temporary)
+    except OSError:
+        shutil.copyfile(target, temporary)
+    temporary.replace(name)

@@ -1,0 +1,44 @@
+"""When something is due, in samples seen: the same points whatever the batch size or the number of devices."""
+
+import lightning
+
+from models.base import GenerativeModel
+
+
+class Interval:
+    """True once each time `samples_seen` passes a multiple of `kimg` thousand samples."""
+
+    def __init__(self, kimg: float) -> None:
+        if kimg <= 0:
+            raise ValueError(f"every_kimg must be positive, not {kimg}")
+        self.samples = kimg * 1000
+        self._before = 0
+
+    def start(self, samples_seen: int) -> None:
+        """Where training starts or resumes."""
+        self._before = samples_seen
+
+    def passed(self, samples_seen: int) -> bool:
+        """Whether a multiple lies between the last call's count (exclusive) and this one's (inclusive)."""
+        before, self._before = self._before, samples_seen
+        return int(samples_seen // self.samples) > int(before // self.samples)
+
+
+def model_of(module: lightning.LightningModule) -> GenerativeModel:
+    """The module as what it must be.
+
+    Raises:
+        TypeError: if it does not keep the contract.
+    """
+    if not isinstance(module, GenerativeModel):
+        raise TypeError(f"{type(module).__name__} is not a models.base.GenerativeModel")
+    return module
+
+
+def any_rank(trainer: lightning.Trainer, wish: bool) -> bool:
+    """Whether any rank wishes so; every rank gets the same answer, and must ask at the same batch."""
+    return wish if trainer.world_size == 1 else bool(trainer.strategy.reduce_boolean_decision(wish, all=False))
+
+
+ASK_EVERY = 16
+"""Batches between two questions to the other ranks: each costs a round trip, and stopping can wait that long."""

@@ -1,0 +1,186 @@
+"""What a fit will take, measured by a few trial steps before it begins and printed: memory, time, disk, folder."""
+
+import copy
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from callbacks.budget import budget_of
+from callbacks.checkpoints import Checkpoints
+from callbacks.intervals import model_of
+from callbacks.memory import GIB, PeakMeter, bytes_kept
+from callbacks.run import Run
+from models.base import Batch, GenerativeModel
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What training takes on this machine, as measured by `trial_steps`."""
+
+    seconds_per_kimg: float
+    peak_bytes: int
+    """Highest memory use of a step; 0 where it cannot be known."""
+    peak_source: str
+    checkpoint_bytes: int
+
+
+def trial_steps(trainer: lightning.Trainer, model: GenerativeModel, batch: Batch, steps: int = 2) -> Cost:
+    """Runs training steps on `batch`, measures them, and puts everything back: weights, optimizers, counters.
+
+    The first step, which warms up and pays for every lazy regularizer, is timed apart; so is each regularizer's share.
+    """
+    own: dict[str, Any] = {}
+    model.on_save_checkpoint(own)
+    weights = _on_cpu(model.state_dict())
+    optimizers = [_on_cpu(optimizer.state_dict()) for optimizer in trainer.optimizers]
+    plugin = _on_cpu(trainer.precision_plugin.state_dict())
+    meter = PeakMeter(model.device)
+    try:
+        _step(trainer, model, batch)
+        state = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+        kept = bytes_kept(model, list(trainer.optimizers))
+        model.on_load_checkpoint(own)
+        meter.start()
+        whole = _seconds(trainer, model, batch, 1)
+        plain = _seconds(trainer, model, batch, steps)
+        peak = meter.read()
+    finally:
+        model.load_state_dict(weights)
+        for optimizer, saved in zip(trainer.optimizers, optimizers, strict=True):
+            optimizer.load_state_dict(saved)
+            optimizer.zero_grad()
+        trainer.precision_plugin.load_state_dict(plugin)
+        model.on_load_checkpoint(own)
+        model.reported()
+    period = model.cost_period
+    mean = whole if period == 1 else (whole + (period - 1) * plain) / period
+    mean = min(whole, plain) if period == 1 else mean
+    samples = len(batch[0]) * trainer.world_size
+    return Cost(1000 * mean / samples, peak, meter.source, state + kept["optimizer state"])
+
+
+def _seconds(trainer: lightning.Trainer, model: GenerativeModel, batch: Batch, steps: int) -> float:
+    start = time.perf_counter()
+    for _ in range(steps):
+        _step(trainer, model, batch)
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+    return (time.perf_counter() - start) / steps
+
+
+def _step(trainer: lightning.Trainer, model: GenerativeModel, batch: Batch) -> None:
+    """One training step; the loop around it, which would count it, is left out."""
+    output = trainer.strategy.training_step(batch, 0)
+    if model.automatic_optimization:
+        loss = output["loss"] if isinstance(output, dict) else output
+        assert isinstance(loss, Tensor)
+        trainer.strategy.backward(loss, trainer.optimizers[0])
+        for optimizer in trainer.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def _on_cpu(tree: Any) -> Any:  # noqa: ANN401 - any nesting of dicts, lists and tensors
+    """A copy in main memory: on a device that is nearly full there may be no room for a second one."""
+    if isinstance(tree, Tensor):
+        return tree.detach().to("cpu", copy=True)
+    if isinstance(tree, dict):
+        return {key: _on_cpu(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_on_cpu(value) for value in tree]
+    return copy.copy(tree)
+
+
+def random_batch(model: GenerativeModel, size: int) -> Batch:
+    """`size` noise samples in [-1, 1] with labels, on the model's device, laid out as real ones are."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(size, *model.data_shape, generator=generator) * 2 - 1
+    if x.ndim == 4:
+        x = x.contiguous(memory_format=torch.channels_last)
+    y = torch.randint(max(model.num_classes, 1), (size,), generator=generator)
+    return x.to(model.device), y.to(model.device)
+
+
+class Plan(lightning.Callback):
+    """Prints the plan before the first batch, and refuses a fit whose checkpoints the disk cannot hold."""
+
+    def __init__(self) -> None:
+        self.cost: Cost | None = None
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        model = model_of(pl_module)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        batch_size = data.batch_size * model.micro_batches // trainer.world_size
+        self.cost = trial_steps(trainer, model, random_batch(model, batch_size))
+        if not trainer.is_global_zero:
+            return
+        run = next((c for c in trainer.callbacks if isinstance(c, Run)), None)  # type: ignore[attr-defined]
+        kept = sum(c.keep + 2 for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
+        print("\n".join(plan_lines(trainer, model, self.cost, kept, run)), file=sys.stderr, flush=True)
+        need = kept * self.cost.checkpoint_bytes
+        if run is not None:
+            free = shutil.disk_usage(run.folder).free
+            if free < need:
+                raise ValueError(
+                    f"checkpoints will take {_size(need)}, and only {_size(free)} are free in {run.folder}: "
+                    "choose another disk with --run.root, or keep fewer with --checkpoints.keep"
+                )
+            run.save(plan={"s_per_kimg": round(self.cost.seconds_per_kimg, 3), "peak_bytes": self.cost.peak_bytes})
+
+
+def plan_lines(
+    trainer: lightning.Trainer, model: GenerativeModel, cost: Cost, checkpoints_kept: int, run: Run | None
+) -> list[str]:
+    """The plan as lines of text."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    shape = "×".join(map(str, model.data_shape))
+    lines = [f"{type(model).__name__} on {type(data).__name__}: {data.train_size:,} examples of {shape}"]
+    lines += [f"  {name:<12} {text}" for name, text in describe_cost(model, cost).items()]
+    budget = budget_of(trainer)
+    if budget.kimg is not None:
+        left = max(budget.kimg - model.samples_seen / 1000, 0)
+        lines.append(
+            f"  time         about {_duration(left * cost.seconds_per_kimg)} of training for {left:g} kimg, "
+            "evaluations not counted"
+        )
+    if budget.hours is not None:
+        lines.append(f"  time         at most {budget.hours:g} h")
+    if budget.kimg is None and budget.hours is None:
+        lines.append("  time         without end: Ctrl-C stops and saves; --budget.kimg or --budget.hours set one")
+    if run is not None:
+        disk = f"up to {checkpoints_kept} of {_size(cost.checkpoint_bytes)}"
+        lines += [f"  checkpoints  {disk}", f"  run folder   {run.folder}"]
+    return lines
+
+
+def describe_cost(model: GenerativeModel, cost: Cost) -> dict[str, str]:
+    """Parameters, memory and speed in words."""
+    counts = {name: sum(p.numel() for p in net.parameters()) for name, net in model.networks().items()}
+    peak = f"{cost.peak_bytes / GIB:.2f} GiB ({cost.peak_source})" if cost.peak_bytes else "not known on this system"
+    return {
+        "parameters": ", ".join(f"{name} {count:,}" for name, count in counts.items()),
+        "peak memory": peak,
+        "speed": f"{cost.seconds_per_kimg:.3g} s/kimg, {1000 / cost.seconds_per_kimg:.0f} samples/s on {model.device}",
+    }
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"

@@ -1,0 +1,79 @@
+"""The progress bar: kimg done and to go, time left, losses and the newest figure."""
+
+import sys
+import time
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import ProgressBar
+from tqdm import tqdm
+
+from callbacks.budget import budget_of
+from callbacks.intervals import model_of
+from callbacks.run import run_of
+
+SHOWN = ("d_loss", "g_loss", "loss")
+"""The losses shown beside the quality figure, as far as a model reports them."""
+
+
+class Progress(ProgressBar):
+    """One bar for a whole fit, refreshed at most once a second (every half minute where no terminal looks on)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._enabled = True
+        self._bar: tqdm | None = None
+        self._shown_at = 0.0
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        if not (self._enabled and trainer.is_global_zero):
+            return
+        seen, total = model_of(pl_module).samples_seen / 1000, budget_of(trainer).kimg
+        counter = "{n:.1f} kimg" if total is None else "{percentage:3.0f}%|{bar:20}| {n:.1f}/{total:g} kimg"
+        left = "" if total is None else "<{remaining}"
+        self._bar = tqdm(
+            total=total,
+            initial=seen,
+            bar_format=f"{counter} [{{elapsed}}{left}{{postfix}}]",
+            dynamic_ncols=True,
+            mininterval=1.0,
+            file=sys.stderr,
+        )
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
+    ) -> None:
+        now = time.monotonic()
+        if self._bar is not None and now - self._shown_at >= (1.0 if sys.stderr.isatty() else 30.0):
+            self._shown_at = now
+            self._show(trainer, pl_module)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if self._bar is not None:
+            self._show(trainer, pl_module)
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _show(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        assert self._bar is not None
+        latest = run_of(trainer).latest
+        figures = {name: value for name, value in latest.items() if name in SHOWN or name.startswith(("fd_", "fid"))}
+        shown = {name: f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}" for name, value in figures.items()}
+        rate = latest.get("samples_per_s")
+        self._bar.set_postfix({**({"img/s": f"{rate:.0f}"} if rate else {}), **shown}, refresh=False)
+        done = model_of(pl_module).samples_seen / 1000
+        self._bar.n = done if self._bar.total is None else min(done, self._bar.total)
+        self._bar.refresh()
+
+    def print(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - Lightning's signature
+        tqdm.write(" ".join(map(str, args)), file=sys.stderr)

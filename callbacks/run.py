@@ -1,0 +1,335 @@
+"""The run: its folder, its record (run.json), its figures (metrics.jsonl) and its W&B run."""
+
+import datetime
+import json
+import netrc
+import os
+import secrets
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning
+import yaml
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from callbacks.hardware import hardware, versions
+from callbacks.intervals import model_of
+from metrics.files import write_json_whole, write_text_whole, write_whole
+from metrics.pictures import save_png
+from models.base import GenerativeModel
+from models.part import describe
+
+SCHEMA = 1
+"""Raised whenever a field of run.json changes its meaning."""
+
+WandbMode = Literal["auto", "online", "offline", "off"]
+
+
+class MetricsFile(Logger):
+    """metrics.jsonl: one JSON object a line, {"samples_seen": ..., "seconds": ..., figures...}; append-only.
+
+    Rows beyond `samples_seen` are dropped when it is opened: they belong to a future that a resumed run lives again.
+    """
+
+    def __init__(self, path: Path, samples_seen: int) -> None:
+        super().__init__()
+        self.path = path
+        self.seconds = 0.0
+        if path.exists():
+            lines = path.read_text().splitlines()
+            kept = [line for line in lines if _samples_of(line) <= samples_seen]
+            if len(kept) < len(lines):
+                write_text_whole(path, "".join(line + "\n" for line in kept))
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        return self.path.parent.name
+
+    def log_hyperparams(self, params: Any, *args: object) -> None:  # type: ignore[override]  # noqa: ANN401
+        """The configuration is in config.yaml, not here."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:  # type: ignore[override]
+        row = {"samples_seen": step, "seconds": round(self.seconds, 3), **{k: _short(v) for k, v in metrics.items()}}
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+class WandbRun(Logger):
+    """The W&B run, with `samples_seen` as the one axis of every chart. wandb is imported when a fit starts.
+
+    Lightning's WandbLogger counts optimizer steps on its axis and passes settings that wandb now warns of.
+    """
+
+    def __init__(self, run_id: str, name: str, folder: Path, project: str, online: bool, config: dict[str, Any]) -> None:
+        super().__init__()
+        import wandb
+
+        os.environ.setdefault("WANDB_SILENT", "true")
+        self.experiment = wandb.init(
+            id=run_id,
+            name=name,
+            dir=str(folder),
+            project=project,
+            mode="online" if online else "offline",
+            resume="allow" if online else None,
+            config=config,
+            settings=wandb.Settings(console="off"),  # the progress bar would fill output.log
+        )
+        self.experiment.define_metric("samples_seen")
+        self.experiment.define_metric("*", step_metric="samples_seen")
+
+    @property
+    def name(self) -> str:
+        return "wandb"
+
+    @property
+    def version(self) -> str:
+        return str(self.experiment.id)
+
+    def log_hyperparams(self, params: Any, *args: object) -> None:  # type: ignore[override]  # noqa: ANN401
+        """The configuration went along with `init`."""
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:  # type: ignore[override]
+        self.experiment.log({**metrics, "samples_seen": step})
+
+    def finalize(self, status: str) -> None:
+        self.experiment.finish(exit_code=0 if status in ("success", "finished") else 1)
+
+
+class Run(lightning.Callback):
+    """Keeps what a run leaves behind in `root/name/<id>/`, on rank 0.
+
+    Args:
+        root: the folder of all runs.
+        name: the run's name; the command line fills in the config's file name.
+        wandb: "auto" is online where an API key is set and offline elsewhere; never a prompt.
+        project: the W&B project.
+        report_every_s: seconds between two reports of the losses to log files and progress bar; at least 1.
+    """
+
+    def __init__(
+        self,
+        root: str = "runs",
+        name: str | None = None,
+        wandb: WandbMode = "auto",
+        project: str = "atelier",
+        report_every_s: float = 2.0,
+    ) -> None:
+        if report_every_s < 1:
+            raise ValueError(f"run.report_every_s must be at least 1, not {report_every_s}")
+        self.root, self.name, self.wandb, self.project = root, name, wandb, project
+        self.report_every_s = report_every_s
+        self.folder = Path()
+        self.config: dict[str, Any] = {}
+        self.latest: dict[str, float] = {}
+        """The newest value of everything logged."""
+        self.resume_folder: Path | None = None
+        """Set by the command line: the folder of the run whose checkpoint is resumed."""
+        self.record: dict[str, Any] = {}
+        self._seconds_before = 0.0
+        self._started = self._reported = time.monotonic()
+        self._files: MetricsFile | None = None
+
+    # For the other callbacks and the command line.
+
+    def write(self, trainer: lightning.Trainer, values: Mapping[str, float]) -> None:
+        """Writes figures at the current samples_seen, wherever the run logs to."""
+        self.latest.update(values)
+        if self._files is not None:
+            self._files.seconds = self.seconds
+        for logger in trainer.loggers:
+            logger.log_metrics(dict(values), step=model_of(trainer.lightning_module).samples_seen)
+
+    def write_picture(self, trainer: lightning.Trainer, name: str, picture: Tensor, path: Path) -> None:
+        """Writes a uint8 (C, H, W) picture to `path` and, as uint8, to W&B."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_png(picture, path)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbRun):
+                import wandb
+
+                image = wandb.Image(picture.permute(1, 2, 0).cpu().numpy())
+                logger.log_metrics({name: image}, step=model_of(trainer.lightning_module).samples_seen)
+
+    def save(self, **fields: object) -> None:
+        """Adds fields to the record and replaces run.json whole."""
+        self.record.update(fields)
+        self.record["seconds"] = round(self.seconds, 3)
+        if self.record.get("schema"):  # set on rank 0 only, once the folder exists
+            write_json_whole(self.folder / "run.json", self.record)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time spent on this run so far, all its sittings together."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    # Lightning's hooks.
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        self._started = self._reported = time.monotonic()
+        folder = self._make_folder() if trainer.is_global_zero else None
+        self.folder = Path(trainer.strategy.broadcast(folder))
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """By now the checkpoint's state is restored."""
+        if not trainer.is_global_zero:
+            return
+        model = model_of(pl_module)
+        self._read_record()
+        self._files = MetricsFile(self.folder / "metrics.jsonl", model.samples_seen)
+        own: list[Logger] = [self._files]
+        if self.wandb != "off":
+            own.append(self._wandb_run(model))
+        trainer.loggers = own + [logger for logger in trainer.loggers if not isinstance(logger, (MetricsFile, WandbRun))]
+        write_text_whole(self.folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        self.save(
+            schema=SCHEMA,
+            id=self.folder.name,
+            name=self.folder.parent.name,
+            status="running",
+            started=self.record.get("started", _now()),
+            model=describe(model),
+            parameters={name: sum(p.numel() for p in net.parameters()) for name, net in model.networks().items()},
+            data={
+                "class_path": f"{type(data).__module__}.{type(data).__qualname__}",
+                "train_size": getattr(data, "train_size", None),
+                "fingerprint": getattr(data, "fingerprint", None),
+                "data_shape": list(model.data_shape),
+                "num_classes": model.num_classes,
+            },
+            samples_seen=model.samples_seen,
+            devices=trainer.world_size,
+            hardware=hardware(trainer.strategy.root_device),
+            precision=str(trainer.precision),
+            versions=versions(),
+            commit=_commit(),
+        )
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
+    ) -> None:
+        if time.monotonic() - self._reported >= self.report_every_s:
+            self.report(trainer, model_of(pl_module))
+
+    def report(self, trainer: lightning.Trainer, model: GenerativeModel) -> None:
+        """Logs the means of what the model observed since the last report."""
+        self._reported = time.monotonic()
+        values = model.reported()
+        if values:
+            self.write(trainer, values)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.report(trainer, model_of(pl_module))
+
+    def finish(self, trainer: lightning.Trainer, status: str, error: str | None = None) -> None:
+        """Writes the last run.json: status done, stopped or failed. Called by the command line after everything else."""
+        if trainer.is_global_zero and self.record.get("schema"):
+            seen = model_of(trainer.lightning_module).samples_seen
+            self.save(status=status, ended=_now(), error=error, samples_seen=seen)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._seconds_before = state_dict["seconds"]
+
+    # Details.
+
+    def _make_folder(self) -> str:
+        folder = self.resume_folder
+        if folder is None:
+            stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+            folder = Path(self.root) / (self.name or "run") / f"{stamp}-{secrets.token_hex(2)}"
+        try:
+            folder.mkdir(parents=True, exist_ok=self.resume_folder is not None)
+            write_whole(folder / ".writable", lambda file: None)
+            (folder / ".writable").unlink()
+        except OSError as error:
+            raise OSError(f"cannot write the run folder {folder}: {error.strerror}; choose another with --run.root") from error
+        return str(folder)
+
+    def _read_record(self) -> None:
+        """A run that resumes goes on with its record: its figures, its W&B id, when it started."""
+        path = self.folder / "run.json"
+        try:
+            self.record = json.loads(path.read_text()) if path.exists() else {}
+        except ValueError:
+            self.record = {}
+        self.record.pop("error", None)
+        self.record.pop("ended", None)
+
+    def _wandb_run(self, model: GenerativeModel) -> WandbRun:
+        self.record.setdefault("wandb_id", f"{self.folder.name}-{secrets.token_hex(3)}")
+        return WandbRun(
+            run_id=self.record["wandb_id"],
+            name=f"{self.folder.parent.name}/{self.folder.name}",
+            folder=self.folder,
+            project=self.project,
+            online=self.wandb == "online" or (self.wandb == "auto" and _has_wandb_key()),
+            config={"config": self.config, "model": describe(model)},
+        )
+
+
+def run_of(trainer: lightning.Trainer) -> Run:
+    """The trainer's Run callback.
+
+    Raises:
+        ValueError: if it has none; callbacks that log need one beside them.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Run):
+            return callback
+    raise ValueError("the trainer needs a callbacks.run.Run beside the callbacks that log")
+
+
+def _samples_of(line: str) -> float:
+    """A row's samples_seen; a line that a kill cut short belongs to no time and is dropped."""
+    try:
+        return json.loads(line)["samples_seen"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def _short(value: float) -> float:
+    return float(f"{float(value):.7g}")
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _commit() -> str | None:
+    """The commit of the code that runs, with a + where it was changed since; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=40", "--exclude=*"],
+            cwd=here, capture_output=True, text=True, timeout=5, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip()
+
+
+def _has_wandb_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0]
+    try:
+        return netrc.netrc().authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+

@@ -1,0 +1,44 @@
+"""What the user can mend is said in one line, with exit code 2; everything else is a crash with its traceback."""
+
+import re
+
+BAD_INPUT = (ValueError, OSError, TypeError)
+"""What our own checks raise for bad input."""
+
+
+class InputError(Exception):
+    """Something in the command, a config or a file that the user can mend."""
+
+
+def one_line(error: BaseException) -> str:
+    """The error in one line."""
+    return re.sub(r"\s*\n\s*", " ", str(error).strip()) or type(error).__name__
+
+
+def parser_error(message: str) -> str:
+    """jsonargparse's nested message as one line: the key's whole path, then what is wrong with it.
+
+    Its messages are trees, one level of keys a line, which end in the reason: of a tree with several branches (the
+    types that a value may have), the branch that got farthest knows best.
+    """
+    lines = [line for line in message.splitlines() if line.strip()]
+    best: tuple[int, list[str], str] = (-1, [], one_line(ValueError(message)))
+    path: list[tuple[int, str]] = []
+    for line in lines:
+        depth = len(line) - len(line.lstrip(" -"))
+        path = [(at, key) for at, key in path if at < depth]
+        if match := re.match(r"Parser key \"(.+?)\":?(.*)", line.strip(" -")):
+            path.append((depth, match[1]))
+            if not (match[2].strip()):
+                continue
+            line = match[2]
+        text = line.strip(" -")
+        if re.match(r"(Problem with given class_path|Does not validate against|Subtypes|Errors|Given value)", text):
+            continue
+        if text.startswith("Expected a <class 'NoneType'>"):
+            continue
+        if depth > best[0]:
+            best = (depth, [key for _, key in path], text)
+    _, keys, reason = best
+    joined = ".".join(keys)
+    return f"{joined}: {reason}" if joined and not reason.startswith(joined) else reason

@@ -1,0 +1,278 @@
+"""fit, validate, test, predict: Lightning's command line over our models, data and callbacks."""
+
+import contextlib
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import yaml
+from jsonargparse import ArgumentError
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from torch.utils.data import DataLoader
+
+from callbacks.budget import Budget
+from callbacks.checkpoints import Checkpoints, newest_whole
+from callbacks.guard import Guard, NonFinite
+from callbacks.hardware import has_bf16_units
+from callbacks.memory import Memory
+from callbacks.plan import Plan
+from callbacks.progress import Progress
+from callbacks.quality import Quality
+from callbacks.run import Run
+from callbacks.sample_grid import SampleGrid
+from callbacks.stops import Stops
+from callbacks.throughput import Throughput
+from commands.errors import BAD_INPUT, InputError, one_line, parser_error
+from datamodules.base import DataModule
+from models.base import GenerativeModel, OutOfMemory, own_fields, read_checkpoint
+from models.part import describe, differences
+
+DEFAULTS = Path(__file__).parent.parent / "configs" / "defaults.yaml"
+
+KEYED_CALLBACKS = {
+    "run": Run,
+    "budget": Budget,
+    "quality": Quality,
+    "samples": SampleGrid,
+    "checkpoints": Checkpoints,
+    "memory": Memory,
+    "throughput": Throughput,
+}
+"""What a sweep or a flag may turn, each under a key of its own: a list item cannot be addressed."""
+
+
+class TrainingCLI(LightningCLI):
+    """Any model of ours on any data of ours; see `configs/` for what the keys mean."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self.stops = Stops()
+        own = {"exit_on_error": False, "default_config_files": [str(DEFAULTS)]}
+        super().__init__(
+            model_class=GenerativeModel,
+            datamodule_class=DataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,  # the run's folder keeps it: trainer.log_dir is not per run under W&B
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_kwargs={"exit_on_error": False, **{verb: dict(own) for verb in LightningCLI.subcommands()}},
+            args=list(arguments),
+            run=True,
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401 - Lightning's signature
+        """Without Lightning's warning about `sys.argv`, which is where our arguments usually come from."""
+        self.config = parser.parse_args(args)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        for key, callback in KEYED_CALLBACKS.items():
+            parser.add_lightning_class_args(callback, key)
+        parser.link_arguments("data.data_shape", "model.init_args.data_shape", apply_on="instantiate")
+        parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
+        parser.link_arguments("seed_everything", "data.init_args.seed")
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would let a checkpoint's hyperparameters win in silence; `before_fit` compares them instead."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Left to `run`, which must know what is parsed and built before anything starts."""
+
+    @property
+    def arguments(self) -> Any:  # noqa: ANN401 - a jsonargparse namespace
+        """The parsed configuration of the verb."""
+        return self.config[self.subcommand]
+
+    def before_instantiate_classes(self) -> None:
+        trainer = self.arguments.trainer
+        if trainer.precision is None:
+            trainer.precision = default_precision(trainer.accelerator)
+        if self.arguments.run.name is None:
+            self.arguments.run.name = run_name(self.arguments)
+        if self.arguments.get("ckpt_path") == "last":
+            self.arguments.ckpt_path = str(newest_run_checkpoint(Path(self.arguments.run.root), self.arguments.run.name))
+
+    def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:  # noqa: ANN401 - Lightning's signature
+        trainer = super().instantiate_trainer(**kwargs)
+        # The order is that of a batch's end: report, judge, draw, save, and only then ask whether to stop.
+        by_type = {type(callback): callback for callback in trainer.callbacks}  # type: ignore[attr-defined]
+        ours = [by_type[Run], Plan(), Guard(), by_type[Memory], by_type[Quality], by_type[SampleGrid], by_type[Budget]]
+        ours += [self.stops, Progress(), by_type[Checkpoints], by_type[Throughput]]
+        others = [callback for callback in trainer.callbacks if type(callback) not in map(type, ours)]  # type: ignore[attr-defined]
+        others = [callback for callback in others if not isinstance(callback, lightning.pytorch.callbacks.ProgressBar)]
+        trainer.callbacks = [*ours, *others]  # type: ignore[attr-defined]
+        return trainer
+
+    def config_as_plain(self) -> dict[str, Any]:
+        """The whole configuration, as it can be written and read again with `--config`."""
+        parser = self._parser(self.subcommand)
+        text = parser.dump(self.arguments, skip_none=False, skip_link_targets=True, format="yaml")
+        config: dict[str, Any] = yaml.safe_load(text)
+        config.pop("ckpt_path", None)
+        return config
+
+
+def run(verb: str, arguments: Sequence[str]) -> int:
+    """Runs one of Lightning's verbs.
+
+    Raises:
+        InputError: for everything the user can mend, in one line.
+    """
+    _quieten()
+    with _as_input_errors():
+        cli = TrainingCLI([verb, *arguments])
+    return fit(cli) if verb == "fit" else evaluate(cli, verb)
+
+
+def fit(cli: TrainingCLI) -> int:
+    """Trains, and leaves run.json in its last state whatever happens."""
+    record = next(c for c in cli.trainer.callbacks if isinstance(c, Run))  # type: ignore[attr-defined]
+    record.config = cli.config_as_plain()
+    ckpt_path = cli.arguments.get("ckpt_path")
+    if ckpt_path is not None:
+        with _as_input_errors():
+            require_same(read_checkpoint(ckpt_path), cli.model, cli.arguments.seed_everything)
+        record.resume_folder = run_folder_of(Path(ckpt_path))
+    try:
+        with _quiet_warnings():
+            cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=ckpt_path)
+    except BaseException as error:
+        record.finish(cli.trainer, "failed", f"{type(error).__name__}: {one_line(error)}")
+        if isinstance(error, (OutOfMemory, NonFinite)) or (isinstance(error, BAD_INPUT) and not _has_trained(cli)):
+            raise InputError(one_line(error)) from error
+        if isinstance(error, OSError) and error.errno is None:  # a checkpoint that could not be written
+            raise InputError(one_line(error)) from error
+        raise
+    record.finish(cli.trainer, "stopped" if cli.stops.received else "done")
+    if cli.trainer.is_global_zero:
+        print(f"run folder: {record.folder}", file=sys.stderr)
+    return cli.stops.exit_code
+
+
+def evaluate(cli: TrainingCLI, verb: str) -> int:
+    """validate, test and predict need a checkpoint: an untrained model has nothing to measure."""
+    ckpt_path = cli.arguments.get("ckpt_path")
+    if ckpt_path is None:
+        raise InputError(f"{verb} needs --ckpt_path: a checkpoint, or `last` for the newest of this config's runs")
+    with _as_input_errors():
+        require_same(read_checkpoint(ckpt_path), cli.model, None)
+        cli.trainer.strategy.checkpoint_io = next(
+            c for c in cli.trainer.callbacks if isinstance(c, Checkpoints)  # type: ignore[attr-defined]
+        ).checkpoint_io
+        with _quiet_warnings():
+            if verb == "predict":
+                indices: DataLoader[int] = DataLoader(range(cli.arguments.quality.num_samples), batch_size=64)  # type: ignore[arg-type]
+                cli.trainer.predict(cli.model, indices, ckpt_path=ckpt_path)
+            else:
+                getattr(cli.trainer, verb)(cli.model, datamodule=cli.datamodule, ckpt_path=ckpt_path)
+    return 0
+
+
+# Checkpoints of runs.
+
+
+def newest_run_checkpoint(root: Path, name: str) -> Path:
+    """The newest whole checkpoint of the newest run of this name that has one.
+
+    Raises:
+        InputError: if there is none.
+    """
+    folders = sorted((folder for folder in (root / name).glob("*") if folder.is_dir()), reverse=True)
+    for folder in folders:
+        found = newest_whole(folder / "checkpoints")
+        if found is not None:
+            return found
+    raise InputError(f"--ckpt_path last: no run of {root / name} has a checkpoint; start one without --ckpt_path")
+
+
+def run_folder_of(checkpoint: Path) -> Path | None:
+    """The folder of the run that a checkpoint lies in, or None: then resuming starts a folder of its own."""
+    folder = checkpoint.resolve().parent.parent
+    if not (folder / "run.json").exists():
+        return None
+    here = Path.cwd()
+    return folder.relative_to(here) if folder.is_relative_to(here) else folder
+
+
+def require_same(checkpoint: dict[str, Any], model: GenerativeModel, seed: int | None) -> None:
+    """Refuses to go on with other hyperparameters than a checkpoint's.
+
+    Raises:
+        InputError: with the list of them.
+    """
+    own = own_fields(checkpoint)
+    found = differences(own["model"], describe(model), "model")
+    if seed is not None and own["training_seed"] is not None and own["training_seed"] != seed:
+        found.append(f"seed_everything: {own['training_seed']} -> {seed}")
+    if found:
+        raise InputError(f"the checkpoint was trained with other settings (its -> yours): {'; '.join(found)}")
+
+
+# Defaults that depend on the machine or the command.
+
+
+def default_precision(accelerator: str) -> str:
+    """bf16 where the device has units for it, float32 elsewhere, where emulation would be slower."""
+    cuda = torch.cuda.is_available() and accelerator in ("auto", "gpu", "cuda")
+    device = torch.device("cuda" if cuda else "cpu")
+    if accelerator not in ("auto", "gpu", "cuda", "cpu"):
+        return "32-true"
+    return "bf16-mixed" if has_bf16_units(device) else "32-true"
+
+
+def run_name(arguments: Any) -> str:  # noqa: ANN401 - a jsonargparse namespace
+    """The run config's file name, else the model's class."""
+    for path in arguments.get("config") or []:
+        with contextlib.suppress(TypeError, ValueError):
+            stem = Path(str(path)).stem
+            if Path(str(path)).suffix in (".yaml", ".yml"):
+                return stem
+    return str(arguments.model.class_path).rpartition(".")[2].lower()
+
+
+# Errors and warnings.
+
+
+@contextlib.contextmanager
+def _as_input_errors() -> Iterator[None]:
+    """Turns what goes wrong before training into InputErrors of one line."""
+    try:
+        yield
+    except ArgumentError as error:
+        raise InputError(parser_error(error.message)) from error
+    except BAD_INPUT as error:
+        raise InputError(one_line(error)) from error
+    except lightning.fabric.utilities.exceptions.MisconfigurationException as error:
+        raise InputError(one_line(error)) from error
+
+
+def _has_trained(cli: TrainingCLI) -> bool:
+    """Whether at least one batch of this sitting was trained on; an error after that is a crash, not bad input."""
+    return cli.trainer.fit_loop.epoch_loop.batch_progress.current.completed > 0 and bool(cli.model.phase_observers)
+
+
+def _quieten() -> None:
+    """Turns down what Lightning and wandb say by default and nobody can act on."""
+    import logging
+
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+
+
+@contextlib.contextmanager
+def _quiet_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # Data lies in memory: more workers would not help, whatever the number of cores.
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # The generator's average stays in evaluation mode, by design.
+        warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
+        warnings.filterwarnings("ignore", message=".*The '.*_dataloader' does not have.*")
+        yield

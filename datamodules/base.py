@@ -1,0 +1,330 @@
+"""The contract of a data module, and what all picture data sets share."""
+
+import hashlib
+import signal
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol, cast
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import functional as transforms
+
+from datamodules.order import OrderedBatches, keyed_generator
+
+Split = Literal["train", "test"]
+Batch = tuple[Tensor, Tensor]
+
+
+def at_least(key: str, value: int, least: int) -> None:
+    """Refuses a setting that is too small.
+
+    Raises:
+        ValueError: naming the key, its value and the least that is possible.
+    """
+    if value < least:
+        raise ValueError(f"{key}: must be at least {least}, got {value}")
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, without line breaks, to stand within a one-line message."""
+    return " ".join(str(error).split())
+
+
+class Examples(Protocol):
+    """A split that gives a whole batch at once: an int64 tensor of n indices in, n examples and n labels out."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, indices: Tensor) -> Batch: ...
+
+
+class Trainee(Protocol):
+    """What a data module asks of the model in training."""
+
+    micro_batches: int
+    """Batches that one training step consumes: D steps a G step, times accumulation."""
+    samples_seen: int
+    """Training examples consumed so far, over all ranks."""
+
+
+def _start_worker(_worker: int) -> None:
+    # Ctrl-C reaches the whole process group; only the main process may react, by ending the batch and saving.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+class DataModule(LightningDataModule, ABC):
+    """The contract: what every model, callback and command may ask of a data set.
+
+    A batch is `(x, y)`: x float32 in [-1, 1] of shape (N, *data_shape), y int64 of shape (N,), zeros where
+    `num_classes` is 0. After `setup`, `train_size` is the number of training examples, and `fingerprint` a hex digest
+    that changes with the data and their transform, but not with batch size, seed, workers or augmentation.
+
+    Training batches follow `datamodules.order`: the position is the model's `samples_seen`, nothing else is saved,
+    and what a worker prefetched does not count.
+
+    Args:
+        data_shape: Of one example: (channels, height, width) for pictures.
+        num_classes: 0 where there are no labels.
+        class_names: One a class; () where there are none.
+        batch_size: Of one D step (or one forward pass), over all ranks.
+        seed: Of the order and of augmentation.
+        num_workers: Processes a rank that load batches; 0 loads in the training process.
+
+    Raises:
+        ValueError: A setting is out of range; the line names it.
+    """
+
+    split_remedy: ClassVar[str] = "use split 'train'"
+    """What to do about a split that does not exist."""
+
+    fingerprint: str
+
+    def __init__(
+        self,
+        data_shape: tuple[int, ...],
+        num_classes: int,
+        class_names: tuple[str, ...],
+        batch_size: int,
+        seed: int,
+        num_workers: int,
+    ) -> None:
+        super().__init__()
+        at_least("batch_size", batch_size, 1)
+        at_least("num_workers", num_workers, 0)
+        self.data_shape = data_shape
+        self.num_classes = num_classes
+        self.class_names = class_names
+        self.batch_size = batch_size
+        self.seed = seed
+        self.num_workers = num_workers
+
+    @abstractmethod
+    def splits(self) -> tuple[Split, ...]:
+        """The splits there are, "train" first."""
+
+    @abstractmethod
+    def identity(self) -> tuple[object, ...]:
+        """What tells these data and their transform from any others, in plain values with a stable repr."""
+
+    @abstractmethod
+    def dataset(self, split: Split) -> Examples:
+        """One split as it is stored, before any change on the device. Raises ValueError where there is none."""
+
+    @abstractmethod
+    def examples(self, split: Split, indices: Sequence[int]) -> Batch:
+        """The examples with these indices, in this order, as the contract's batch on the CPU, not augmented.
+
+        Raises:
+            ValueError: The split does not exist, or an index is outside it.
+        """
+
+    def setup(self, stage: str | None = None) -> None:
+        """Fixes the fingerprint."""
+        what = repr((type(self).__name__, self.data_shape, self.identity()))
+        self.fingerprint = hashlib.sha256(what.encode()).hexdigest()
+
+    def size(self, split: Split) -> int:
+        """The number of examples in a split. Raises ValueError where there is none."""
+        return len(self.dataset(split))
+
+    @property
+    def train_size(self) -> int:
+        """The number of training examples, over all ranks."""
+        return self.size("train")
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Endless batches in the seeded order, from where training stands; one feeds one whole training step.
+
+        Raises:
+            ValueError: The batch size does not divide by the ranks, or a trainer setting would replace the order.
+        """
+        rank, world_size = self._rank_and_world_size()
+        micro_batches = 1 if self.trainer is None else self._trainee().micro_batches
+        batches = OrderedBatches(
+            size=self.train_size,
+            seed=self.seed,
+            start=self._samples_seen,
+            batch_per_rank=self.batch_size * micro_batches // world_size,
+            rank=rank,
+            world_size=world_size,
+        )
+        return self._loader("train", batches)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Every example of the test split (of the train split where there is no other) once, in order.
+
+        Ranks share the indices without padding: rank r of W takes r, r + W, r + 2W …, so that ranks may differ by one
+        example, and by one batch.
+        """
+        split: Split = "test" if "test" in self.splits() else "train"
+        rank, world_size = self._rank_and_world_size()
+        share = torch.arange(rank, self.size(split), world_size)
+        return self._loader(split, list(share.split(self.batch_size // world_size)))
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """The same as `val_dataloader`."""
+        return self.val_dataloader()
+
+    def require(self, split: Split) -> None:
+        """Raises ValueError, with a remedy, where the split does not exist."""
+        if split not in self.splits():
+            raise ValueError(f"{type(self).__name__} has no split {split!r} here: {self.split_remedy}")
+
+    def _loader(self, split: Split, batches: OrderedBatches | list[Tensor]) -> DataLoader[Batch]:
+        return DataLoader(
+            self.dataset(split),  # type: ignore[arg-type]  # one index tensor gives one batch, as the sampler asks
+            sampler=batches,
+            batch_size=None,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            worker_init_fn=_start_worker,
+            # Without its own generator a loader draws from the global one whenever an iteration begins,
+            # and a resumed run would then see other noise.
+            generator=keyed_generator("workers", self.seed),
+        )
+
+    def _rank_and_world_size(self) -> tuple[int, int]:
+        if self.trainer is None:
+            return 0, 1
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        if self.batch_size % world_size:
+            below = self.batch_size // world_size * world_size
+            options = f"{below} or {below + world_size}" if below else f"{world_size}"
+            raise ValueError(f"batch_size: {self.batch_size} does not divide by {world_size} devices; use {options}")
+        # Lightning would replace the samplers by its own, and shard (and pad) the shards again.
+        if world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
+            raise ValueError("trainer.use_distributed_sampler: must be false, the data module shares out itself")
+        if self.trainer.overfit_batches:  # type: ignore[attr-defined]  # set from outside the class
+            raise ValueError("trainer.overfit_batches: would replace the data module's order; use a smaller data set")
+        return rank, world_size
+
+    def _trainee(self) -> Trainee:
+        assert self.trainer is not None
+        return cast(Trainee, self.trainer.lightning_module)
+
+    def _samples_seen(self) -> int:
+        return 0 if self.trainer is None else self._trainee().samples_seen
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """A split of pictures in memory.
+
+    Attributes:
+        images: uint8 of shape (N, height, width, channels).
+        labels: int64 of shape (N,).
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        """The number of pictures."""
+        return len(self.labels)
+
+    def __getitem__(self, indices: Tensor) -> Batch:
+        """The pictures (n, height, width, channels) and labels (n,) at n indices, by one gather each."""
+        return self.images[indices], self.labels[indices]
+
+
+def to_float(images: Tensor) -> Tensor:
+    """Pictures as models see them: uint8 (N, H, W, C) to float32 (N, C, H, W) in [-1, 1], in channels_last memory.
+
+    `((x + 1) * 127.5).round()` gives back each of the 256 values.
+    """
+    return images.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
+
+
+def resized(images: Tensor, resolution: int) -> Tensor:
+    """Pictures uint8 (N, H, W, C) at another size, (N, resolution, resolution, C): bilinear, antialiased."""
+    if images.shape[1:3] == (resolution, resolution):
+        return images
+    channels_first = images.permute(0, 3, 1, 2)
+    return transforms.resize(channels_first, [resolution, resolution], antialias=True).permute(0, 2, 3, 1).contiguous()
+
+
+class PictureDataModule(DataModule):
+    """Square pictures, kept as uint8 until they are on the device.
+
+    A subclass says which splits it has, what identifies them, and loads one.
+
+    Args:
+        resolution: Height and width, in pixels.
+        channels: 1 for grey, 3 for RGB.
+        num_classes: As in `DataModule`.
+        class_names: As in `DataModule`.
+        flip: Mirror each training picture left to right with probability 1/2.
+        batch_size: As in `DataModule`.
+        seed: As in `DataModule`.
+        num_workers: As in `DataModule`.
+    """
+
+    def __init__(
+        self,
+        resolution: int,
+        channels: int,
+        num_classes: int,
+        class_names: tuple[str, ...],
+        flip: bool,
+        batch_size: int,
+        seed: int,
+        num_workers: int,
+    ) -> None:
+        at_least("resolution", resolution, 1)
+        super().__init__((channels, resolution, resolution), num_classes, class_names, batch_size, seed, num_workers)
+        self.resolution = resolution
+        self.flip = flip
+        self._loaded: dict[Split, Examples] = {}
+
+    @abstractmethod
+    def load(self, split: Split) -> Examples:
+        """Reads a split that exists. Called once; raises one line naming the file where the data are bad."""
+
+    def dataset(self, split: Split) -> Examples:
+        """One split: uint8 (n, H, W, C) and int64 (n,) for n indices. Loaded at the first call, then kept."""
+        self.require(split)
+        if split not in self._loaded:
+            self._loaded[split] = self.load(split)
+        return self._loaded[split]
+
+    def setup(self, stage: str | None = None) -> None:
+        """Fixes the fingerprint; for a fit it also loads every split, so that bad data show before the first batch."""
+        super().setup(stage)
+        if stage == "fit":
+            for split in self.splits():
+                self.dataset(split)
+
+    def examples(self, split: Split, indices: Sequence[int]) -> Batch:
+        """See `DataModule.examples`."""
+        size = self.size(split)
+        wanted = torch.tensor(indices, dtype=torch.int64)
+        if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < size:
+            raise ValueError(f"split {split!r} has indices 0 to {size - 1}, asked for {wanted.min()} to {wanted.max()}")
+        images, labels = self.dataset(split)[wanted]
+        return to_float(images), labels
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Turns stored pictures, already on the device, into the contract's batch; floats pass as they are."""
+        x, y = batch
+        if x.dtype != torch.uint8:
+            return x, y
+        if self.flip and self.trainer is not None and self.trainer.training:
+            mirrored = self._mirrored(len(x)).to(x.device, non_blocking=True)
+            x = torch.where(mirrored[:, None, None, None], x.flip(2), x)
+        return to_float(x), y
+
+    def _mirrored(self, count: int) -> Tensor:
+        """Which of this rank's pictures to mirror: bool (count,), a function of the seed and the position alone.
+
+        The joint batch is drawn and shared out as `OrderedBatches` shares it, so that any number of devices, and a
+        resumed run, mirror the same pictures.
+        """
+        rank, world_size = self._rank_and_world_size()
+        generator = keyed_generator("flip", self.seed, self._samples_seen())
+        return (torch.rand(world_size * count, generator=generator) < 0.5)[rank::world_size]

@@ -1,0 +1,69 @@
+"""Atelier's command line: `python main.py VERB ...`. Wiring only; each verb lives in `commands/`."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+TRAINING = {
+    "fit": "train a model by a run config: --config configs/dcgan_fashion_mnist.yaml",
+    "validate": "measure a checkpoint against the config's data: --config ... --ckpt_path ...",
+    "test": "measure a checkpoint against the held-out data: --config ... --ckpt_path ...",
+    "predict": "draw samples through the Trainer, on all its devices: --config ... --ckpt_path ...",
+}
+COMMANDS = {
+    "sample": "draw samples from a checkpoint: PNGs, one grid, or an npz",
+    "info": "parameters, output, memory and time of a checkpoint or a config",
+}
+USAGE = "usage: python main.py VERB [--help] [--debug] [arguments]"
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs one verb and returns the exit code: 0, 1 for a crash, 2 for bad input, 130 and 143 after a signal."""
+    words = list(sys.argv[1:] if args is None else args)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return 0
+    verb, rest = words[0], words[1:]
+    if verb not in {**TRAINING, **COMMANDS}:
+        return _complain(f"no verb {verb!r}; there are {', '.join({**TRAINING, **COMMANDS})}")
+    # Imported here: some verbs need neither torch nor Lightning, whose import takes ten seconds on a small machine.
+    from commands.errors import BAD_INPUT, InputError, one_line
+
+    try:
+        if verb in TRAINING:
+            return int(importlib.import_module("commands.training").run(verb, rest))
+        return int(importlib.import_module(f"commands.{verb}").run(rest))
+    except InputError as error:
+        if debug:
+            raise
+        return _complain(one_line(error))
+    except BAD_INPUT as error:
+        if debug or verb in TRAINING:  # a verb of TRAINING turns what the user can mend into an InputError itself
+            raise
+        return _complain(one_line(error))
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def help_text() -> str:
+    """Every verb with a line each."""
+    width = max(map(len, {**TRAINING, **COMMANDS}))
+    rows = [f"  {verb:<{width}}  {line}" for verb, line in {**TRAINING, **COMMANDS}.items()]
+    return "\n".join(
+        [USAGE, "", "Train, measure and compare generative models.", "", *rows, "",
+         "--debug shows the traceback behind an error; VERB --help shows a verb's arguments."]
+    )  # fmt: skip
+
+
+def _complain(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""Files that are written whole or not at all; standard library only."""
+
+import json
+import math
+import os
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Replace the file at `path` by what `write` puts into the file object it is given: whole, or not at all.
+
+    A reader, another process, or whatever is left after a kill or a power cut, sees the old file or the new one and
+    nothing between. The new file's permissions follow the umask, as with `open`; a link at `path` is itself replaced.
+    A process killed outright leaves a `.*.tmp` behind, which nothing reads.
+
+    Raises whatever `write` raises, and OSError (no such folder, disk full); `path` is then as it was before.
+    """
+    # The same folder, because a rename is atomic only within one file system. The name is not derived from `path`'s,
+    # which may already be as long as the file system allows.
+    temporary = path.parent / f".{uuid.uuid4().hex}.tmp"
+    try:
+        # Not `tempfile`, whose files are readable by their owner alone; "x" leaves the mode to the umask.
+        with temporary.open("x+b") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:  # Ctrl-C included
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_text_whole(path: Path, text: str) -> None:
+    """`write_whole` for text: UTF-8, line ends as they stand in `text`."""
+    content = text.encode()
+    write_whole(path, lambda file: _write_bytes(file, content))
+
+
+def write_json_whole(path: Path, value: object) -> None:
+    """`write_whole` for JSON: keys in their own order, two spaces of indentation, a final newline.
+
+    NaN and infinities, which JSON lacks, become null. TypeError for what JSON cannot hold otherwise.
+    """
+    write_text_whole(path, json.dumps(_without_nonfinite(value), indent=2, allow_nan=False) + "\n")
+
+
+def _without_nonfinite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _without_nonfinite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nonfinite(item) for item in value]
+    return value
+
+
+def _write_bytes(file: BinaryIO, content: bytes) -> None:
+    file.write(content)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` survive a power cut."""
+    if os.name != "posix":  # elsewhere a folder cannot be opened
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

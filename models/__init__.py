@@ -1,0 +1,36 @@
+"""Generative models, one family a file. `load` opens a checkpoint in a notebook:
+
+    from models import load
+    load("runs/dcgan_fashion_mnist/.../checkpoints/last.ckpt").sample(range(16), seed=0)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from models.base import GenerativeModel
+
+
+def load(path: str | Path, device: str = "cpu") -> GenerativeModel:
+    """The model of a checkpoint, in evaluation mode; the checkpoint describes itself, no config is needed.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no whole checkpoint of ours.
+    """
+    # Imported here, so that `import models` stays cheap for verbs that need no network.
+    from models.base import GenerativeModel, own_fields, read_checkpoint
+    from models.part import build
+
+    checkpoint = read_checkpoint(path, device)
+    model = build(own_fields(checkpoint)["model"])
+    if not isinstance(model, GenerativeModel):
+        raise ValueError(f"{path}: {type(model).__name__} is no model")
+    model.on_load_checkpoint(checkpoint)
+    try:
+        model.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise ValueError(f"{path}: its weights do not fit the model that it describes: {error}") from error
+    return model.to(device).eval()

@@ -1,0 +1,284 @@
+"""GenerativeModel: the contract between a family and everything that trains, watches or measures it."""
+
+import contextlib
+import pickle
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+from models.part import Part, Plain, describe
+from models.randomness import keyed_seed, sample_generator
+
+CHECKPOINT_FORMAT = 1
+"""Raised whenever a checkpoint's own fields change their meaning."""
+
+Batch: TypeAlias = tuple[Tensor, Tensor]
+"""(x, y): x float32 in [-1, 1], (N, *data_shape); y int64 (N,), zeros where there are no labels."""
+
+PhaseObserver: TypeAlias = Callable[[str], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """How samples are drawn; recorded beside every figure. Families add their own fields."""
+
+    weights: Literal["ema", "raw"] = "ema"
+    """The averaged weights, or those of the last optimizer step."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+@runtime_checkable
+class HasLatents(Protocol):
+    """A model whose samples are functions of a latent that can be moved."""
+
+    def draw_latents(self, indices: Sequence[int], *, seed: int = 0, settings: Any = None) -> Tensor: ...  # noqa: ANN401
+    def decode(self, latents: Tensor, labels: Tensor | None = None, *, settings: Any = None) -> Tensor: ...  # noqa: ANN401
+
+
+@runtime_checkable
+class HasCritic(Protocol):
+    """A model that can say how real a sample looks."""
+
+    def logits(self, x: Tensor, y: Tensor) -> Tensor: ...
+
+
+class OutOfMemory(RuntimeError):
+    """Memory ran out in a named phase of training; the message says what to turn down."""
+
+
+class GenerativeModel(lightning.LightningModule, Part, ABC):
+    """A model that learns a distribution and draws from it.
+
+    Every constructor argument of a family must be kept as an attribute of the same name (see `models.part`).
+
+    Args:
+        data_shape: the shape of one sample, (C, H, W) for pictures. The command line links it from the data.
+        num_classes: classes the data is labelled with, 0 for none. Linked likewise.
+    """
+
+    settings_class: ClassVar[type[SamplerSettings]] = SamplerSettings
+    micro_batches: int = 1
+    """Forward passes that one loader batch is split into: discriminator steps x accumulation."""
+    cost_period: int = 1
+    """Training steps after which the cost of a step repeats; above 1 where a regularizer is lazy."""
+
+    def __init__(self, data_shape: Sequence[int], num_classes: int) -> None:
+        super().__init__()
+        if data_shape is None or num_classes is None:
+            raise ValueError("data_shape and num_classes must be known: does the datamodule set both when constructed?")
+        self.data_shape = tuple(data_shape)
+        self.num_classes = num_classes
+        self.samples_seen = 0
+        self.steps = 0
+        self.training_seed: int | None = None
+        self.phase_observers: list[PhaseObserver] = []
+        self._observed: dict[str, tuple[Tensor, int]] = {}
+
+    # What a family provides.
+
+    @abstractmethod
+    def networks(self) -> dict[str, nn.Module]:
+        """The networks that are trained, by name; averages not included."""
+
+    @abstractmethod
+    def generate(self, generators: Sequence[torch.Generator], labels: Tensor, settings: Any) -> Tensor:  # noqa: ANN401
+        """Finished samples (N, *data_shape) in [-1, 1], one for each CPU generator, from which all its noise comes."""
+
+    def averages(self) -> dict[str, nn.Module]:
+        """Frozen averages of networks that sampling uses; empty where a family keeps none."""
+        return {}
+
+    @property
+    def label_classes(self) -> int:
+        """Classes that `sample` can be asked for; 0 where the model is unconditional, whatever the data."""
+        return 0
+
+    # Sampling.
+
+    @torch.no_grad()
+    def sample(
+        self,
+        indices: Sequence[int],
+        labels: Sequence[int] | Tensor | None = None,
+        *,
+        seed: int = 0,
+        settings: SamplerSettings | None = None,
+    ) -> Tensor:
+        """One batch of finished samples, (len(indices), *data_shape) in [-1, 1], on the model's device.
+
+        Sample i depends on (seed, i) and its label only, not on its batch; mode and RNG are left as they were.
+
+        Args:
+            indices: which samples; any non-negative integers.
+            labels: the class of each; drawn uniformly, by (seed, index), where left out.
+            settings: an instance of the family's `settings_class`; its defaults where left out.
+
+        Raises:
+            ValueError: for labels that the model does not know, or settings of another family.
+        """
+        settings = self.settings_class() if settings is None else settings
+        if not isinstance(settings, self.settings_class):
+            raise ValueError(f"{type(self).__name__}.sample takes {self.settings_class.__name__}, not {settings!r}")
+        generators = [sample_generator(seed, int(index)) for index in indices]
+        wanted = self._labels(indices, labels, seed)
+        with self.phase("sampling"), self.evaluating(), self._sampling_precision(settings):
+            return self.generate(generators, wanted, settings).float()
+
+    def _labels(self, indices: Sequence[int], labels: Sequence[int] | Tensor | None, seed: int) -> Tensor:
+        if labels is None:
+            drawn = [keyed_seed(seed, int(index)) % max(self.label_classes, 1) for index in indices]
+            return torch.tensor(drawn, dtype=torch.int64, device=self.device)
+        if self.label_classes == 0:
+            raise ValueError(f"this {type(self).__name__} is unconditional and takes no labels")
+        wanted = torch.as_tensor(labels, dtype=torch.int64)
+        if wanted.shape != (len(indices),):
+            raise ValueError(f"{len(indices)} samples need as many labels, not {tuple(wanted.shape)}")
+        if wanted.numel() and not 0 <= int(wanted.min()) <= int(wanted.max()) < self.label_classes:
+            raise ValueError(f"labels must lie in 0..{self.label_classes - 1}")
+        return wanted.to(self.device)
+
+    def _sampling_precision(self, settings: SamplerSettings) -> AbstractContextManager[Any]:
+        if settings.precision == "float32":
+            return torch.autocast(self.device.type, enabled=False)
+        return torch.autocast(self.device.type, dtype=getattr(torch, settings.precision))
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode without a trace: every module's mode and the global RNG are restored afterwards."""
+        modes = {module: module.training for module in self.modules()}
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            self.eval()
+            try:
+                yield
+            finally:
+                for module, mode in modes.items():
+                    module.training = mode
+
+    # Training: phases, randomness, reported values.
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Marks a stretch of work ("D step", "G step", "regularizer", "sampling", ...) for those who measure it.
+
+        Raises:
+            OutOfMemory: in place of torch's own error, naming the phase.
+        """
+        with contextlib.ExitStack() as stack:
+            for observer in self.phase_observers:
+                stack.enter_context(observer(name))
+            try:
+                yield
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                remedy = (
+                    "lower the number of samples drawn at once (--quality.batch_size, --batch_size)"
+                    if name in ("sampling", "metrics")
+                    else "lower --data.batch_size, raise accumulation, or use a smaller model, resolution or precision"
+                )
+                raise OutOfMemory(f"out of memory in the {name} on {self.device}: {remedy}") from error
+
+    def seed_step(self) -> None:
+        """Puts the global RNG where this training step of this rank belongs: at (seed, samples seen, rank)."""
+        assert self.training_seed is not None
+        torch.manual_seed(keyed_seed(self.training_seed, self.samples_seen, self.global_rank))
+
+    def count(self, batch: int) -> None:
+        """Adds the samples of one finished training step, over all ranks."""
+        self.samples_seen += batch
+        self.steps += 1
+
+    def observe(self, name: str, value: Tensor) -> None:
+        """Adds a value to those that are reported, as their mean, at the next report. Never waits for the device."""
+        total, count = self._observed.get(name, (None, 0))
+        value = value.detach().mean().float()
+        self._observed[name] = (value if total is None else total + value, count + 1)
+
+    def reported(self) -> dict[str, float]:
+        """The means of what was observed since the last call; waits for the device once."""
+        if not self._observed:
+            return {}
+        names, pairs = list(self._observed), list(self._observed.values())
+        self._observed = {}
+        means = torch.stack([total / count for total, count in pairs]).tolist()
+        return dict(zip(names, means, strict=True))
+
+    # Lightning's hooks.
+
+    def on_fit_start(self) -> None:
+        """Fixes the seed of the run, once: a run that resumes keeps its own."""
+        if self.training_seed is None:
+            self.training_seed = torch.initial_seed()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Nothing by default: samples are judged by the quality callback. Families with a likelihood report it here."""
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def predict_step(self, batch: Sequence[int], batch_idx: int) -> Tensor:
+        """The samples of a batch of indices."""
+        return self.sample([int(index) for index in batch])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["atelier"] = {
+            "format": CHECKPOINT_FORMAT,
+            "model": describe(self),
+            "samples_seen": self.samples_seen,
+            "steps": self.steps,
+            "training_seed": self.training_seed,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        own = own_fields(checkpoint)
+        self.samples_seen = own["samples_seen"]
+        self.steps = own["steps"]
+        self.training_seed = own["training_seed"]
+
+
+def own_fields(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """What Atelier itself keeps in a checkpoint: format, model, samples_seen, steps, training_seed.
+
+    Raises:
+        ValueError: if it is none of ours, or of a later format.
+    """
+    own: dict[str, Plain] | None = checkpoint.get("atelier")
+    if own is None:
+        raise ValueError("it was not written by Atelier")
+    if own["format"] != CHECKPOINT_FORMAT:
+        raise ValueError(f"it has format {own['format']}, this version reads {CHECKPOINT_FORMAT}")
+    return own
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return "can't allocate memory" in str(error) or "not enough memory" in str(error)
+
+
+def read_checkpoint(path: str | Path, device: str = "cpu") -> dict[str, Any]:
+    """A checkpoint's content, read without trusting it: plain types and tensors only.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a whole checkpoint of ours, or would run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        own_fields(checkpoint)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, AttributeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} is not a checkpoint that can be read: {reason}") from error
+    return checkpoint

@@ -1,0 +1,41 @@
+"""The exponential moving average of a network's weights, kept in the model so that a checkpoint samples by itself."""
+
+import copy
+
+import torch
+from torch import nn
+
+
+def decay_for(batch: int, samples_seen: int, halflife_kimg: float, rampup: float | None = None) -> float:
+    """The share of the old average that one update keeps (Karras et al. 2020a, appendix; StyleGAN2-ADA's `ema_kimg`).
+
+    Args:
+        batch: samples, over all ranks, that this update stands for.
+        samples_seen: training samples consumed so far.
+        halflife_kimg: thousand samples after which a weight's trace has halved; 0 keeps no memory.
+        rampup: the half-life never exceeds this share of the samples seen, so that the start is soon forgotten.
+    """
+    halflife = halflife_kimg * 1000
+    if rampup is not None:
+        halflife = min(halflife, samples_seen * rampup)
+    return 0.5 ** (batch / max(halflife, 1e-8))
+
+
+class WeightAverage(nn.Module):
+    """A frozen copy of `source` whose parameters follow it slowly. Batch-norm buffers are copied, not averaged."""
+
+    def __init__(self, source: nn.Module) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(source).requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "WeightAverage":
+        """Stays in evaluation mode: the average is never trained."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def update(self, source: nn.Module, decay: float) -> None:
+        """Moves the average towards `source`: average = decay * average + (1 - decay) * source."""
+        torch._foreach_lerp_(tuple(self.module.parameters()), tuple(source.parameters()), 1.0 - decay)
+        for mine, theirs in zip(self.module.buffers(), source.buffers(), strict=True):
+            mine.copy_(theirs)
+

@@ -1,0 +1,365 @@
+"""GAN: two players and the only place that steps their optimizers.
+
+A family adds networks and, where it must, overrides a hook; the step itself is the same for every one of them.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from models.augment import Augmentation
+from models.base import Batch, GenerativeModel, SamplerSettings
+from models.ema import WeightAverage, decay_for
+from models.losses import AdversarialLoss, NonSaturating
+from models.part import Part
+from models.randomness import keyed_generator, sample_generator
+from models.regularizers import Regularizer
+from models.schedules import Schedule, value_at
+
+
+@dataclass(frozen=True)
+class LatentSettings(SamplerSettings):
+    """How a GAN's samples are drawn."""
+
+    truncation: float | None = None
+    """Latent values beyond this magnitude are drawn again (Brock et al. 2019, section 3.1): fewer modes, cleaner ones."""
+
+    def __post_init__(self) -> None:
+        if self.truncation is not None and self.truncation <= 0:
+            raise ValueError(f"truncation must be positive, not {self.truncation}")
+
+
+class AdversarialTraining(Part):
+    """How the two players are trained.
+
+    Args:
+        loss: the adversarial objective.
+        regularizers: penalties on the discriminator.
+        augmentation: what both players' pictures pass through before the discriminator sees them.
+        lr: Adam's learning rate.
+        d_lr: the discriminator's own, where it differs.
+        beta1: Adam's first decay.
+        beta2: Adam's second decay.
+        eps: Adam's epsilon.
+        d_steps: discriminator steps a generator step.
+        accumulate: micro-batches whose gradients one optimizer step adds up; the step is that of the joint batch
+            (batch statistics, where a network has them, remain those of a micro-batch).
+        clip_norm: each network's gradient norm is clipped to this.
+        ema_halflife_kimg: half-life of the generator's average, in thousand samples.
+        ema_rampup: the half-life never exceeds this share of the samples seen; None switches the ramp off.
+        reuse_fakes: the generator step reuses the fakes of the last discriminator step, as the PyTorch DCGAN example
+            does: one generator pass less, at the memory of holding its activations through the discriminator step.
+    """
+
+    def __init__(
+        self,
+        loss: AdversarialLoss | None = None,
+        regularizers: list[Regularizer] | None = None,
+        augmentation: Augmentation | None = None,
+        lr: float | Schedule = 2e-4,
+        d_lr: float | Schedule | None = None,
+        beta1: float | Schedule = 0.5,
+        beta2: float | Schedule = 0.999,
+        eps: float = 1e-8,
+        d_steps: int = 1,
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        ema_halflife_kimg: float | Schedule = 10.0,
+        ema_rampup: float | None = None,
+        reuse_fakes: bool = False,
+    ) -> None:
+        for name, count in (("d_steps", d_steps), ("accumulate", accumulate)):
+            if count < 1:
+                raise ValueError(f"{name} must be at least 1, not {count}")
+        self.loss = NonSaturating() if loss is None else loss
+        self.regularizers = list(regularizers or [])
+        self.augmentation = augmentation
+        self.lr, self.d_lr = lr, d_lr
+        self.beta1, self.beta2, self.eps = beta1, beta2, eps
+        self.d_steps, self.accumulate = d_steps, accumulate
+        self.clip_norm = clip_norm
+        self.ema_halflife_kimg, self.ema_rampup = ema_halflife_kimg, ema_rampup
+        self.reuse_fakes = reuse_fakes
+
+
+class GAN(GenerativeModel):
+    """A generator, its average and a discriminator, stepped in turn.
+
+    `generator(z, labels) -> x` and `discriminator(x, labels) -> logits (N,)` are built by the family and given here.
+    Latents are standard normal, (N, latent_dim).
+    """
+
+    automatic_optimization = False
+    settings_class: ClassVar[type[SamplerSettings]] = LatentSettings
+
+    def __init__(
+        self,
+        data_shape: Sequence[int],
+        num_classes: int,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        latent_dim: int,
+        adversarial: AdversarialTraining,
+    ) -> None:
+        super().__init__(data_shape, num_classes)
+        self.latent_dim = latent_dim
+        self.adversarial = adversarial
+        self.micro_batches = adversarial.d_steps * adversarial.accumulate
+        self.cost_period = max([regularizer.every for regularizer in adversarial.regularizers], default=1)
+        # Convolutions run fastest in channels_last everywhere that matters, CPUs with bf16 units included.
+        self.generator = generator.to(memory_format=torch.channels_last)
+        self.discriminator = discriminator.to(memory_format=torch.channels_last)
+        self.average = WeightAverage(self.generator)
+
+    # The contract.
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {"generator": self.generator, "discriminator": self.discriminator}
+
+    def averages(self) -> dict[str, nn.Module]:
+        return {"generator average": self.average}
+
+    def generate(self, generators: Sequence[torch.Generator], labels: Tensor, settings: LatentSettings) -> Tensor:
+        latents = torch.stack([_latent(generator, self.latent_dim, settings.truncation) for generator in generators])
+        return self._decode(latents.to(self.device, non_blocking=True), labels, settings)
+
+    def draw_latents(
+        self, indices: Sequence[int], *, seed: int = 0, settings: LatentSettings | None = None
+    ) -> Tensor:
+        """The latents that `sample` decodes for these indices, (N, latent_dim)."""
+        truncation = (settings or LatentSettings()).truncation
+        drawn = [_latent(sample_generator(seed, int(index)), self.latent_dim, truncation) for index in indices]
+        return torch.stack(drawn).to(self.device)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, labels: Tensor | None = None, *, settings: LatentSettings | None = None) -> Tensor:
+        """Samples (N, *data_shape) for latents (N, latent_dim)."""
+        wanted = torch.zeros(len(latents), dtype=torch.int64, device=self.device) if labels is None else labels
+        with self.evaluating():
+            return self._decode(latents, wanted, settings or LatentSettings()).float()
+
+    def _decode(self, latents: Tensor, labels: Tensor, settings: LatentSettings) -> Tensor:
+        network = self.average.module if settings.weights == "ema" else self.generator
+        return network(latents, labels)
+
+    def logits(self, x: Tensor, y: Tensor) -> Tensor:
+        """How real the discriminator holds samples, (N,); higher is more real."""
+        return self.discriminator(x, y)
+
+    # What a family may override.
+
+    def prepare_real(self, x: Tensor) -> Tensor:
+        """Real samples as this stage of training wants them (a growing model lowers their resolution)."""
+        return x
+
+    def discriminator_loss(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
+        """The discriminator's loss of each sample, (N,)."""
+        real_logits = self.discriminator(self._augmented(real), labels)
+        fake_logits = self.discriminator(self._augmented(fake), labels)
+        self.observe("d_real", real_logits)
+        self.observe("d_fake", fake_logits)
+        return self.adversarial.loss.discriminator(real_logits, fake_logits)
+
+    def generator_loss(self, fake: Tensor, real: Tensor, labels: Tensor) -> Tensor:
+        """The generator's loss of each sample, (N,)."""
+        loss = self.adversarial.loss
+        real_logits = None
+        if loss.needs_real_in_generator_step:
+            with torch.no_grad():
+                real_logits = self.discriminator(self._augmented(real), labels)
+        return loss.generator(self.discriminator(self._augmented(fake), labels), real_logits)
+
+    def on_samples_seen(self) -> None:
+        """Called after every step, with `samples_seen` already counted."""
+
+    # The step.
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One generator update, with the discriminator updates before it, on one loader batch."""
+        settings = self.adversarial
+        generator_optimizer, discriminator_optimizer = self._optimizers()
+        self.seed_step()
+        self._apply_schedules()
+        rounds = self._rounds(batch)
+        fakes: list[Tensor] = []
+
+        for i, micro_batches in enumerate(rounds):
+            reuse = settings.reuse_fakes and i == len(rounds) - 1
+            with self.phase("D step"):
+                fakes = [self._fakes(labels, with_graph=reuse) for _, labels in micro_batches]
+                for (real, labels), fake in zip(micro_batches, fakes, strict=True):
+                    loss = self.discriminator_loss(real, fake.detach(), labels).mean()
+                    self.observe("d_loss", loss)
+                    self.manual_backward(loss / settings.accumulate)
+            self._regularize(micro_batches, fakes, step=self.steps * settings.d_steps + i)
+            with self.phase("D step"):
+                self._average_gradients(self.discriminator)
+                discriminator_optimizer.step()
+                discriminator_optimizer.zero_grad()
+
+        with self.phase("G step"), frozen(self.discriminator):
+            for i, (real, labels) in enumerate(rounds[-1]):
+                fake = fakes[i] if settings.reuse_fakes else self._fakes(labels, with_graph=True)
+                loss = self.generator_loss(fake, real, labels).mean()
+                self.observe("g_loss", loss)
+                self.manual_backward(loss / settings.accumulate)
+            self._average_gradients(self.generator)
+            generator_optimizer.step()
+            generator_optimizer.zero_grad()
+
+        joint = len(batch[0]) * self._world_size
+        halflife = value_at(settings.ema_halflife_kimg, self.samples_seen)
+        self.average.update(self.generator, decay_for(joint, self.samples_seen, halflife, settings.ema_rampup))
+        self.count(joint)
+        self.on_samples_seen()
+
+    def _rounds(self, batch: Batch) -> list[list[tuple[Tensor, Tensor]]]:
+        """The loader batch as discriminator rounds of `accumulate` micro-batches each."""
+        x, labels = batch
+        if len(x) % self.micro_batches:
+            raise ValueError(f"a loader batch of {len(x)} does not split into {self.micro_batches} micro-batches")
+        x = self.prepare_real(x)
+        size, per_round = len(x) // self.micro_batches, self.adversarial.accumulate
+        pairs = list(zip(x.split(size), labels.split(size), strict=True))
+        return [pairs[i : i + per_round] for i in range(0, len(pairs), per_round)]
+
+    def _fakes(self, labels: Tensor, with_graph: bool) -> Tensor:
+        with torch.set_grad_enabled(with_graph):
+            return self.generator(self._training_latents(len(labels)), labels)
+
+    def _training_latents(self, count: int) -> Tensor:
+        """This rank's share of the joint batch's latents: the same numbers whatever the number of ranks."""
+        self._latent_draws += 1
+        assert self.training_seed is not None
+        generator = keyed_generator(self.training_seed, self.samples_seen, self._latent_draws)
+        joint = torch.randn(count * self._world_size, self.latent_dim, generator=generator)
+        mine = joint[self.global_rank :: self._world_size]
+        if self.device.type == "cuda":
+            mine = mine.pin_memory()
+        return mine.to(self.device, non_blocking=True)
+
+    def _regularize(self, micro_batches: list[tuple[Tensor, Tensor]], fakes: list[Tensor], step: int) -> None:
+        """Adds the gradients of the penalties that are due, in float32, to the discriminator's."""
+        for regularizer in self.adversarial.regularizers:
+            if not regularizer.due(step):
+                continue
+            with self.phase("regularizer"), torch.autocast(self.device.type, enabled=False):
+                for (real, labels), fake in zip(micro_batches, fakes, strict=True):
+
+                    def critic(x: Tensor, labels: Tensor = labels) -> Tensor:
+                        return self.discriminator(self._augmented(x), labels)
+
+                    penalty = regularizer.penalty(critic, real, fake.detach().to(real.dtype), self.samples_seen).mean()
+                    self.observe(f"{type(regularizer).__name__.lower()}_penalty", penalty)
+                    self.manual_backward(penalty * regularizer.every / self.adversarial.accumulate)
+
+    def _augmented(self, x: Tensor) -> Tensor:
+        augmentation = self.adversarial.augmentation
+        return x if augmentation is None else augmentation(x, self.samples_seen)
+
+    # Optimizers.
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        settings = self.adversarial
+        lr = value_at(settings.lr, 0)
+        d_lr = lr if settings.d_lr is None else value_at(settings.d_lr, 0)
+        betas = (value_at(settings.beta1, 0), value_at(settings.beta2, 0))
+        # A fused Adam unscales fp16 gradients itself, after our clipping would have seen them.
+        fused = getattr(self.trainer.precision_plugin, "scaler", None) is None
+        return [
+            torch.optim.Adam(network.parameters(), rate, betas, settings.eps, fused=fused)
+            for network, rate in ((self.generator, lr), (self.discriminator, d_lr))
+        ]
+
+    def _optimizers(self) -> list[Any]:
+        """Lightning's wrappers, generator first; only the generator's advances `trainer.global_step`.
+
+        Lightning counts every optimizer step of manual optimization, so that two optimizers would double max_steps.
+        The loop sets these two hooks anew for each batch, and takes them away after it.
+        """
+        self._latent_draws = 0
+        optimizers: list[Any] = self.optimizers()  # type: ignore[assignment]
+        profiler = self.trainer.profiler
+        for optimizer in optimizers[1:]:
+            optimizer._on_before_step = lambda: profiler.start("optimizer_step")
+            optimizer._on_after_step = lambda: profiler.stop("optimizer_step")
+        return optimizers
+
+    def _apply_schedules(self) -> None:
+        settings, seen = self.adversarial, self.samples_seen
+        d_lr = settings.lr if settings.d_lr is None else settings.d_lr
+        betas = (value_at(settings.beta1, seen), value_at(settings.beta2, seen))
+        for optimizer, lr in zip(self._plain_optimizers(), (settings.lr, d_lr), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"], group["betas"] = value_at(lr, seen), betas
+
+    def _plain_optimizers(self) -> list[torch.optim.Optimizer]:
+        optimizers = self.optimizers(use_pl_optimizer=False)
+        return optimizers if isinstance(optimizers, list) else [optimizers]  # type: ignore[list-item]
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clips here, where mixed precision has unscaled the gradients; in `training_step` they are still scaled."""
+        if self.adversarial.clip_norm is not None:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, self.adversarial.clip_norm)
+
+    # Several devices.
+
+    @property
+    def _world_size(self) -> int:
+        return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+    def setup(self, stage: str) -> None:
+        _refuse(self.trainer.strategy)
+
+    def on_train_start(self) -> None:
+        # DDP's reducer expects every parameter to receive a gradient in every backward pass, which no adversarial step
+        # gives it. We average each network's gradients ourselves, once an optimizer step, so plain `ddp` works.
+        if isinstance(self.trainer.model, DistributedDataParallel):
+            self.trainer.model.require_backward_grad_sync = False
+
+    def _average_gradients(self, network: nn.Module) -> None:
+        if self._world_size == 1:
+            return
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        joint = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(joint)
+        joint /= self._world_size
+        for gradient, mean in zip(gradients, joint.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
+
+
+@contextlib.contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """No gradients for the parameters of `network`: autograd then skips the work of computing them."""
+    trained = [p for p in network.parameters() if p.requires_grad]
+    for p in trained:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in trained:
+            p.requires_grad_(True)
+
+
+def _latent(generator: torch.Generator, latent_dim: int, truncation: float | None) -> Tensor:
+    z = torch.randn(latent_dim, generator=generator)
+    if truncation is not None:
+        while (outside := z.abs() > truncation).any():
+            z[outside] = torch.randn(int(outside.sum()), generator=generator)
+    return z
+
+
+def _refuse(strategy: Strategy) -> None:
+    if isinstance(strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)):
+        raise ValueError(
+            f"trainer.strategy {type(strategy).__name__} cannot train a GAN (two optimizers over one module, and "
+            "penalties that differentiate twice): use ddp"
+        )

@@ -1,0 +1,78 @@
+"""Gradient penalties on a discriminator. Each returns one value a sample, shape (N,); the caller reduces.
+
+They differentiate twice, and run in float32: under bf16 autocast R1's own gradient is off by percents, under fp16 it
+can underflow to nothing. `every` makes a penalty lazy (Karras et al. 2020b, section 3.1): computed each `every`-th
+discriminator step and multiplied by `every`, so that its strength does not depend on the interval.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from models.part import Part
+from models.schedules import Schedule, value_at
+
+Critic: TypeAlias = Callable[[Tensor], Tensor]
+"""Samples (N, *data_shape) to logits (N,), labels and augmentation already bound."""
+
+
+class Regularizer(Part, ABC):
+    """A penalty on the discriminator's gradient by its input."""
+
+    def __init__(self, every: int = 1) -> None:
+        if every < 1:
+            raise ValueError(f"every of a regularizer counts discriminator steps and must be at least 1, not {every}")
+        self.every = every
+
+    def due(self, step: int) -> bool:
+        """Whether discriminator step `step` (counted from 0) computes this penalty."""
+        return step % self.every == 0
+
+    @abstractmethod
+    def penalty(self, critic: Critic, real: Tensor, fake: Tensor, samples_seen: int) -> Tensor:
+        """The penalty of each sample, (N,), before the multiplication by `every`."""
+
+
+class R1(Regularizer):
+    """gamma/2 * |grad D(x)|^2 at real samples (Mescheder et al. 2018, eq. 9)."""
+
+    def __init__(self, gamma: float | Schedule, every: int = 1) -> None:
+        super().__init__(every)
+        self.gamma = gamma
+
+    def penalty(self, critic: Critic, real: Tensor, fake: Tensor, samples_seen: int) -> Tensor:
+        return 0.5 * value_at(self.gamma, samples_seen) * squared_gradient_norm(critic, real)
+
+
+class R2(Regularizer):
+    """gamma/2 * |grad D(x)|^2 at generated samples (Mescheder et al. 2018, eq. 10)."""
+
+    def __init__(self, gamma: float | Schedule, every: int = 1) -> None:
+        super().__init__(every)
+        self.gamma = gamma
+
+    def penalty(self, critic: Critic, real: Tensor, fake: Tensor, samples_seen: int) -> Tensor:
+        return 0.5 * value_at(self.gamma, samples_seen) * squared_gradient_norm(critic, fake)
+
+
+class GradientPenalty(Regularizer):
+    """weight * (|grad D(x)| - target)^2 between a real and a fake each (WGAN-GP, Gulrajani et al. 2017, eq. 3)."""
+
+    def __init__(self, weight: float | Schedule = 10.0, target: float = 1.0, every: int = 1) -> None:
+        super().__init__(every)
+        self.weight, self.target = weight, target
+
+    def penalty(self, critic: Critic, real: Tensor, fake: Tensor, samples_seen: int) -> Tensor:
+        mix = torch.rand(len(real), *[1] * (real.ndim - 1), device=real.device, dtype=real.dtype)
+        norm = squared_gradient_norm(critic, torch.lerp(real, fake, mix)).clamp_min(1e-12).sqrt()
+        return value_at(self.weight, samples_seen) * (norm - self.target).square()
+
+
+def squared_gradient_norm(critic: Critic, x: Tensor) -> Tensor:
+    """|d sum(D(x)) / dx|^2 of each sample, (N,), itself differentiable by the discriminator's parameters."""
+    x = x.detach().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+    return gradient.square().flatten(1).sum(1)

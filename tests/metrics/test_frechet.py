@@ -1,0 +1,217 @@
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from metrics.frechet import GaussianStatistics, frechet_distance
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def statistics(features: Tensor) -> GaussianStatistics:
+    result = GaussianStatistics.empty(features.shape[1])
+    result.update(features)
+    return result
+
+
+def exactly(mean: Tensor, covariance: Tensor, count: int = 1000) -> GaussianStatistics:
+    return GaussianStatistics(count, mean, covariance * (count - 1))
+
+
+def features(count: int, dimension: int, seed: int = 0) -> Tensor:
+    """Correlated, skewed, offset features, as networks give them."""
+    draws = torch.randn(count, dimension, dtype=torch.float64, generator=generator(seed))
+    mixing = torch.randn(dimension, dimension, dtype=torch.float64, generator=generator(99))
+    return (draws @ mixing).relu() + 3
+
+
+def rotation(dimension: int) -> Tensor:
+    return torch.linalg.qr(torch.randn(dimension, dimension, dtype=torch.float64, generator=generator(5)))[0]
+
+
+def by_eigenvalues_of_the_product(a: GaussianStatistics, b: GaussianStatistics) -> float:
+    """The formula as printed: Tr (Σa Σb)^½ from the (unsymmetric) product's own eigenvalues."""
+    sa, sb = a.covariance(), b.covariance()
+    root_trace = torch.linalg.eigvals(sa @ sb).sqrt().real.sum()
+    return float((a.mean - b.mean).square().sum() + sa.trace() + sb.trace() - 2 * root_trace)
+
+
+# Statistics
+
+
+def test_mean_and_covariance_are_numpys() -> None:
+    x = features(50, 7)
+    result = statistics(x)
+    assert result.count == 50
+    np.testing.assert_allclose(result.mean, np.mean(x.numpy(), axis=0), rtol=1e-12)
+    np.testing.assert_allclose(result.covariance(), np.cov(x.numpy(), rowvar=False), rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("sizes", [[100], [1] * 100, [1, 0, 98, 1], [37, 37, 26]])
+def test_any_split_gives_the_same_statistics(sizes: list[int]) -> None:
+    x = features(100, 7) + 1e4  # far from zero, where sums of squares would lose all their digits
+    whole = statistics(x)
+    updated, merged = GaussianStatistics.empty(7), GaussianStatistics.empty(7)
+    for chunk in x.split(sizes):
+        updated.update(chunk)
+        merged.merge(statistics(chunk))
+    for result in (updated, merged):
+        assert result.count == 100
+        torch.testing.assert_close(result.mean, whole.mean, rtol=1e-10, atol=0)
+        scale = float(whole.scatter.abs().max())
+        torch.testing.assert_close(result.scatter, whole.scatter, rtol=1e-10, atol=1e-10 * scale)
+
+
+def test_float32_features_are_gathered_in_float64() -> None:
+    x = features(100, 7).float()
+    assert torch.equal(statistics(x).scatter, statistics(x.double()).scatter)
+
+
+def test_state_goes_there_and_back_and_is_not_changed_later() -> None:
+    result = statistics(features(20, 3))
+    state = result.state()
+    copy = {name: value.clone() for name, value in state.items()}
+    again = GaussianStatistics.from_state(state)
+    again.update(features(20, 3, seed=1))
+    assert again.count == 40
+    assert all(torch.equal(state[name], copy[name]) for name in ("count", "mean", "scatter"))
+
+
+def test_bad_features_are_refused_and_leave_no_trace() -> None:
+    result = statistics(features(20, 3))
+    before = result.mean.clone()
+    x = features(4, 3)
+    x[0, 0], x[0, 1], x[2, 1] = torch.nan, torch.inf, -torch.inf
+    with pytest.raises(ValueError, match="2 of 4 vectors hold NaN or infinity"):
+        result.update(x)
+    with pytest.raises(ValueError, match=r"expected shape \(N, 3\), got \(4, 2\)"):
+        result.update(x[:, :2])
+    with pytest.raises(ValueError, match="dimensions 3 and 4"):
+        result.merge(GaussianStatistics.empty(4))
+    assert result.count == 20
+    assert torch.equal(result.mean, before)
+
+
+def test_one_sample_has_no_covariance() -> None:
+    with pytest.raises(ValueError, match="1 samples"):
+        statistics(features(1, 3)).covariance()
+
+
+def test_a_file_holds_mu_sigma_count_and_key(tmp_path: Path) -> None:
+    result = statistics(features(20, 3))
+    result.save(tmp_path / "a.npz", key="train, é")
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as arrays:
+        assert set(arrays) == {"mu", "sigma", "count", "key"}
+        np.testing.assert_array_equal(arrays["sigma"], result.covariance().numpy())
+    again = GaussianStatistics.load(tmp_path / "a.npz", key="train, é")
+    assert (again.count, again.dimension) == (20, 3)
+    assert torch.equal(again.mean, result.mean)
+    torch.testing.assert_close(again.scatter, result.scatter, rtol=1e-14, atol=0)
+    with pytest.raises(ValueError, match=r"a\.npz: holds statistics of 'train, é', not of 'test'"):
+        GaussianStatistics.load(tmp_path / "a.npz", key="test")
+
+
+def test_files_that_are_not_statistics_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    statistics(features(20, 3)).save(path)
+    good = path.read_bytes()
+    flipped = bytearray(good)
+    flipped[len(good) // 2] ^= 0xFF
+    for content in (b"", b"not a zip", good[: len(good) // 2], bytes(flipped)):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"a\.npz"):
+            GaussianStatistics.load(path)
+    np.savez(path, mu=np.zeros(3), sigma=np.eye(3))
+    with pytest.raises(ValueError, match=r"a\.npz: no array .*count"):
+        GaussianStatistics.load(path)
+    np.savez(path, mu=np.zeros(3), sigma=np.eye(4), count=5, key="")
+    with pytest.raises(ValueError, match="don't belong together"):
+        GaussianStatistics.load(path)
+    np.savez(path, mu=np.zeros(3), sigma=np.full((3, 3), np.nan), count=5, key="")
+    with pytest.raises(ValueError, match="NaN"):
+        GaussianStatistics.load(path)
+    with pytest.raises(FileNotFoundError):
+        GaussianStatistics.load(tmp_path / "none.npz")
+
+
+# Distance
+
+
+def test_closed_form_in_one_dimension() -> None:
+    a = exactly(torch.tensor([1.0]).double(), torch.tensor([[4.0]]).double())
+    b = exactly(torch.tensor([-2.0]).double(), torch.tensor([[9.0]]).double())
+    assert frechet_distance(a, b) == pytest.approx(9 + (2 - 3) ** 2, rel=1e-14)
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+def test_closed_form_for_commuting_covariances(rotated: bool) -> None:
+    dimension = 12
+    basis = rotation(dimension) if rotated else torch.eye(dimension, dtype=torch.float64)
+    va, vb = torch.rand(2, dimension, dtype=torch.float64, generator=generator(1)) + 0.01
+    ma, mb = torch.randn(2, dimension, dtype=torch.float64, generator=generator(2))
+    a, b = exactly(ma, (basis * va) @ basis.T), exactly(mb, (basis * vb) @ basis.T)
+    expected = float((ma - mb).square().sum() + (va.sqrt() - vb.sqrt()).square().sum())
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-12)
+
+
+def test_equals_the_formula_as_printed() -> None:
+    a, b = statistics(features(200, 20)), statistics(features(150, 20, seed=1) * 1.1)
+    assert frechet_distance(a, b) == pytest.approx(by_eigenvalues_of_the_product(a, b), rel=1e-10)
+
+
+def test_equals_scipys_matrix_root() -> None:
+    linalg = pytest.importorskip("scipy.linalg", reason="scipy is an optional reference")
+    a, b = statistics(features(200, 20)), statistics(features(150, 20, seed=1) * 1.1)
+    root = linalg.sqrtm((a.covariance() @ b.covariance()).numpy())
+    expected = float((a.mean - b.mean).square().sum() + a.covariance().trace() + b.covariance().trace())
+    assert frechet_distance(a, b) == pytest.approx(expected - 2 * np.trace(root).real, rel=1e-9)
+
+
+def test_is_symmetric_and_does_not_see_rotations() -> None:
+    x, y, turn = features(200, 20), features(150, 20, seed=1), rotation(20)
+    distance = frechet_distance(statistics(x), statistics(y))
+    assert distance > 0.1
+    assert frechet_distance(statistics(y), statistics(x)) == pytest.approx(distance, rel=1e-11)
+    assert frechet_distance(statistics(x @ turn), statistics(y @ turn)) == pytest.approx(distance, rel=1e-10)
+
+
+@pytest.mark.parametrize("count", [30, 400])
+def test_zero_for_identical_and_the_shift_for_shifted(count: int) -> None:
+    x = features(count, 100)
+    a = statistics(x)
+    scale = float(a.covariance().trace())
+    assert 0 <= frechet_distance(a, a) < 1e-12 * scale
+    assert frechet_distance(a, statistics(x + 0.5)) == pytest.approx(100 * 0.25, abs=1e-11 * scale)
+
+
+def test_fewer_samples_than_dimensions() -> None:
+    """Two covariances on orthogonal subspaces: the cross term is zero, and rounding must not fill it."""
+    turn = rotation(64)
+    x = torch.zeros(20, 64, dtype=torch.float64)
+    y = x.clone()
+    x[:, :10] = torch.randn(20, 10, dtype=torch.float64, generator=generator(1))
+    y[:, 10:20] = torch.randn(20, 10, dtype=torch.float64, generator=generator(2))
+    a, b = statistics(x @ turn), statistics(y @ turn)
+    expected = float((a.mean - b.mean).square().sum() + a.covariance().trace() + b.covariance().trace())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-12)
+
+
+def test_constant_features_differ_by_their_means_alone() -> None:
+    a, b = statistics(torch.ones(5, 3)), statistics(torch.full((4, 3), 3.0))
+    assert frechet_distance(a, b) == 12
+    assert frechet_distance(a, a) == 0
+
+
+def test_distance_needs_two_samples_and_one_dimension() -> None:
+    a = statistics(features(20, 3))
+    with pytest.raises(ValueError, match="1 samples"):
+        frechet_distance(a, statistics(features(1, 3)))
+    with pytest.raises(ValueError, match="dimensions 3 and 4"):
+        frechet_distance(a, statistics(features(20, 4)))
