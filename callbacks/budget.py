@@ -1,14 +1,13 @@
 """When a fit is over: after so many samples or hours."""
 
-from typing import Any
+from lightning import Callback, LightningModule, Trainer
 
-import lightning
-
-from callbacks.intervals import ASK_EVERY, any_rank, model_of
+from callbacks.intervals import ASK_EVERY, any_rank
+from callbacks.lookup import find, model_of
 from callbacks.run import run_of
 
 
-class Budget(lightning.Callback):
+class Budget(Callback):
     """Stops a fit when either limit is reached; what a resumed run used before counts.
 
     Args:
@@ -26,7 +25,7 @@ class Budget(lightning.Callback):
         """Whether the budget of samples is used up."""
         return self.kimg is not None and samples_seen >= self.kimg * 1000
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         seen = model_of(pl_module).samples_seen
         if self.reached(seen):
             raise ValueError(
@@ -34,7 +33,7 @@ class Budget(lightning.Callback):
             )
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         if self.reached(model_of(pl_module).samples_seen):
             trainer.should_stop = True
@@ -42,7 +41,6 @@ class Budget(lightning.Callback):
             trainer.should_stop |= any_rank(trainer, run_of(trainer).seconds >= self.hours * 3600)
 
 
-def budget_of(trainer: lightning.Trainer) -> Budget:
+def budget_of(trainer: Trainer) -> Budget:
     """The trainer's budget; an unlimited one where it has none."""
-    found = [callback for callback in trainer.callbacks if isinstance(callback, Budget)]  # type: ignore[attr-defined]
-    return found[0] if found else Budget()
+    return find(trainer, Budget) or Budget()

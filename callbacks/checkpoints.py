@@ -7,16 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning
 import torch
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from callbacks.guard import require_finite_weights
-from callbacks.intervals import ASK_EVERY, Interval, any_rank, model_of
+from callbacks.intervals import ASK_EVERY, Interval, any_rank
+from callbacks.lookup import model_of
 from callbacks.run import run_of
 from metrics.files import write_whole
 from models.base import read_checkpoint
+
+
+class CheckpointError(OSError):
+    """A checkpoint could not be written; the one before it is untouched."""
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -33,7 +38,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:
             # torch reports a full disk as a RuntimeError of its zip writer.
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            raise OSError(f"cannot write the checkpoint {path}: {reason}; the one before it is untouched") from error
+            raise CheckpointError(f"cannot write {path}: {reason}; the checkpoint before it is untouched") from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Callable | None = None, weights_only: bool | None = None
@@ -42,7 +47,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 
 class Checkpoints(Checkpoint):
-    """Saves `checkpoints/kimg<samples seen / 1000>.ckpt`, and `last.ckpt` and `best.ckpt` as further names of two of them.
+    """Saves `checkpoints/kimg<samples seen / 1000>.ckpt`; `last.ckpt` and `best.ckpt` are other names of two of them.
 
     Args:
         every_kimg: thousand samples between two checkpoints; None leaves it to the minutes.
@@ -68,19 +73,20 @@ class Checkpoints(Checkpoint):
         self.checkpoint_io = WholeCheckpointIO()
         self._interval = None if every_kimg is None else Interval(every_kimg)
         self._saved_at = time.monotonic()
+        self._saved_samples = -1
         self._best: float | None = None
         self._best_name: str | None = None
 
-    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         trainer.strategy.checkpoint_io = self.checkpoint_io
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_at = time.monotonic()
         if self._interval:
             self._interval.start(model_of(pl_module).samples_seen)
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         model = model_of(pl_module)
         due = self._interval is not None and self._interval.passed(model.samples_seen)
@@ -89,10 +95,11 @@ class Checkpoints(Checkpoint):
         if due or self._new_best(trainer):
             self.save(trainer, pl_module)
 
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self.save(trainer, pl_module)
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._saved_samples != model_of(pl_module).samples_seen:
+            self.save(trainer, pl_module)
 
-    def save(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves now, after a look at the weights, and removes what need not be kept."""
         model = model_of(pl_module)
         require_finite_weights(model)
@@ -103,7 +110,7 @@ class Checkpoints(Checkpoint):
             self._best, self._best_name = run_of(trainer).latest[self.monitor], path.name
         with model.phase("checkpoint"):
             trainer.save_checkpoint(path)
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saved_samples = time.monotonic(), model.samples_seen
         if trainer.is_global_zero:
             link(path, folder / "last.ckpt")
             if is_best:
@@ -111,7 +118,7 @@ class Checkpoints(Checkpoint):
             self._remove_old(folder)
             run_of(trainer).save(samples_seen=model.samples_seen)
 
-    def _new_best(self, trainer: lightning.Trainer) -> bool:
+    def _new_best(self, trainer: Trainer) -> bool:
         """Whether the newest figure beats all before it. The quality callback runs before this one in a batch."""
         value = run_of(trainer).latest.get(self.monitor)
         if value is None:

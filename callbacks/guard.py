@@ -1,33 +1,38 @@
 """Stops a fit whose numbers are no longer numbers, before it can overwrite a good checkpoint."""
 
 import math
-from typing import Any
 
-import lightning
 import torch
+from lightning import Callback, LightningModule, Trainer
 
-from callbacks.intervals import model_of
+from callbacks.lookup import model_of
 from callbacks.run import run_of
 from models.base import GenerativeModel
 
 
-class NonFinite(RuntimeError):
+class NonFiniteError(RuntimeError):
     """A loss or a weight became NaN or infinite; the message says which, and where the last good checkpoint is."""
 
 
-class Guard(lightning.Callback):
+class Guard(Callback):
     """Looks at every report of the losses and, before each checkpoint, at the weights.
 
     Neither costs the hot loop a synchronisation: losses are fetched for the report anyway.
     """
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         broken = {name: value for name, value in run_of(trainer).latest.items() if not math.isfinite(value)}
         if broken:
             name, value = next(iter(broken.items()))
-            raise NonFinite(f"{name} is {value} after {model_of(pl_module).samples_seen / 1000:.1f} kimg: {REMEDY}")
+            raise NonFiniteError(
+                f"{name} is {value} after {model_of(pl_module).samples_seen / 1000:.1f} kimg: {REMEDY}"
+            )
+
+
+def _diverged(what: str, model: GenerativeModel) -> NonFiniteError:
+    return NonFiniteError(f"{what} after {model.samples_seen / 1000:.1f} kimg: {REMEDY}")
 
 
 REMEDY = (
@@ -37,8 +42,10 @@ REMEDY = (
 
 
 def require_finite_weights(model: GenerativeModel) -> None:
-    """Raises NonFinite, naming the network, if any weight is NaN or infinite."""
+    """Raises NonFiniteError, naming the network, if any weight is NaN or infinite."""
     for name, network in model.networks().items():
         norms = torch.stack(torch._foreach_norm(tuple(network.parameters())))
         if not bool(norms.isfinite().all()):
-            raise NonFinite(f"weights of the {name} are not finite after {model.samples_seen / 1000:.1f} kimg: {REMEDY}")
+            raise NonFiniteError(
+                f"weights of the {name} are not finite after {model.samples_seen / 1000:.1f} kimg: {REMEDY}"
+            )

@@ -1,8 +1,6 @@
 """When something is due, in samples seen: the same points whatever the batch size or the number of devices."""
 
-import lightning
-
-from models.base import GenerativeModel
+from lightning import Trainer
 
 
 class Interval:
@@ -24,18 +22,7 @@ class Interval:
         return int(samples_seen // self.samples) > int(before // self.samples)
 
 
-def model_of(module: lightning.LightningModule) -> GenerativeModel:
-    """The module as what it must be.
-
-    Raises:
-        TypeError: if it does not keep the contract.
-    """
-    if not isinstance(module, GenerativeModel):
-        raise TypeError(f"{type(module).__name__} is not a models.base.GenerativeModel")
-    return module
-
-
-def any_rank(trainer: lightning.Trainer, wish: bool) -> bool:
+def any_rank(trainer: Trainer, wish: bool) -> bool:
     """Whether any rank wishes so; every rank gets the same answer, and must ask at the same batch."""
     return wish if trainer.world_size == 1 else bool(trainer.strategy.reduce_boolean_decision(wish, all=False))
 

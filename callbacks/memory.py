@@ -2,14 +2,15 @@
 
 import contextlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
+from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.intervals import model_of
+from callbacks.lookup import model_of
 from callbacks.run import run_of
 from models.base import GenerativeModel
 
@@ -26,7 +27,8 @@ class PeakMeter:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._clear_refs, self._status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-        self.source = "cuda allocator" if device.type == "cuda" else "resident set" if self._works() else "not available"
+        on_cpu = "resident set" if self._works() else "not available"
+        self.source = "cuda allocator" if device.type == "cuda" else on_cpu
 
     def start(self) -> None:
         if self.device.type == "cuda":
@@ -51,7 +53,7 @@ class PeakMeter:
         return int(line.split()[1]) * 1024
 
 
-class Memory(lightning.Callback):
+class Memory(Callback):
     """Reports `memory/<phase>_peak_gib` and, once, the bytes of parameters, gradients, optimizer state, averages and
     activations (what autograd keeps for the backward pass of each step).
 
@@ -74,7 +76,7 @@ class Memory(lightning.Callback):
         self._activations: dict[str, int] = {}
         self._count_activations = False
 
-    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._meter = PeakMeter(model_of(pl_module).device)
         model_of(pl_module).phase_observers.append(self._observe)
 
@@ -86,7 +88,9 @@ class Memory(lightning.Callback):
             return
         self._open += 1
         self._meter.start()
-        counting = count_saved_tensors() if self._count_activations and not rare else contextlib.nullcontext({})
+        counting: AbstractContextManager[dict[int, int]] = contextlib.nullcontext({})
+        if self._count_activations and not rare:
+            counting = count_saved_tensors()
         try:
             with counting as saved:
                 yield
@@ -95,14 +99,12 @@ class Memory(lightning.Callback):
             self.peaks[phase] = max(self.peaks.get(phase, 0), self._meter.read())
             self._activations[phase] = max(self._activations.get(phase, 0), sum(saved.values()))
 
-    def on_train_batch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int  # noqa: ANN401
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         self._measuring = batch_idx < self.batches or batch_idx % self.every_batches == 0
         self._count_activations = not self.kept
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         if not self.kept:
             model = model_of(pl_module)
@@ -113,10 +115,10 @@ class Memory(lightning.Callback):
         elif self._measuring and batch_idx + 1 >= self.batches and batch_idx % self.every_batches == 0:
             self._report(trainer)
 
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._report(trainer)
 
-    def _report(self, trainer: lightning.Trainer) -> None:
+    def _report(self, trainer: Trainer) -> None:
         run = run_of(trainer)
         peaks = {f"memory/{phase.replace(' ', '_')}_peak_gib": peak / GIB for phase, peak in self.peaks.items()}
         run.write(trainer, {name: round(value, 4) for name, value in peaks.items()})

@@ -5,15 +5,16 @@ import shutil
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
+from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.budget import budget_of
 from callbacks.checkpoints import Checkpoints
-from callbacks.intervals import model_of
+from callbacks.lookup import data_of, find, model_of
 from callbacks.memory import GIB, PeakMeter, bytes_kept
 from callbacks.run import Run
 from models.base import Batch, GenerativeModel
@@ -30,7 +31,7 @@ class Cost:
     checkpoint_bytes: int
 
 
-def trial_steps(trainer: lightning.Trainer, model: GenerativeModel, batch: Batch, steps: int = 2) -> Cost:
+def trial_steps(trainer: Trainer, model: GenerativeModel, batch: Batch, steps: int = 2) -> Cost:
     """Runs training steps on `batch`, measures them, and puts everything back: weights, optimizers, counters.
 
     The first step, which warms up and pays for every lazy regularizer, is timed apart; so is each regularizer's share.
@@ -65,7 +66,7 @@ def trial_steps(trainer: lightning.Trainer, model: GenerativeModel, batch: Batch
     return Cost(1000 * mean / samples, peak, meter.source, state + kept["optimizer state"])
 
 
-def _seconds(trainer: lightning.Trainer, model: GenerativeModel, batch: Batch, steps: int) -> float:
+def _seconds(trainer: Trainer, model: GenerativeModel, batch: Batch, steps: int) -> float:
     start = time.perf_counter()
     for _ in range(steps):
         _step(trainer, model, batch)
@@ -74,7 +75,7 @@ def _seconds(trainer: lightning.Trainer, model: GenerativeModel, batch: Batch, s
     return (time.perf_counter() - start) / steps
 
 
-def _step(trainer: lightning.Trainer, model: GenerativeModel, batch: Batch) -> None:
+def _step(trainer: Trainer, model: GenerativeModel, batch: Batch) -> None:
     """One training step; the loop around it, which would count it, is left out."""
     output = trainer.strategy.training_step(batch, 0)
     if model.automatic_optimization:
@@ -107,25 +108,38 @@ def random_batch(model: GenerativeModel, size: int) -> Batch:
     return x.to(model.device), y.to(model.device)
 
 
-class Plan(lightning.Callback):
+class Trial(Callback):
+    """Measures what training costs when a fit starts, and ends it there."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.cost: Cost | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        model = model_of(pl_module)
+        self.cost = trial_steps(trainer, model, random_batch(model, self.batch_size * model.micro_batches))
+        trainer.should_stop = True
+
+
+class Plan(Callback):
     """Prints the plan before the first batch, and refuses a fit whose checkpoints the disk cannot hold."""
 
     def __init__(self) -> None:
         self.cost: Cost | None = None
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         model = model_of(pl_module)
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         batch_size = data.batch_size * model.micro_batches // trainer.world_size
         self.cost = trial_steps(trainer, model, random_batch(model, batch_size))
         if not trainer.is_global_zero:
             return
-        run = next((c for c in trainer.callbacks if isinstance(c, Run)), None)  # type: ignore[attr-defined]
-        kept = sum(c.keep + 2 for c in trainer.callbacks if isinstance(c, Checkpoints))  # type: ignore[attr-defined]
+        run, checkpoints = find(trainer, Run), find(trainer, Checkpoints)
+        kept = checkpoints.keep + 1 if checkpoints else 0  # the best one besides the newest
         print("\n".join(plan_lines(trainer, model, self.cost, kept, run)), file=sys.stderr, flush=True)
         need = kept * self.cost.checkpoint_bytes
         if run is not None:
-            free = shutil.disk_usage(run.folder).free
+            free = free_bytes(run.folder)
             if free < need:
                 raise ValueError(
                     f"checkpoints will take {_size(need)}, and only {_size(free)} are free in {run.folder}: "
@@ -135,11 +149,11 @@ class Plan(lightning.Callback):
 
 
 def plan_lines(
-    trainer: lightning.Trainer, model: GenerativeModel, cost: Cost, checkpoints_kept: int, run: Run | None
+    trainer: Trainer, model: GenerativeModel, cost: Cost, checkpoints_kept: int, run: Run | None
 ) -> list[str]:
     """The plan as lines of text."""
-    data = trainer.datamodule  # type: ignore[attr-defined]
-    shape = "×".join(map(str, model.data_shape))
+    data = data_of(trainer)
+    shape = " x ".join(map(str, model.data_shape))
     lines = [f"{type(model).__name__} on {type(data).__name__}: {data.train_size:,} examples of {shape}"]
     lines += [f"  {name:<12} {text}" for name, text in describe_cost(model, cost).items()]
     budget = budget_of(trainer)
@@ -168,6 +182,11 @@ def describe_cost(model: GenerativeModel, cost: Cost) -> dict[str, str]:
         "peak memory": peak,
         "speed": f"{cost.seconds_per_kimg:.3g} s/kimg, {1000 / cost.seconds_per_kimg:.0f} samples/s on {model.device}",
     }
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that may still be written where `folder` lies."""
+    return shutil.disk_usage(folder).free
 
 
 def _size(count: float) -> str:

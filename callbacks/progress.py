@@ -4,12 +4,12 @@ import sys
 import time
 from typing import Any
 
-import lightning
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
 from callbacks.budget import budget_of
-from callbacks.intervals import model_of
+from callbacks.lookup import model_of
 from callbacks.run import run_of
 
 SHOWN = ("d_loss", "g_loss", "loss")
@@ -31,7 +31,7 @@ class Progress(ProgressBar):
     def disable(self) -> None:
         self._enabled = False
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         if not (self._enabled and trainer.is_global_zero):
             return
@@ -48,23 +48,23 @@ class Progress(ProgressBar):
         )
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         now = time.monotonic()
         if self._bar is not None and now - self._shown_at >= (1.0 if sys.stderr.isatty() else 30.0):
             self._shown_at = now
             self._show(trainer, pl_module)
 
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._bar is not None:
             self._show(trainer, pl_module)
 
-    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
-    def _show(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def _show(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._bar is not None
         latest = run_of(trainer).latest
         figures = {name: value for name, value in latest.items() if name in SHOWN or name.startswith(("fd_", "fid"))}

@@ -9,13 +9,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import lightning
 import torch
 import torch.distributed as dist
+from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.budget import budget_of
-from callbacks.intervals import Interval, model_of
+from callbacks.intervals import Interval
+from callbacks.lookup import data_of, model_of
 from callbacks.run import run_of
 from metrics.cache import cached_statistics
 from metrics.efficientnet import EfficientNetFeatures
@@ -35,7 +36,7 @@ class ReferenceData(Protocol):
     def examples(self, split: Any, indices: Sequence[int]) -> tuple[Tensor, Tensor]: ...  # noqa: ANN401
 
 
-class Quality(lightning.Callback):
+class Quality(Callback):
     """Logs `fd_effnet` at intervals and at the end of a fit, and once in `validate` and `test`.
 
     Weights, mode and RNG stay as they were: a fit with and without it ends in the same weights. Real statistics are
@@ -81,33 +82,33 @@ class Quality(lightning.Callback):
 
     # When.
 
-    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reads the weights and asks for the split now: what is missing should be said before the first batch."""
         if self._pictures(pl_module):
             self._extractor = EfficientNetFeatures(self.resolution, self.precision).to(pl_module.device)
             _reference_of(trainer).size(self.reference)
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._interval = Interval(self.every_kimg or (budget_of(trainer).kimg or 500.0) / 10)
         self._interval.start(model_of(pl_module).samples_seen)
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         model = model_of(pl_module)
         if self._interval.passed(model.samples_seen) or budget_of(trainer).reached(model.samples_seen):
             self._measure(trainer, model, self.reference)
 
-    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "validate":
             self._measure(trainer, model_of(pl_module), self.reference)
 
-    def on_test_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._measure(trainer, model_of(pl_module), "test")
 
     # What.
 
-    def _measure(self, trainer: lightning.Trainer, model: GenerativeModel, split: str) -> None:
+    def _measure(self, trainer: Trainer, model: GenerativeModel, split: str) -> None:
         if not self._pictures(model) or self._measured_at == model.samples_seen:
             return
         self._measured_at = model.samples_seen
@@ -131,7 +132,7 @@ class Quality(lightning.Callback):
             best = {"value": value, "samples_seen": model.samples_seen}
         run.save(figures={**figures, NAME: {**figure, "best": best}}, samples_seen=model.samples_seen)
 
-    def protocol(self, trainer: lightning.Trainer, model: GenerativeModel, split: str) -> dict[str, Any]:
+    def protocol(self, trainer: Trainer, model: GenerativeModel, split: str) -> dict[str, Any]:
         """All that the figure depends on besides the model's weights."""
         assert self._extractor is not None
         assert self._real is not None
@@ -148,14 +149,14 @@ class Quality(lightning.Callback):
     def _settings(self, model: GenerativeModel) -> SamplerSettings:
         return model.settings_class(weights=self.weights)
 
-    def _samples(self, trainer: lightning.Trainer, model: GenerativeModel) -> Iterator[Tensor]:
+    def _samples(self, trainer: Trainer, model: GenerativeModel) -> Iterator[Tensor]:
         """This rank's share of the samples; ends early when the fit is asked to stop and has no budget to report."""
         for indices in _batches(_share(trainer, self.num_samples), self.batch_size):
             if trainer.should_stop and trainer.training and not budget_of(trainer).reached(model.samples_seen):
                 return
             yield to_uint8(model.sample(indices, seed=self.seed, settings=self._settings(model)))
 
-    def _real_statistics(self, trainer: lightning.Trainer, split: str) -> GaussianStatistics:
+    def _real_statistics(self, trainer: Trainer, split: str) -> GaussianStatistics:
         data = _reference_of(trainer)
         size = data.size(split)
         count = min(self.reference_samples or size, size)
@@ -181,7 +182,7 @@ class Quality(lightning.Callback):
         trainer.strategy.barrier()
         return cached_statistics(folder, key, compute)
 
-    def _gathered(self, trainer: lightning.Trainer, samples: Iterator[Tensor]) -> GaussianStatistics | None:
+    def _gathered(self, trainer: Trainer, samples: Iterator[Tensor]) -> GaussianStatistics | None:
         """The statistics of all ranks' samples; None if the measurement was cut short."""
         assert self._extractor is not None
         mine = GaussianStatistics.empty(self._extractor.dimension)
@@ -196,20 +197,20 @@ class Quality(lightning.Callback):
         return mine if mine.count == self.num_samples else None
 
     @staticmethod
-    def _pictures(module: lightning.LightningModule) -> bool:
+    def _pictures(module: LightningModule) -> bool:
         """Whether the model makes what the feature network can look at."""
         shape = model_of(module).data_shape
         return len(shape) == 3 and shape[0] in (1, 3)
 
 
-def _reference_of(trainer: lightning.Trainer) -> ReferenceData:
-    data = trainer.datamodule  # type: ignore[attr-defined]
+def _reference_of(trainer: Trainer) -> ReferenceData:
+    data = data_of(trainer)
     if data is None:
         raise ValueError("the quality callback needs a datamodule to compare with")
     return data
 
 
-def _share(trainer: lightning.Trainer, count: int) -> range:
+def _share(trainer: Trainer, count: int) -> range:
     """This rank's part of range(count): no index twice, none left out."""
     rank, world = trainer.global_rank, trainer.world_size
     return range(count * rank // world, count * (rank + 1) // world)

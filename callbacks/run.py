@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning
 import yaml
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from callbacks.hardware import hardware, versions
-from callbacks.intervals import model_of
+from callbacks.lookup import data_of, find, model_of
 from metrics.files import write_json_whole, write_text_whole, write_whole
 from metrics.pictures import save_png
 from models.base import GenerativeModel
@@ -54,11 +54,11 @@ class MetricsFile(Logger):
     def version(self) -> str:
         return self.path.parent.name
 
-    def log_hyperparams(self, params: Any, *args: object) -> None:  # type: ignore[override]  # noqa: ANN401
+    def log_hyperparams(self, params: Any, *args: object) -> None:  # noqa: ANN401
         """The configuration is in config.yaml, not here."""
 
     @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:  # type: ignore[override]
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         row = {"samples_seen": step, "seconds": round(self.seconds, 3), **{k: _short(v) for k, v in metrics.items()}}
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
@@ -70,7 +70,9 @@ class WandbRun(Logger):
     Lightning's WandbLogger counts optimizer steps on its axis and passes settings that wandb now warns of.
     """
 
-    def __init__(self, run_id: str, name: str, folder: Path, project: str, online: bool, config: dict[str, Any]) -> None:
+    def __init__(
+        self, run_id: str, name: str, folder: Path, project: str, online: bool, config: dict[str, Any]
+    ) -> None:
         super().__init__()
         import wandb
 
@@ -96,17 +98,17 @@ class WandbRun(Logger):
     def version(self) -> str:
         return str(self.experiment.id)
 
-    def log_hyperparams(self, params: Any, *args: object) -> None:  # type: ignore[override]  # noqa: ANN401
+    def log_hyperparams(self, params: Any, *args: object) -> None:  # noqa: ANN401
         """The configuration went along with `init`."""
 
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:  # type: ignore[override]
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         self.experiment.log({**metrics, "samples_seen": step})
 
     def finalize(self, status: str) -> None:
         self.experiment.finish(exit_code=0 if status in ("success", "finished") else 1)
 
 
-class Run(lightning.Callback):
+class Run(Callback):
     """Keeps what a run leaves behind in `root/name/<id>/`, on rank 0.
 
     Args:
@@ -136,13 +138,15 @@ class Run(lightning.Callback):
         self.resume_folder: Path | None = None
         """Set by the command line: the folder of the run whose checkpoint is resumed."""
         self.record: dict[str, Any] = {}
+        self.has_trained = False
+        """Whether this sitting has finished a batch: an error after that is no longer bad input."""
         self._seconds_before = 0.0
         self._started = self._reported = time.monotonic()
         self._files: MetricsFile | None = None
 
     # For the other callbacks and the command line.
 
-    def write(self, trainer: lightning.Trainer, values: Mapping[str, float]) -> None:
+    def write(self, trainer: Trainer, values: Mapping[str, float]) -> None:
         """Writes figures at the current samples_seen, wherever the run logs to."""
         self.latest.update(values)
         if self._files is not None:
@@ -150,7 +154,7 @@ class Run(lightning.Callback):
         for logger in trainer.loggers:
             logger.log_metrics(dict(values), step=model_of(trainer.lightning_module).samples_seen)
 
-    def write_picture(self, trainer: lightning.Trainer, name: str, picture: Tensor, path: Path) -> None:
+    def write_picture(self, trainer: Trainer, name: str, picture: Tensor, path: Path) -> None:
         """Writes a uint8 (C, H, W) picture to `path` and, as uint8, to W&B."""
         path.parent.mkdir(parents=True, exist_ok=True)
         save_png(picture, path)
@@ -175,14 +179,14 @@ class Run(lightning.Callback):
 
     # Lightning's hooks.
 
-    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
         self._started = self._reported = time.monotonic()
-        folder = self._make_folder() if trainer.is_global_zero else None
+        folder = self._make_folder() if trainer.is_global_zero else ""
         self.folder = Path(trainer.strategy.broadcast(folder))
 
-    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """By now the checkpoint's state is restored."""
         if not trainer.is_global_zero:
             return
@@ -192,9 +196,9 @@ class Run(lightning.Callback):
         own: list[Logger] = [self._files]
         if self.wandb != "off":
             own.append(self._wandb_run(model))
-        trainer.loggers = own + [logger for logger in trainer.loggers if not isinstance(logger, (MetricsFile, WandbRun))]
+        trainer.loggers = [*own, *trainer.loggers]
         write_text_whole(self.folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         self.save(
             schema=SCHEMA,
             id=self.folder.name,
@@ -219,23 +223,24 @@ class Run(lightning.Callback):
         )
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
+        self.has_trained = True
         if time.monotonic() - self._reported >= self.report_every_s:
             self.report(trainer, model_of(pl_module))
 
-    def report(self, trainer: lightning.Trainer, model: GenerativeModel) -> None:
+    def report(self, trainer: Trainer, model: GenerativeModel) -> None:
         """Logs the means of what the model observed since the last report."""
         self._reported = time.monotonic()
         values = model.reported()
         if values:
             self.write(trainer, values)
 
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.report(trainer, model_of(pl_module))
 
-    def finish(self, trainer: lightning.Trainer, status: str, error: str | None = None) -> None:
-        """Writes the last run.json: status done, stopped or failed. Called by the command line after everything else."""
+    def finish(self, trainer: Trainer, status: str, error: str | None = None) -> None:
+        """Writes the last run.json: status done, stopped or failed. The command line calls it after everything else."""
         if trainer.is_global_zero and self.record.get("schema"):
             seen = model_of(trainer.lightning_module).samples_seen
             self.save(status=status, ended=_now(), error=error, samples_seen=seen)
@@ -258,7 +263,8 @@ class Run(lightning.Callback):
             write_whole(folder / ".writable", lambda file: None)
             (folder / ".writable").unlink()
         except OSError as error:
-            raise OSError(f"cannot write the run folder {folder}: {error.strerror}; choose another with --run.root") from error
+            remedy = "choose another with --run.root"
+            raise OSError(f"cannot write the run folder {folder}: {error.strerror}; {remedy}") from error
         return str(folder)
 
     def _read_record(self) -> None:
@@ -283,16 +289,16 @@ class Run(lightning.Callback):
         )
 
 
-def run_of(trainer: lightning.Trainer) -> Run:
+def run_of(trainer: Trainer) -> Run:
     """The trainer's Run callback.
 
     Raises:
         ValueError: if it has none; callbacks that log need one beside them.
     """
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, Run):
-            return callback
-    raise ValueError("the trainer needs a callbacks.run.Run beside the callbacks that log")
+    run = find(trainer, Run)
+    if run is None:
+        raise ValueError("the trainer needs a callbacks.run.Run beside the callbacks that log")
+    return run
 
 
 def _samples_of(line: str) -> float:
@@ -332,4 +338,3 @@ def _has_wandb_key() -> bool:
         return netrc.netrc().authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False
-

@@ -1,19 +1,18 @@
 """A grid of samples from the same latents every time, so that one sees what training changes."""
 
-from typing import Any
-
-import lightning
 import torch
+from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.budget import budget_of
-from callbacks.intervals import Interval, model_of
+from callbacks.intervals import Interval
+from callbacks.lookup import model_of
 from callbacks.run import run_of
 from metrics.pictures import grid, to_uint8
 from models.base import GenerativeModel, SamplerSettings
 
 
-class SampleGrid(lightning.Callback):
+class SampleGrid(Callback):
     """Writes `samples/kimg<...>.png` and logs it to W&B, at the start, at intervals and at the end.
 
     A conditional model's grid has one row a class, with the same latents in every row.
@@ -25,33 +24,31 @@ class SampleGrid(lightning.Callback):
         batch_size: samples drawn at once.
     """
 
-    def __init__(
-        self, every_kimg: float | None = None, rows: int = 8, columns: int = 8, batch_size: int = 64
-    ) -> None:
+    def __init__(self, every_kimg: float | None = None, rows: int = 8, columns: int = 8, batch_size: int = 64) -> None:
         if min(rows, columns, batch_size) < 1:
             raise ValueError("samples.rows, samples.columns and samples.batch_size must be at least 1")
         self.every_kimg, self.rows, self.columns, self.batch_size = every_kimg, rows, columns, batch_size
         self._interval = Interval(every_kimg or 50.0)
         self._drawn_at = -1
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._interval = Interval(self.every_kimg or (budget_of(trainer).kimg or 500.0) / 10)
         self._interval.start(model_of(pl_module).samples_seen)
         if model_of(pl_module).samples_seen == 0:
             self._draw(trainer, model_of(pl_module))
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         model = model_of(pl_module)
         if self._interval.passed(model.samples_seen):
             self._draw(trainer, model)
 
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._drawn_at != model_of(pl_module).samples_seen:
             self._draw(trainer, model_of(pl_module))
 
-    def _draw(self, trainer: lightning.Trainer, model: GenerativeModel) -> None:
+    def _draw(self, trainer: Trainer, model: GenerativeModel) -> None:
         self._drawn_at = model.samples_seen
         if not trainer.is_global_zero or len(model.data_shape) != 3:
             return
@@ -69,7 +66,7 @@ def sample_grid(
     seed: int = 0,
     settings: SamplerSettings | None = None,
 ) -> Tensor:
-    """The pictures of a grid, row by row, uint8 (rows * columns, C, H, W) on the CPU; one row a class if conditional."""
+    """The pictures of a grid, uint8 (rows * columns, C, H, W) on the CPU; a conditional model's has one row a class."""
     classes = min(model.label_classes, 32)
     rows = classes or rows
     indices = [row * columns + column if not classes else column for row in range(rows) for column in range(columns)]

@@ -1,17 +1,18 @@
 """Ctrl-C and SIGTERM end a fit in order: the batch ends, the state is saved, and the exit code says what came."""
 
+import contextlib
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from types import FrameType
-from typing import Any
 
-import lightning
+from lightning import Callback, LightningModule, Trainer
 
 from callbacks.intervals import ASK_EVERY, any_rank
 
 
-class Stops(lightning.Callback):
+class Stops(Callback):
     """Turns the first SIGINT or SIGTERM into a stop after the current batch; a second one ends the process at once.
 
     Lightning's own handlers would raise in the middle of things and exit with 1 and 0.
@@ -20,35 +21,40 @@ class Stops(lightning.Callback):
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._several_ranks = False
-        self._trainer: lightning.Trainer | None = None
-        self._before: dict[signal.Signals, Any] = {}
+        self._trainer: Trainer | None = None
 
     @property
     def exit_code(self) -> int:
         """128 plus the signal's number, as a shell reports it; 0 if none came."""
         return 0 if self.received is None else 128 + self.received
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Here Lightning has set its handlers already, and these replace them for the time of training."""
         self._trainer, self._several_ranks = trainer, trainer.world_size > 1
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._handle)
+            signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
             os._exit(128 + number)
         self.received = signal.Signals(number)
-        print(f"\n{self.received.name}: stopping after this batch; once more stops at once", file=sys.stderr, flush=True)
+        said = f"\n{self.received.name}: stopping after this batch; once more stops at once"
+        print(said, file=sys.stderr, flush=True)
         if self._trainer is not None and not self._several_ranks:
             self._trainer.should_stop = True
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         if self._several_ranks and batch_idx % ASK_EVERY == 0:
             trainer.should_stop |= any_rank(trainer, self.received is not None)
 
-    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
+    @contextlib.contextmanager
+    def handling(self) -> Iterator[None]:
+        """Around a fit: whoever handled the signals before gets them back afterwards, whatever happens."""
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -3,17 +3,16 @@
 import contextlib
 import time
 from collections.abc import Iterator
-from typing import Any
 
-import lightning
+from lightning import Callback, LightningModule, Trainer
 
-from callbacks.intervals import model_of
+from callbacks.lookup import model_of
 from callbacks.run import run_of
 
 NOT_TRAINING = ("sampling", "metrics", "checkpoint")
 
 
-class Throughput(lightning.Callback):
+class Throughput(Callback):
     """Reports samples_per_s, s_per_kimg and data_wait (share of training time), over all ranks.
 
     Time spent on evaluations and checkpoints is left out, so that figures of runs that measure differently often can
@@ -32,10 +31,10 @@ class Throughput(lightning.Callback):
         self._depth = 0
         self._batches = 0
 
-    def on_fit_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         model_of(pl_module).phase_observers.append(self._observe)
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._batches = 0
         self._begin(model_of(pl_module).samples_seen)
 
@@ -54,14 +53,12 @@ class Throughput(lightning.Callback):
             if self._depth == 0:
                 self._paused += time.perf_counter() - start
 
-    def on_train_batch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int  # noqa: ANN401
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         # Between two batches lie the loader and the other callbacks, whose evaluations are paused time.
         self._waited += max(time.perf_counter() - self._ended - (self._paused - self._skipped), 0.0)
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         seen = model_of(pl_module).samples_seen
         self._batches += 1
@@ -71,7 +68,7 @@ class Throughput(lightning.Callback):
             self._report(trainer, seen)
         self._ended, self._skipped = time.perf_counter(), self._paused
 
-    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._batches > self.warmup_batches:
             self._report(trainer, model_of(pl_module).samples_seen)
         if self._total_samples:
@@ -87,7 +84,7 @@ class Throughput(lightning.Callback):
         self._samples = samples_seen
         self._start = self._ended = time.perf_counter()
 
-    def _report(self, trainer: lightning.Trainer, samples_seen: int) -> None:
+    def _report(self, trainer: Trainer, samples_seen: int) -> None:
         seconds = time.perf_counter() - self._start - self._paused
         samples = samples_seen - self._samples
         if samples and seconds > 0:

@@ -21,6 +21,8 @@ def parser_error(message: str) -> str:
     Its messages are trees, one level of keys a line, which end in the reason: of a tree with several branches (the
     types that a value may have), the branch that got farthest knows best.
     """
+    if "arguments are required" in message:
+        return f"{message}: give a run config, such as --config configs/dcgan_fashion_mnist.yaml"
     lines = [line for line in message.splitlines() if line.strip()]
     best: tuple[int, list[str], str] = (-1, [], one_line(ValueError(message)))
     path: list[tuple[int, str]] = []

@@ -1,9 +1,10 @@
 """fit, validate, test, predict: Lightning's command line over our models, data and callbacks."""
 
 import contextlib
+import json
+import logging
 import os
 import sys
-import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,27 +14,34 @@ import lightning
 import torch
 import yaml
 from jsonargparse import ArgumentError
+from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch.utils.data import DataLoader
 
 from callbacks.budget import Budget
-from callbacks.checkpoints import Checkpoints, newest_whole
-from callbacks.guard import Guard, NonFinite
+from callbacks.checkpoints import CheckpointError, Checkpoints
+from callbacks.guard import Guard, NonFiniteError
 from callbacks.hardware import has_bf16_units
+from callbacks.lookup import find
 from callbacks.memory import Memory
 from callbacks.plan import Plan
+from callbacks.predictions import Predictions, SampleIndices
 from callbacks.progress import Progress
 from callbacks.quality import Quality
-from callbacks.run import Run
+from callbacks.run import Run, run_of
 from callbacks.sample_grid import SampleGrid
 from callbacks.stops import Stops
 from callbacks.throughput import Throughput
+from commands.checkpoints import newest_run_checkpoint, run_folder_of
 from commands.errors import BAD_INPUT, InputError, one_line, parser_error
 from datamodules.base import DataModule
-from models.base import GenerativeModel, OutOfMemory, own_fields, read_checkpoint
+from models.base import GenerativeModel, OutOfMemoryInPhaseError, own_fields, read_checkpoint
 from models.part import describe, differences
 
 DEFAULTS = Path(__file__).parent.parent / "configs" / "defaults.yaml"
+
+MENDABLE = (OutOfMemoryInPhaseError, NonFiniteError, CheckpointError)
+"""What can go wrong in the middle of a fit and is the user's to mend, not a crash."""
 
 KEYED_CALLBACKS = {
     "run": Run,
@@ -91,14 +99,18 @@ class TrainingCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         trainer = self.arguments.trainer
+        if self.subcommand == "validate":
+            trainer.limit_val_batches = 1.0  # 0 by default, which keeps validation out of a fit
         if trainer.precision is None:
             trainer.precision = default_precision(trainer.accelerator)
         if self.arguments.run.name is None:
             self.arguments.run.name = run_name(self.arguments)
         if self.arguments.get("ckpt_path") == "last":
-            self.arguments.ckpt_path = str(newest_run_checkpoint(Path(self.arguments.run.root), self.arguments.run.name))
+            self.arguments.ckpt_path = str(
+                newest_run_checkpoint(Path(self.arguments.run.root), self.arguments.run.name)
+            )
 
-    def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:  # noqa: ANN401 - Lightning's signature
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - Lightning's signature
         trainer = super().instantiate_trainer(**kwargs)
         # The order is that of a batch's end: report, judge, draw, save, and only then ask whether to stop.
         by_type = {type(callback): callback for callback in trainer.callbacks}  # type: ignore[attr-defined]
@@ -124,29 +136,26 @@ def run(verb: str, arguments: Sequence[str]) -> int:
     Raises:
         InputError: for everything the user can mend, in one line.
     """
-    _quieten()
-    with _as_input_errors():
+    with as_input_errors(), quietly():
         cli = TrainingCLI([verb, *arguments])
     return fit(cli) if verb == "fit" else evaluate(cli, verb)
 
 
 def fit(cli: TrainingCLI) -> int:
     """Trains, and leaves run.json in its last state whatever happens."""
-    record = next(c for c in cli.trainer.callbacks if isinstance(c, Run))  # type: ignore[attr-defined]
+    record = run_of(cli.trainer)
     record.config = cli.config_as_plain()
     ckpt_path = cli.arguments.get("ckpt_path")
     if ckpt_path is not None:
-        with _as_input_errors():
+        with as_input_errors():
             require_same(read_checkpoint(ckpt_path), cli.model, cli.arguments.seed_everything)
         record.resume_folder = run_folder_of(Path(ckpt_path))
     try:
-        with _quiet_warnings():
+        with quietly(), cli.stops.handling():
             cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=ckpt_path)
     except BaseException as error:
         record.finish(cli.trainer, "failed", f"{type(error).__name__}: {one_line(error)}")
-        if isinstance(error, (OutOfMemory, NonFinite)) or (isinstance(error, BAD_INPUT) and not _has_trained(cli)):
-            raise InputError(one_line(error)) from error
-        if isinstance(error, OSError) and error.errno is None:  # a checkpoint that could not be written
+        if isinstance(error, MENDABLE) or (isinstance(error, BAD_INPUT) and not record.has_trained):
             raise InputError(one_line(error)) from error
         raise
     record.finish(cli.trainer, "stopped" if cli.stops.received else "done")
@@ -160,44 +169,25 @@ def evaluate(cli: TrainingCLI, verb: str) -> int:
     ckpt_path = cli.arguments.get("ckpt_path")
     if ckpt_path is None:
         raise InputError(f"{verb} needs --ckpt_path: a checkpoint, or `last` for the newest of this config's runs")
-    with _as_input_errors():
+    trainer, checkpoints = cli.trainer, find(cli.trainer, Checkpoints)
+    assert checkpoints is not None
+    with as_input_errors(), quietly():
         require_same(read_checkpoint(ckpt_path), cli.model, None)
-        cli.trainer.strategy.checkpoint_io = next(
-            c for c in cli.trainer.callbacks if isinstance(c, Checkpoints)  # type: ignore[attr-defined]
-        ).checkpoint_io
-        with _quiet_warnings():
-            if verb == "predict":
-                indices: DataLoader[int] = DataLoader(range(cli.arguments.quality.num_samples), batch_size=64)  # type: ignore[arg-type]
-                cli.trainer.predict(cli.model, indices, ckpt_path=ckpt_path)
-            else:
-                getattr(cli.trainer, verb)(cli.model, datamodule=cli.datamodule, ckpt_path=ckpt_path)
+        trainer.strategy.checkpoint_io = checkpoints.checkpoint_io
+        if verb == "predict":
+            folder = (run_folder_of(Path(ckpt_path)) or Path(ckpt_path).parent) / "predictions"
+            trainer.callbacks.append(Predictions(folder))  # type: ignore[attr-defined]
+            quality = cli.arguments.quality
+            indices = DataLoader(SampleIndices(quality.num_samples, quality.batch_size), batch_size=None)
+            trainer.predict(cli.model, indices, return_predictions=False, ckpt_path=ckpt_path)
+            print(folder)
+        elif verb == "validate":
+            trainer.validate(cli.model, datamodule=cli.datamodule, ckpt_path=ckpt_path)
+        else:
+            trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=ckpt_path)
+    for name, figure in run_of(trainer).record.get("figures", {}).items():
+        print(f"{name} {figure['value']:.6g}  {json.dumps(figure['protocol'])}")
     return 0
-
-
-# Checkpoints of runs.
-
-
-def newest_run_checkpoint(root: Path, name: str) -> Path:
-    """The newest whole checkpoint of the newest run of this name that has one.
-
-    Raises:
-        InputError: if there is none.
-    """
-    folders = sorted((folder for folder in (root / name).glob("*") if folder.is_dir()), reverse=True)
-    for folder in folders:
-        found = newest_whole(folder / "checkpoints")
-        if found is not None:
-            return found
-    raise InputError(f"--ckpt_path last: no run of {root / name} has a checkpoint; start one without --ckpt_path")
-
-
-def run_folder_of(checkpoint: Path) -> Path | None:
-    """The folder of the run that a checkpoint lies in, or None: then resuming starts a folder of its own."""
-    folder = checkpoint.resolve().parent.parent
-    if not (folder / "run.json").exists():
-        return None
-    here = Path.cwd()
-    return folder.relative_to(here) if folder.is_relative_to(here) else folder
 
 
 def require_same(checkpoint: dict[str, Any], model: GenerativeModel, seed: int | None) -> None:
@@ -240,39 +230,29 @@ def run_name(arguments: Any) -> str:  # noqa: ANN401 - a jsonargparse namespace
 
 
 @contextlib.contextmanager
-def _as_input_errors() -> Iterator[None]:
+def as_input_errors() -> Iterator[None]:
     """Turns what goes wrong before training into InputErrors of one line."""
     try:
         yield
     except ArgumentError as error:
         raise InputError(parser_error(error.message)) from error
     except BAD_INPUT as error:
-        raise InputError(one_line(error)) from error
+        raise InputError(parser_error(str(error))) from error
     except lightning.fabric.utilities.exceptions.MisconfigurationException as error:
         raise InputError(one_line(error)) from error
 
 
-def _has_trained(cli: TrainingCLI) -> bool:
-    """Whether at least one batch of this sitting was trained on; an error after that is a crash, not bad input."""
-    return cli.trainer.fit_loop.epoch_loop.batch_progress.current.completed > 0 and bool(cli.model.phase_observers)
-
-
-def _quieten() -> None:
-    """Turns down what Lightning and wandb say by default and nobody can act on."""
-    import logging
-
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-
-
 @contextlib.contextmanager
-def _quiet_warnings() -> Iterator[None]:
+def quietly() -> Iterator[None]:
+    """Without what Lightning and jsonargparse say by default and nobody can act on."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     with warnings.catch_warnings():
         # Data lies in memory: more workers would not help, whatever the number of cores.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         # The generator's average stays in evaluation mode, by design.
         warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
-        warnings.filterwarnings("ignore", message=".*The '.*_dataloader' does not have.*")
+        warnings.filterwarnings("ignore", message=".*You defined a .validation_step. but have no.*")
         yield

@@ -1,12 +1,13 @@
 """Generative models, one family a file. `load` opens a checkpoint in a notebook:
 
-    from models import load
-    load("runs/dcgan_fashion_mnist/.../checkpoints/last.ckpt").sample(range(16), seed=0)
+from models import load
+load("runs/dcgan_fashion_mnist/.../checkpoints/last.ckpt").sample(range(16), seed=0)
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,12 +26,16 @@ def load(path: str | Path, device: str = "cpu") -> GenerativeModel:
     from models.part import build
 
     checkpoint = read_checkpoint(path, device)
-    model = build(own_fields(checkpoint)["model"])
+    try:
+        model = build(own_fields(checkpoint)["model"])
+    except ValueError as error:
+        raise ValueError(f"{path}: {shorten(str(error), 300)}") from error
     if not isinstance(model, GenerativeModel):
-        raise ValueError(f"{path}: {type(model).__name__} is no model")
+        raise ValueError(f"{path}: it describes a {type(model).__name__}, which is no model")
     model.on_load_checkpoint(checkpoint)
     try:
-        model.load_state_dict(checkpoint["state_dict"])
+        model.load_state_dict(checkpoint.get("state_dict", {}))
     except RuntimeError as error:
-        raise ValueError(f"{path}: its weights do not fit the model that it describes: {error}") from error
+        reason = shorten(str(error), 300)
+        raise ValueError(f"{path}: its weights do not fit the model that it describes: {reason}") from error
     return model.to(device).eval()

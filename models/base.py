@@ -2,19 +2,19 @@
 
 import contextlib
 import pickle
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 import lightning
 import torch
 from torch import Tensor, nn
 
-from models.part import Part, Plain, describe
+from models.part import Part, describe
 from models.randomness import keyed_seed, sample_generator
 
 CHECKPOINT_FORMAT = 1
@@ -22,6 +22,8 @@ CHECKPOINT_FORMAT = 1
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 """(x, y): x float32 in [-1, 1], (N, *data_shape); y int64 (N,), zeros where there are no labels."""
+
+UNKNOWN_DATA = "data_shape and num_classes must be known: does the datamodule set both when constructed?"
 
 PhaseObserver: TypeAlias = Callable[[str], AbstractContextManager[None]]
 
@@ -50,7 +52,7 @@ class HasCritic(Protocol):
     def logits(self, x: Tensor, y: Tensor) -> Tensor: ...
 
 
-class OutOfMemory(RuntimeError):
+class OutOfMemoryInPhaseError(RuntimeError):
     """Memory ran out in a named phase of training; the message says what to turn down."""
 
 
@@ -73,7 +75,7 @@ class GenerativeModel(lightning.LightningModule, Part, ABC):
     def __init__(self, data_shape: Sequence[int], num_classes: int) -> None:
         super().__init__()
         if data_shape is None or num_classes is None:
-            raise ValueError("data_shape and num_classes must be known: does the datamodule set both when constructed?")
+            raise ValueError(UNKNOWN_DATA)
         self.data_shape = tuple(data_shape)
         self.num_classes = num_classes
         self.samples_seen = 0
@@ -170,7 +172,7 @@ class GenerativeModel(lightning.LightningModule, Part, ABC):
         """Marks a stretch of work ("D step", "G step", "regularizer", "sampling", ...) for those who measure it.
 
         Raises:
-            OutOfMemory: in place of torch's own error, naming the phase.
+            OutOfMemoryInPhaseError: in place of torch's own error, naming the phase.
         """
         with contextlib.ExitStack() as stack:
             for observer in self.phase_observers:
@@ -185,7 +187,7 @@ class GenerativeModel(lightning.LightningModule, Part, ABC):
                     if name in ("sampling", "metrics")
                     else "lower --data.batch_size, raise accumulation, or use a smaller model, resolution or precision"
                 )
-                raise OutOfMemory(f"out of memory in the {name} on {self.device}: {remedy}") from error
+                raise OutOfMemoryInPhaseError(f"out of memory in the {name} on {self.device}: {remedy}") from error
 
     def seed_step(self) -> None:
         """Puts the global RNG where this training step of this rank belongs: at (seed, samples seen, rank)."""
@@ -245,17 +247,34 @@ class GenerativeModel(lightning.LightningModule, Part, ABC):
         self.training_seed = own["training_seed"]
 
 
+def picture_shape(data_shape: Sequence[int] | None) -> tuple[int, int, int]:
+    """`data_shape` as (C, H, W), for families of pictures; they need it before the base's constructor can check it.
+
+    Raises:
+        ValueError: if it is not known, or not that of pictures.
+    """
+    if data_shape is None:
+        raise ValueError(UNKNOWN_DATA)
+    if len(data_shape) != 3:
+        raise ValueError(f"this model draws pictures, (C, H, W), and the data's shape is {tuple(data_shape)}")
+    channels, height, width = data_shape
+    return channels, height, width
+
+
 def own_fields(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """What Atelier itself keeps in a checkpoint: format, model, samples_seen, steps, training_seed.
 
     Raises:
         ValueError: if it is none of ours, or of a later format.
     """
-    own: dict[str, Plain] | None = checkpoint.get("atelier")
-    if own is None:
+    own = checkpoint.get("atelier") if isinstance(checkpoint, dict) else None
+    if not isinstance(own, dict):
         raise ValueError("it was not written by Atelier")
-    if own["format"] != CHECKPOINT_FORMAT:
-        raise ValueError(f"it has format {own['format']}, this version reads {CHECKPOINT_FORMAT}")
+    if own.get("format") != CHECKPOINT_FORMAT:
+        raise ValueError(f"it has format {own.get('format')}, this version reads {CHECKPOINT_FORMAT}")
+    for field in ("model", "samples_seen", "steps", "training_seed"):
+        if field not in own:
+            raise ValueError(f"it lacks {field}")
     return own
 
 
@@ -278,7 +297,12 @@ def read_checkpoint(path: str | Path, device: str = "cpu") -> dict[str, Any]:
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         own_fields(checkpoint)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, AttributeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except (OSError, torch.OutOfMemoryError):
+        raise
+    except pickle.UnpicklingError as error:  # torch's message advises to run the file's code
+        reason = "it is damaged, or holds more than tensors and plain types"
+        raise ValueError(f"{path} is not a checkpoint that can be read: {reason}") from error
+    except Exception as error:  # the bytes of a damaged file decide which of a dozen errors the unpickler raises
+        reason = shorten(str(error), 200) or type(error).__name__
         raise ValueError(f"{path} is not a checkpoint that can be read: {reason}") from error
     return checkpoint

@@ -1,14 +1,16 @@
 """DCGAN (Radford, Metz & Chintala 2016), in the form of the PyTorch examples.
 
-    python main.py fit --config configs/dcgan_fashion_mnist.yaml
+python main.py fit --config configs/dcgan_fashion_mnist.yaml
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from models.base import picture_shape
 from models.gan import GAN, AdversarialTraining
 from models.layers import BatchNorm2d, one_hot
 
@@ -27,7 +29,7 @@ class Generator(nn.Module):
         self.classes = classes
         widths = [width * m for m in _multipliers(resolution)]
         layers: list[nn.Module] = [nn.ConvTranspose2d(latent_dim + classes, widths[0], 4, 1, 0, bias=False)]
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in itertools.pairwise(widths):
             layers += [BatchNorm2d(before), nn.ReLU(), nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False)]
         layers += [BatchNorm2d(widths[-1]), nn.ReLU(), nn.ConvTranspose2d(widths[-1], channels, 4, 2, 1, bias=False)]
         self.layers = nn.Sequential(*layers, nn.Tanh())
@@ -49,7 +51,7 @@ class Discriminator(nn.Module):
         self.classes = classes
         widths = [width * m for m in reversed(_multipliers(resolution))]
         layers: list[nn.Module] = [nn.Conv2d(channels, widths[0], 4, 2, 1, bias=False), nn.LeakyReLU(0.2)]
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in itertools.pairwise(widths):
             layers += [nn.Conv2d(before, after, 4, 2, 1, bias=False), BatchNorm2d(after), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], max(classes, 1), 4, 1, 0, bias=False))
 
@@ -79,13 +81,13 @@ class DCGAN(GAN):
         conditional: bool = False,
         adversarial: AdversarialTraining | None = None,
     ) -> None:
-        channels, height, resolution = data_shape
+        channels, height, resolution = picture_shape(data_shape)
         if height != resolution or resolution < 16 or resolution & (resolution - 1):
             raise ValueError(
                 f"DCGAN needs square pictures whose side is a power of two from 16 up, not {height}x{resolution}: "
                 "set data.resolution"
             )
-        if conditional and num_classes == 0:
+        if conditional and not num_classes:
             raise ValueError("conditional: true needs labels, and this data set has none")
         classes = num_classes if conditional else 0
         generator = Generator(latent_dim, width, channels, resolution, classes).apply(initialize)

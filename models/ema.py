@@ -38,4 +38,3 @@ class WeightAverage(nn.Module):
         torch._foreach_lerp_(tuple(self.module.parameters()), tuple(source.parameters()), 1.0 - decay)
         for mine, theirs in zip(self.module.buffers(), source.buffers(), strict=True):
             mine.copy_(theirs)
-

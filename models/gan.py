@@ -4,6 +4,7 @@ A family adds networks and, where it must, overrides a hook; the step itself is 
 """
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -29,7 +30,7 @@ class LatentSettings(SamplerSettings):
     """How a GAN's samples are drawn."""
 
     truncation: float | None = None
-    """Latent values beyond this magnitude are drawn again (Brock et al. 2019, section 3.1): fewer modes, cleaner ones."""
+    """Latent values beyond this magnitude are drawn again (Brock et al. 2019, section 3.1): fewer modes, but clean."""
 
     def __post_init__(self) -> None:
         if self.truncation is not None and self.truncation <= 0:
@@ -112,7 +113,9 @@ class GAN(GenerativeModel):
         self.latent_dim = latent_dim
         self.adversarial = adversarial
         self.micro_batches = adversarial.d_steps * adversarial.accumulate
-        self.cost_period = max([regularizer.every for regularizer in adversarial.regularizers], default=1)
+        # `every` counts discriminator steps, of which a training step makes d_steps.
+        d_steps = adversarial.d_steps
+        self.cost_period = math.lcm(*(r.every // math.gcd(r.every, d_steps) for r in adversarial.regularizers))
         # Convolutions run fastest in channels_last everywhere that matters, CPUs with bf16 units included.
         self.generator = generator.to(memory_format=torch.channels_last)
         self.discriminator = discriminator.to(memory_format=torch.channels_last)
@@ -130,24 +133,25 @@ class GAN(GenerativeModel):
         latents = torch.stack([_latent(generator, self.latent_dim, settings.truncation) for generator in generators])
         return self._decode(latents.to(self.device, non_blocking=True), labels, settings)
 
-    def draw_latents(
-        self, indices: Sequence[int], *, seed: int = 0, settings: LatentSettings | None = None
-    ) -> Tensor:
+    def draw_latents(self, indices: Sequence[int], *, seed: int = 0, settings: LatentSettings | None = None) -> Tensor:
         """The latents that `sample` decodes for these indices, (N, latent_dim)."""
         truncation = (settings or LatentSettings()).truncation
         drawn = [_latent(sample_generator(seed, int(index)), self.latent_dim, truncation) for index in indices]
         return torch.stack(drawn).to(self.device)
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, labels: Tensor | None = None, *, settings: LatentSettings | None = None) -> Tensor:
+    def decode(
+        self, latents: Tensor, labels: Tensor | None = None, *, settings: LatentSettings | None = None
+    ) -> Tensor:
         """Samples (N, *data_shape) for latents (N, latent_dim)."""
         wanted = torch.zeros(len(latents), dtype=torch.int64, device=self.device) if labels is None else labels
-        with self.evaluating():
-            return self._decode(latents, wanted, settings or LatentSettings()).float()
+        settings = settings or LatentSettings()
+        with self.phase("sampling"), self.evaluating(), self._sampling_precision(settings):
+            return self._decode(latents, wanted, settings).float()
 
     def _decode(self, latents: Tensor, labels: Tensor, settings: LatentSettings) -> Tensor:
         network = self.average.module if settings.weights == "ema" else self.generator
-        return network(latents, labels)
+        return network(latents.to(self.dtype), labels)
 
     def logits(self, x: Tensor, y: Tensor) -> Tensor:
         """How real the discriminator holds samples, (N,); higher is more real."""
@@ -184,6 +188,7 @@ class GAN(GenerativeModel):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One generator update, with the discriminator updates before it, on one loader batch."""
         settings = self.adversarial
+        self._leave_out_the_reducer()
         generator_optimizer, discriminator_optimizer = self._optimizers()
         self.seed_step()
         self._apply_schedules()
@@ -286,7 +291,7 @@ class GAN(GenerativeModel):
         """
         self._latent_draws = 0
         optimizers: list[Any] = self.optimizers()  # type: ignore[assignment]
-        profiler = self.trainer.profiler
+        profiler = self.trainer.profiler  # type: ignore[attr-defined]
         for optimizer in optimizers[1:]:
             optimizer._on_before_step = lambda: profiler.start("optimizer_step")
             optimizer._on_after_step = lambda: profiler.stop("optimizer_step")
@@ -302,7 +307,7 @@ class GAN(GenerativeModel):
 
     def _plain_optimizers(self) -> list[torch.optim.Optimizer]:
         optimizers = self.optimizers(use_pl_optimizer=False)
-        return optimizers if isinstance(optimizers, list) else [optimizers]  # type: ignore[list-item]
+        return optimizers if isinstance(optimizers, list) else [optimizers]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clips here, where mixed precision has unscaled the gradients; in `training_step` they are still scaled."""
@@ -319,11 +324,15 @@ class GAN(GenerativeModel):
     def setup(self, stage: str) -> None:
         _refuse(self.trainer.strategy)
 
-    def on_train_start(self) -> None:
-        # DDP's reducer expects every parameter to receive a gradient in every backward pass, which no adversarial step
-        # gives it. We average each network's gradients ourselves, once an optimizer step, so plain `ddp` works.
-        if isinstance(self.trainer.model, DistributedDataParallel):
-            self.trainer.model.require_backward_grad_sync = False
+    def _leave_out_the_reducer(self) -> None:
+        """Within this step: Lightning switches DDP's reducer on again after each.
+
+        The reducer expects every parameter to receive a gradient in every backward pass, which no adversarial step
+        gives it. We average each network's gradients ourselves, once an optimizer step, so plain `ddp` works.
+        """
+        wrapped = self.trainer.model
+        if isinstance(wrapped, DistributedDataParallel):
+            wrapped.require_backward_grad_sync = False
 
     def _average_gradients(self, network: nn.Module) -> None:
         if self._world_size == 1:

@@ -4,13 +4,35 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+from torch.autograd.function import FunctionCtx
+
+
+class _JointSum(torch.autograd.Function):
+    """The sum of a tensor over all ranks. Its gradient is the sum of all ranks' gradients, and so on: it differentiates
+    as often as one likes (torch.distributed.nn's own was deprecated without a public successor).
+    """
+
+    @staticmethod
+    def forward(context: FunctionCtx, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: FunctionCtx, gradient: Tensor) -> Tensor:
+        return joint_sum(gradient)
+
+
+def joint_sum(x: Tensor) -> Tensor:
+    """The sum of `x` over all ranks, differentiable."""
+    total: Tensor = _JointSum.apply(x)
+    return total
 
 
 class BatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation over the joint batch of all ranks, so that training does not depend on their number.
 
-    torch's own SyncBatchNorm runs on CUDA only; this one runs wherever `all_reduce` does, and can be differentiated
+    torch's own SyncBatchNorm runs on CUDA only; this one runs wherever ranks can add, and can be differentiated
     twice. One process takes torch's ordinary kernel.
     """
 
@@ -22,9 +44,9 @@ class BatchNorm2d(nn.BatchNorm2d):
             world = dist.get_world_size()
             count = x32.numel() // x32.shape[1] * world
             # The mean first, then the mean squared deviation: E[x^2] - E[x]^2 would lose digits.
-            mean = all_reduce(x32.mean((0, 2, 3))) / world
+            mean = joint_sum(x32.mean((0, 2, 3))) / world
             centred = x32 - mean[:, None, None]
-            variance = all_reduce(centred.square().mean((0, 2, 3))) / world
+            variance = joint_sum(centred.square().mean((0, 2, 3))) / world
             if self.track_running_stats:
                 self._update_running_statistics(mean.detach(), variance.detach() * count / (count - 1))
             scale = torch.rsqrt(variance + self.eps) * self.weight

@@ -67,7 +67,7 @@ class LeastSquares(AdversarialLoss):
 
 
 class RelativisticPairing(AdversarialLoss):
-    """RpGAN, Jolicoeur-Martineau 2019, in R3GAN's form (Huang et al. 2024, eq. 2): each fake is judged beside a real."""
+    """RpGAN, Jolicoeur-Martineau 2019, as R3GAN has it (Huang et al. 2024, eq. 2): a fake is judged beside a real."""
 
     needs_real_in_generator_step = True
 

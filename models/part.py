@@ -7,10 +7,11 @@ of the same name.
 
 import importlib
 import inspect
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-Plain: TypeAlias = None | bool | int | float | str | list["Plain"] | dict[str, "Plain"]
+Plain: TypeAlias = bool | int | float | str | list["Plain"] | dict[str, "Plain"] | None
 
 
 class Part:
@@ -24,7 +25,7 @@ def describe(part: Part) -> dict[str, Plain]:
         TypeError: if an argument was not kept as an attribute, or has no plain form.
     """
     owner = type(part)
-    arguments = [name for name in inspect.signature(owner).parameters]
+    arguments = list(inspect.signature(owner).parameters)
     missing = [name for name in arguments if not hasattr(part, name)]
     if missing:
         raise TypeError(f"{owner.__name__} must keep its argument {missing[0]!r} as an attribute of that name")
@@ -47,8 +48,9 @@ def _plain(value: object, where: str) -> Plain:
 def build(description: object) -> Any:  # noqa: ANN401 - the type is named by the description itself
     """The inverse of `describe`. Lists and plain values pass through.
 
-    Only subclasses of `Part` are ever called, whatever a checkpoint says: a description from a stranger can choose
-    among our classes, not run a function.
+    Only subclasses of `Part` are ever called, whatever a checkpoint says, and only modules of `models` are imported (a
+    Part from elsewhere must be imported by its user first): a description from a stranger can choose among our classes,
+    not run a function, nor a module's top level.
 
     Raises:
         ValueError: if a class path does not lead to a Part, or the arguments do not fit its constructor.
@@ -62,11 +64,16 @@ def build(description: object) -> Any:  # noqa: ANN401 - the type is named by th
     path = str(description["class_path"])
     module, _, name = path.rpartition(".")
     try:
-        owner = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+        ours = module.split(".")[0] == __package__
+        owner = getattr(importlib.import_module(module) if ours else sys.modules[module], name)
+    except KeyError as error:
+        raise ValueError(f"class_path {path!r} is not one of Atelier's, and its module is not imported") from error
+    except (ImportError, AttributeError) as error:
         raise ValueError(f"class_path {path!r} cannot be imported: {error}") from error
     if not (isinstance(owner, type) and issubclass(owner, Part)):
         raise ValueError(f"class_path {path!r} is not a part of a model, and is not called")
+    if not isinstance(description["init_args"], dict):
+        raise ValueError(f"{path}: init_args must be a mapping")
     arguments = {key: build(item) for key, item in description["init_args"].items()}
     try:
         return owner(**arguments)
@@ -83,5 +90,6 @@ def differences(old: Plain, new: Plain, where: str = "") -> list[str]:
             lines += differences(old.get(key), new.get(key), inner)
         return lines
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [line for i, (a, b) in enumerate(zip(old, new, strict=True)) for line in differences(a, b, f"{where}[{i}]")]
+        pairs = enumerate(zip(old, new, strict=True))
+        return [line for i, (a, b) in pairs for line in differences(a, b, f"{where}[{i}]")]
     return [] if old == new else [f"{where}: {old} -> {new}"]

@@ -1,0 +1,30 @@
+"""What a callback finds through its trainer."""
+
+from typing import Any, TypeVar
+
+from lightning import Callback, LightningModule, Trainer
+
+from models.base import GenerativeModel
+
+C = TypeVar("C", bound=Callback)
+
+
+def model_of(module: LightningModule) -> GenerativeModel:
+    """The module as what it must be.
+
+    Raises:
+        TypeError: if it does not keep the contract.
+    """
+    if not isinstance(module, GenerativeModel):
+        raise TypeError(f"{type(module).__name__} is not a models.base.GenerativeModel")
+    return module
+
+
+def data_of(trainer: Trainer) -> Any:  # noqa: ANN401 - callbacks know a datamodule by its attributes alone
+    """The trainer's datamodule, or None."""
+    return trainer.datamodule  # type: ignore[attr-defined]
+
+
+def find(trainer: Trainer, kind: type[C]) -> C | None:
+    """The trainer's first callback of this class, or None."""
+    return next((callback for callback in trainer.callbacks if isinstance(callback, kind)), None)  # type: ignore[attr-defined]

@@ -1,0 +1,79 @@
+"""A run small enough for a test: DCGAN at 16 px on drawn shapes, in float32."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from main import main
+
+Run = Callable[..., int]
+
+CONFIG = """
+model:
+  class_path: models.dcgan.DCGAN
+  init_args: {{width: 8, latent_dim: 8, adversarial: {{ema_halflife_kimg: 0.05}}}}
+data:
+  class_path: datamodules.shapes.Shapes
+  init_args: {{resolution: 16, train_size: 50, test_size: 20, batch_size: 8}}
+trainer: {{accelerator: cpu, devices: 1, precision: 32-true}}
+run: {{root: {root}, wandb: "off", report_every_s: 1}}
+budget: {{kimg: 0.08}}
+quality: {{every_kimg: 0.04, num_samples: 16, resolution: 32, cache_dir: {cache}}}
+samples: {{rows: 2, columns: 2}}
+"""
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real statistics, computed once for all tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def config(tmp_path: Path, cache: Path) -> Path:
+    """The path of the small run's config; its runs lie in tmp_path / "runs" / "small"."""
+    path = tmp_path / "small.yaml"
+    path.write_text(CONFIG.format(root=tmp_path / "runs", cache=cache))
+    return path
+
+
+@pytest.fixture
+def fit(config: Path) -> Run:
+    """Runs `fit` on the small config with further arguments, in this process; gives the exit code."""
+    return lambda *arguments: main(["fit", "--config", str(config), *map(str, arguments)])
+
+
+def only_run(config: Path) -> Path:
+    """The folder of the one run there is."""
+    (folder,) = (config.parent / "runs" / "small").iterdir()
+    return folder
+
+
+def record(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "run.json").read_text())
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def checkpoint(folder: Path, name: str = "last.ckpt") -> dict[str, Any]:
+    return torch.load(folder / "checkpoints" / name, weights_only=True)
+
+
+def assert_same_state(a: dict[str, Any], b: dict[str, Any]) -> None:
+    """Weights, averages, buffers and optimizer states equal bit for bit, and the counters too."""
+    assert a["atelier"] == b["atelier"]
+    assert a["global_step"] == b["global_step"]
+    assert a["state_dict"].keys() == b["state_dict"].keys()
+    for name, value in a["state_dict"].items():
+        assert torch.equal(value, b["state_dict"][name]), name
+    for mine, theirs in zip(a["optimizer_states"], b["optimizer_states"], strict=True):
+        assert mine["param_groups"] == theirs["param_groups"]
+        for key, state in mine["state"].items():
+            for name, value in state.items():
+                assert torch.equal(value, theirs["state"][key][name]), (key, name)

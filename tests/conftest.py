@@ -1,0 +1,114 @@
+"""A GAN small enough for finite differences, and a silent fit."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from models.base import Batch
+from models.gan import GAN, AdversarialTraining
+from models.layers import one_hot
+
+TRAINING_SEED = 7
+
+
+class ToyGenerator(nn.Module):
+    """Latents (N, 3) to samples (N, 1, 4, 4); smooth, without batch statistics."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.inner, self.outer = nn.Linear(3 + classes, 8), nn.Linear(8, 16)
+
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        if self.classes:
+            z = torch.cat([z, one_hot(labels, self.classes)], dim=1)
+        return torch.tanh(self.outer(torch.tanh(self.inner(z)))).view(-1, 1, 4, 4)
+
+
+class ToyDiscriminator(nn.Module):
+    """Samples (N, 1, 4, 4) to logits (N,); smooth, without batch statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(64, 1)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        return self.linear(F.softplus(self.conv(x)).flatten(1)).squeeze(1)
+
+
+class ToyGAN(GAN):
+    """Conditional where `num_classes` is not 0."""
+
+    def __init__(
+        self,
+        data_shape: Sequence[int] = (1, 4, 4),
+        num_classes: int = 0,
+        adversarial: AdversarialTraining | None = None,
+    ) -> None:
+        adversarial = adversarial or AdversarialTraining()
+        super().__init__(data_shape, num_classes, ToyGenerator(num_classes), ToyDiscriminator(), 3, adversarial)
+
+    @property
+    def label_classes(self) -> int:
+        return self.num_classes
+
+
+@pytest.fixture(scope="session")
+def toy_gan() -> Callable[..., GAN]:
+    """Makes the toy GAN with the same weights each time; keywords are AdversarialTraining's, and `num_classes`."""
+
+    def make(num_classes: int = 0, **adversarial: Any) -> GAN:  # noqa: ANN401
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            return ToyGAN(num_classes=num_classes, adversarial=AdversarialTraining(**adversarial))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def batches() -> Callable[..., list[Batch]]:
+    """Makes noise batches in [-1, 1], the same each time."""
+
+    def make(count: int, size: int, shape: Sequence[int] = (1, 4, 4), classes: int = 1) -> list[Batch]:
+        generator = torch.Generator().manual_seed(2)
+        return [
+            (
+                torch.rand(size, *shape, generator=generator) * 2 - 1,
+                torch.randint(classes, (size,), generator=generator),
+            )
+            for _ in range(count)
+        ]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def fit() -> Callable[..., lightning.Trainer]:
+    """Trains on the given batches, once each, with seed 7 and no files; keywords are the Trainer's, and `ckpt_path`."""
+
+    def run(
+        model: GAN,
+        batches: Sequence[Batch],
+        ckpt_path: Path | None = None,
+        **settings: Any,  # noqa: ANN401
+    ) -> lightning.Trainer:
+        model.training_seed = TRAINING_SEED
+        quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
+            warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
+            trainer = lightning.Trainer(**{"accelerator": "cpu", "max_steps": len(batches), **quiet, **settings})
+            trainer.fit(model, DataLoader(list(batches), batch_size=None), ckpt_path=ckpt_path)  # type: ignore[arg-type]
+        return trainer
+
+    return run
