@@ -8,7 +8,7 @@ from callbacks.checkpoints import newest_whole
 
 
 def checkpoint_at(path: str | Path) -> Path:
-    """A checkpoint's path, or the newest whole checkpoint of a run's folder.
+    """A checkpoint's path: as given, or the newest whole one of a run, runs/<name>/<id>, or of a name, runs/<name>.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -16,26 +16,16 @@ def checkpoint_at(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_dir():
         return path
-    found = newest_whole(path / "checkpoints")
+    found = newest_whole(path / "checkpoints") or newest_of_runs(path)
     if found is None:
         raise FileNotFoundError(f"no whole checkpoint in {path}; is it a run's folder, runs/<name>/<id>?")
     return found
 
 
-def newest_run_checkpoint(root: Path, name: str) -> Path:
-    """The newest whole checkpoint of the newest run of this name that has one.
-
-    Raises:
-        FileNotFoundError: if there is none.
-    """
-    folders = sorted((folder for folder in (root / name).glob("*") if folder.is_dir()), reverse=True)
-    for folder in folders:
-        found = newest_whole(folder / "checkpoints")
-        if found is not None:
-            return found
-    raise FileNotFoundError(
-        f"--ckpt_path last: no run in {root / name} has a checkpoint; start one without --ckpt_path"
-    )
+def newest_of_runs(folder: Path) -> Path | None:
+    """The newest whole checkpoint of the newest of the runs in a folder that has one, or None."""
+    runs = sorted((run for run in folder.glob("*") if run.is_dir()), reverse=True)
+    return next((found for run in runs if (found := newest_whole(run / "checkpoints"))), None)
 
 
 def run_folder_of(checkpoint: Path) -> Path | None:

@@ -1,6 +1,7 @@
 """fit, validate, test, predict: Lightning's command line over our models, data and callbacks."""
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -32,7 +33,7 @@ from callbacks.run import Run, run_of
 from callbacks.sample_grid import SampleGrid
 from callbacks.stops import Stops
 from callbacks.throughput import Throughput
-from commands.checkpoints import newest_run_checkpoint, run_folder_of
+from commands.checkpoints import newest_of_runs, run_folder_of
 from commands.errors import BAD_INPUT, InputError, one_line, parser_error
 from datamodules.base import DataModule
 from models.base import GenerativeModel, OutOfMemoryInPhaseError, own_fields, read_checkpoint
@@ -106,9 +107,7 @@ class TrainingCLI(LightningCLI):
         if self.arguments.run.name is None:
             self.arguments.run.name = run_name(self.arguments)
         if self.arguments.get("ckpt_path") == "last":
-            self.arguments.ckpt_path = str(
-                newest_run_checkpoint(Path(self.arguments.run.root), self.arguments.run.name)
-            )
+            self.arguments.ckpt_path = str(newest_checkpoint(Path(self.arguments.run.root) / self.arguments.run.name))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - Lightning's signature
         trainer = super().instantiate_trainer(**kwargs)
@@ -136,6 +135,7 @@ def run(verb: str, arguments: Sequence[str]) -> int:
     Raises:
         InputError: for everything the user can mend, in one line.
     """
+    require_readable(arguments)
     with as_input_errors(), quietly():
         cli = TrainingCLI([verb, *arguments])
     return fit(cli) if verb == "fit" else evaluate(cli, verb)
@@ -188,6 +188,34 @@ def evaluate(cli: TrainingCLI, verb: str) -> int:
     for name, figure in run_of(trainer).record.get("figures", {}).items():
         print(f"{name} {figure['value']:.6g}  {json.dumps(figure['protocol'])}")
     return 0
+
+
+def require_readable(arguments: Sequence[str]) -> None:
+    """Looks at the syntax of every config file named: the parser's own message would not name the file.
+
+    Raises:
+        InputError: naming file, line and column.
+    """
+    for word, following in itertools.pairwise([*arguments, ""]):
+        path = Path(following if word in ("--config", "-c") else word.removeprefix("--config="))
+        if path.suffix not in (".yaml", ".yml") or not path.is_file():
+            continue
+        try:
+            yaml.safe_load(path.read_text())
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} is not YAML: {one_line(error)}") from error
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """What `--ckpt_path last` means: the newest resumable run of this name.
+
+    Raises:
+        InputError: if there is none.
+    """
+    found = newest_of_runs(folder)
+    if found is None:
+        raise InputError(f"--ckpt_path last: no run in {folder} has a checkpoint; start one without --ckpt_path")
+    return found
 
 
 def require_same(checkpoint: dict[str, Any], model: GenerativeModel, seed: int | None) -> None:

@@ -9,8 +9,8 @@ from the end of one batch to the end of a later one, so it has the loader and ev
 - ours: the Trainer's steps; bf16 where the device has units for it.
 - bare: a loop without Lightning, logging or callbacks; the same networks, layout, precision, losses, optimizers.
 - plain: the loop of the PyTorch DCGAN example as its settings describe it: float32, contiguous, binary cross-entropy on
-  a sigmoid with a backward pass each for real and fake, Adam parameter by parameter, D not frozen in the G step, five
-  losses and means read back at every step. It prints nothing and decodes nothing.
+  a sigmoid with a backward pass each for real and fake, activations in place, Adam parameter by parameter, D not frozen
+  in the G step, five losses and means read back at every step. It prints nothing and decodes nothing.
 """
 
 import argparse
@@ -108,6 +108,9 @@ def bare_step(pictures: Callable[[], Tensor], device: torch.device, precision: s
 def plain_step(pictures: Callable[[], Tensor], device: torch.device) -> Step:
     """The PyTorch example's settings, step by step in float32."""
     generator, discriminator = networks(device)
+    for layer in [*generator.modules(), *discriminator.modules()]:
+        if isinstance(layer, (nn.ReLU, nn.LeakyReLU)):
+            layer.inplace = True
     g_optimizer = torch.optim.Adam(generator.parameters(), LR, BETAS, foreach=False, fused=False)
     d_optimizer = torch.optim.Adam(discriminator.parameters(), LR, BETAS, foreach=False, fused=False)
     criterion = nn.BCELoss()
@@ -173,8 +176,8 @@ class Turns(lightning.Callback):
                 for _ in range(self.steps):
                     step()
                 self.seconds[name].append((self._now() - start) / self.steps)
-            last = {name: f"{1000 * seconds[-1]:.0f}" for name, seconds in self.seconds.items()}
-            print(f"round {len(self.seconds['ours'])}: " + ", ".join(f"{k} {v} ms" for k, v in last.items()), flush=True)
+            last = ", ".join(f"{name} {1000 * seconds[-1]:.0f} ms" for name, seconds in self.seconds.items())
+            print(f"round {len(self.seconds['ours'])}: {last}", flush=True)
             trainer.should_stop |= len(self.seconds["ours"]) == self.rounds
         self._start = self._now()
 

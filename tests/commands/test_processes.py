@@ -80,7 +80,7 @@ def _fit_in_child(config: str, arguments: list[str]) -> None:
 
 @pytest.mark.slow
 def test_a_run_killed_at_twenty_random_moments_always_resumes(config: Path) -> None:
-    """`kill -9` anywhere from the first checkpoint on, in the middle of a write too: checkpoints come at every batch."""
+    """`kill -9` anywhere after a first checkpoint, in the middle of a write too: one is written at every batch."""
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(["commands.training", "datamodules.shapes", "models.dcgan"])
     arguments = ["--budget.kimg", "1000", "--checkpoints.every_kimg", "0.008", "--quality.every_kimg", "5000",

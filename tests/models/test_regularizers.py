@@ -65,7 +65,7 @@ def test_gradient_penalty_of_a_constant_critic_has_a_finite_gradient() -> None:
 
 def smooth_critic() -> nn.Module:
     torch.manual_seed(3)
-    layers = (nn.Conv2d(2, 3, 3, padding=1), nn.Softplus(), nn.Flatten(), nn.Linear(27, 1), nn.Flatten(0))
+    layers = (nn.Conv2d(2, 2, 2, padding=1), nn.Softplus(), nn.Flatten(), nn.Linear(32, 1), nn.Flatten(0))
     return nn.Sequential(*layers).double()
 
 

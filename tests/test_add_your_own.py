@@ -1,0 +1,77 @@
+"""docs/add-your-own.md: its files are written out word for word, and its commands run."""
+
+import importlib
+import json
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import datamodules
+import models
+from main import main
+
+REPOSITORY = Path(__file__).parents[1]
+PAGE = (REPOSITORY / "docs" / "add-your-own.md").read_text()
+FILES = dict(re.findall(r"^`(\S+)`:\n\n```(?:python|yaml)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+SHELL = "".join(re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+
+SMALL = {
+    "fit": [
+        *("--budget.kimg=0.3", "--quality.num_samples=16", "--quality.reference_samples=16", "--quality.resolution=32"),
+        *("--quality.every_kimg=1", "--quality.cache_dir=cache", "--run.wandb=off", "--trainer.accelerator=cpu"),
+        *("--trainer.devices=1", "--trainer.precision=32-true"),
+    ],
+    "sample": ["--num=4"],
+}
+"""What keeps the page's commands short here."""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with the page's files, whose `models` and `datamodules` add to ours; it is the working directory."""
+    for name, text in FILES.items():
+        assert not (REPOSITORY / name).exists(), f"{name} is in the project: the page's own would not be tested"
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.chdir(tmp_path)
+    added = {f"{package.__name__}.{path.stem}" for package in (models, datamodules)
+             for path in (tmp_path / package.__name__).glob("*.py")}  # fmt: skip
+    for package in (models, datamodules):
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path / package.__name__)])
+    importlib.invalidate_caches()
+    yield tmp_path
+    for name in added:
+        package, _, module = name.partition(".")
+        sys.modules.pop(name, None)
+        monkeypatch.delattr(f"{package}.{module}", raising=False)
+
+
+def test_the_page_has_two_files_for_the_data_and_two_for_the_model() -> None:
+    assert list(FILES) == ["datamodules/rings.py", "configs/data/rings.yaml", "models/toy.py", "configs/toy_rings.yaml"]
+    assert max(len(text.splitlines()) for text in FILES.values()) <= 70
+
+
+def test_the_commands_of_the_page_work(project: Path) -> None:
+    commands = [shlex.split(line) for line in SHELL.splitlines()]
+    assert [command[:3] for command in commands] == [["python", "main.py", verb] for verb in ("fit", "fit", "sample")]
+    for _, _, verb, *arguments in commands:
+        expanded = [name for word in arguments for name in (map(str, Path().glob(word)) if "*" in word else [word])]
+        assert main([verb, *expanded, *SMALL[verb]]) == 0
+
+    for name in ("toy_rings", "toy_small"):
+        (run,) = (project / "runs" / name).iterdir()
+        record = json.loads((run / "run.json").read_text())
+        assert record["status"] == "done"
+        assert record["model"]["class_path"] == "models.toy.Toy"
+        assert record["model"]["init_args"]["width"] == (256 if name == "toy_rings" else 64)
+        assert record["data"]["train_size"] == (4096 if name == "toy_rings" else 1000)
+        assert record["figures"]["fd_effnet"]["value"] > 0
+        assert models.load(run / "checkpoints" / "last.ckpt").sample(range(3)).shape == (3, 1, 16, 16)
+        assert Image.open(max((run / "samples").glob("*.png"))).size >= (8 * 16, 8 * 16)
+    assert Image.open(project / "rings.png").size >= (2 * 16, 2 * 16)
