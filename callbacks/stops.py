@@ -33,6 +33,8 @@ class Stops(Callback):
         self._trainer, self._several_ranks = trainer, trainer.world_size > 1
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
+        if trainer.received_sigterm:  # while the data was being read, say
+            self._handle(signal.SIGTERM, None)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:

@@ -113,8 +113,8 @@ class TrainingCLI(LightningCLI):
         trainer = super().instantiate_trainer(**kwargs)
         # The order is that of a batch's end: report, judge, draw, save, and only then ask whether to stop.
         by_type = {type(callback): callback for callback in trainer.callbacks}  # type: ignore[attr-defined]
-        ours = [by_type[Run], Plan(), Guard(), by_type[Memory], by_type[Quality], by_type[SampleGrid], by_type[Budget]]
-        ours += [self.stops, Progress(), by_type[Checkpoints], by_type[Throughput]]
+        ours = [by_type[Run], self.stops, Plan(), Guard(), by_type[Memory], by_type[Quality], by_type[SampleGrid]]
+        ours += [by_type[Budget], Progress(), by_type[Checkpoints], by_type[Throughput]]
         others = [callback for callback in trainer.callbacks if type(callback) not in map(type, ours)]  # type: ignore[attr-defined]
         others = [callback for callback in others if not isinstance(callback, lightning.pytorch.callbacks.ProgressBar)]
         trainer.callbacks = [*ours, *others]  # type: ignore[attr-defined]
@@ -154,6 +154,11 @@ def fit(cli: TrainingCLI) -> int:
         with quietly(), cli.stops.handling():
             cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=ckpt_path)
     except BaseException as error:
+        if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+            record.finish(
+                cli.trainer, "stopped"
+            )  # Ctrl-C before the first batch, which Lightning turns into exit code 1
+            return 130
         record.finish(cli.trainer, "failed", f"{type(error).__name__}: {one_line(error)}")
         if isinstance(error, MENDABLE) or (isinstance(error, BAD_INPUT) and not record.has_trained):
             raise InputError(one_line(error)) from error

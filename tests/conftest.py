@@ -105,6 +105,7 @@ def fit() -> Callable[..., lightning.Trainer]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
+            warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
             warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")
             warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
             trainer = lightning.Trainer(**{"accelerator": "cpu", "max_steps": len(batches), **quiet, **settings})

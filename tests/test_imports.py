@@ -1,4 +1,4 @@
-"""Imports run one way (docs: layout): read from the source, without importing anything."""
+"""Imports run one way: the rules are held by reading the source, and nothing is imported."""
 
 import ast
 import re

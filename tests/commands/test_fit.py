@@ -6,11 +6,13 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from PIL import Image
 
+from datamodules.shapes import Shapes
 from main import main
 from models import load
 from models.gan import GAN
@@ -92,6 +94,30 @@ def test_a_signal_ends_the_batch_saves_and_says_so(
     monkeypatch.undo()
     assert fit("--ckpt_path", "last") == 0
     assert record(folder)["status"] == "done"
+
+
+def test_ctrl_c_before_the_first_batch_is_no_crash(fit: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(self: Shapes, stage: str | None = None) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Shapes, "setup", interrupt)
+    before = signal.getsignal(signal.SIGINT)
+    assert fit() == 130
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_sigterm_before_the_first_batch_ends_the_fit_there(
+    fit: Run, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def terminate(self: GAN) -> None:
+        if self.trainer.global_step == 0:  # a trial step of the plan
+            os.kill(os.getpid(), signal.SIGTERM)
+            monkeypatch.undo()
+
+    monkeypatch.setattr(GAN, "on_samples_seen", terminate)
+    assert fit() == 143
+    assert record(only_run(config))["samples_seen"] == 0
+    assert fit("--ckpt_path", "last") == 0
 
 
 def test_two_runs_do_not_collide(fit: Run, tmp_path: Path) -> None:
@@ -206,7 +232,7 @@ def test_validate_test_and_predict_measure_a_checkpoint(
     folder = only_run(config)
     assert len(list((folder / "predictions").glob("*.png"))) == 16
     drawn = load(folder / "checkpoints" / "last.ckpt").sample([7])
-    saved = torch.tensor(list(Image.open(folder / "predictions" / "000007.png").getdata())).T.reshape(3, 16, 16)
+    saved = torch.from_numpy(np.array(Image.open(folder / "predictions" / "000007.png"))).permute(2, 0, 1)
     assert (((drawn[0] + 1) * 127.5).round() - saved).abs().max() <= 1  # pixels within rounding
 
 

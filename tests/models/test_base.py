@@ -173,10 +173,18 @@ def test_modes_are_restored_after_an_error(dcgan: DCGAN) -> None:
     assert dcgan.generator.training
 
 
+def test_what_a_network_draws_leaves_the_global_rng_alone(dcgan: DCGAN) -> None:
+    state = torch.get_rng_state()
+    with dcgan.evaluating():
+        torch.rand(3)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_predict_step_draws_the_samples_of_its_indices(dcgan: DCGAN) -> None:
     assert torch.equal(dcgan.predict_step(torch.tensor([4, 9]), 0), dcgan.sample([4, 9]))
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated")
 def test_trainer_predicts_samples_in_order(dcgan: DCGAN) -> None:
     trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
     loader = DataLoader(range(5), batch_size=2)  # type: ignore[arg-type]

@@ -65,6 +65,7 @@ def test_average_leaves_its_source_alone() -> None:
 
 def test_average_stays_in_evaluation_mode() -> None:
     parent = nn.ModuleList([WeightAverage(network(1.0))])
+    assert not any(module.training for module in parent[0].module.modules())
     parent.train()
     assert not any(module.training for module in parent[0].modules())
 
