@@ -109,7 +109,7 @@ def fit() -> Callable[..., lightning.Trainer]:
             warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")
             warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
             trainer = lightning.Trainer(**{"accelerator": "cpu", "max_steps": len(batches), **quiet, **settings})
-            trainer.fit(model, DataLoader(list(batches), batch_size=None), ckpt_path=ckpt_path)  # type: ignore[arg-type]
+            trainer.fit(model, DataLoader(list(batches), batch_size=None), ckpt_path=ckpt_path, weights_only=True)  # type: ignore[arg-type]
         return trainer
 
     return run
