@@ -126,6 +126,8 @@ class GenerativeModel(lightning.LightningModule, Part, ABC):
         Raises:
             ValueError: for labels that the model does not know, or settings of another family.
         """
+        if len(indices) == 0:
+            return torch.empty(0, *self.data_shape, device=self.device)
         settings = self.settings_class() if settings is None else settings
         if not isinstance(settings, self.settings_class):
             raise ValueError(f"{type(self).__name__}.sample takes {self.settings_class.__name__}, not {settings!r}")

@@ -57,7 +57,8 @@ class Discriminator(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         logits = self.layers(x).flatten(1)
-        return (logits.gather(1, labels[:, None]) if self.classes else logits).squeeze(1).float()
+        logits = (logits.gather(1, labels[:, None]) if self.classes else logits).squeeze(1)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))  # autocast leaves them in 16 bits
 
 
 class DCGAN(GAN):

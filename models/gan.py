@@ -120,6 +120,7 @@ class GAN(GenerativeModel):
         self.generator = generator.to(memory_format=torch.channels_last)
         self.discriminator = discriminator.to(memory_format=torch.channels_last)
         self.average = WeightAverage(self.generator)
+        self._latent_draws = 0
 
     # The contract.
 
