@@ -118,9 +118,9 @@ class Quality(Callback):
             if self._real is None:
                 self._real = self._real_statistics(trainer, split)
             fake = self._gathered(trainer, self._samples(trainer, model))
-        if fake is None:
-            return
-        value = frechet_distance(self._real, fake)
+            if fake is None:
+                return
+            value = frechet_distance(self._real, fake)
         model.log(NAME, value, logger=False)
         run = run_of(trainer)
         run.write(trainer, {NAME: value})

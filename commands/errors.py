@@ -2,8 +2,8 @@
 
 import re
 
-BAD_INPUT = (ValueError, OSError, TypeError)
-"""What our own checks raise for bad input."""
+BAD_INPUT = (ValueError, OSError, TypeError, ModuleNotFoundError)
+"""What our own checks, and Lightning's for hardware that is not there, raise for bad input."""
 
 
 class InputError(Exception):

@@ -142,10 +142,20 @@ def frechet_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:
 
 def _factor(covariance: Tensor) -> Tensor:
     """F of shape (D, rank) with F Fᵀ = covariance, without the directions that are nothing but rounding error."""
-    eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
-    largest = float(eigenvalues.max())
-    kept = eigenvalues > max(largest, 0.0) * len(eigenvalues) * torch.finfo(torch.float64).eps
-    return eigenvectors[:, kept] * eigenvalues[kept].sqrt()
+    # Features that never vary (most of them, in a collapsed model) are left out: with hundreds of zero rows LAPACK's
+    # threaded eigh can fail to converge. Where it does all the same, the slower SVD gives the same decomposition.
+    varying = covariance.diagonal() > 0
+    block = covariance[varying][:, varying]
+    if len(block) == 0:
+        return covariance.new_zeros(len(covariance), 0)
+    try:
+        eigenvalues, eigenvectors = torch.linalg.eigh(block)
+    except RuntimeError:  # torch.linalg.LinAlgError, which torch does not export to type checkers
+        eigenvectors, eigenvalues, _ = torch.linalg.svd(block)
+    kept = eigenvalues > float(eigenvalues.max()) * len(covariance) * torch.finfo(torch.float64).eps
+    factor = covariance.new_zeros(len(covariance), int(kept.sum()))
+    factor[varying] = eigenvectors[:, kept] * eigenvalues[kept].sqrt()
+    return factor
 
 
 def _check_same_dimension(a: GaussianStatistics, b: GaussianStatistics) -> None:

@@ -30,8 +30,16 @@ class Generator(nn.Module):
         widths = [width * m for m in _multipliers(resolution)]
         layers: list[nn.Module] = [nn.ConvTranspose2d(latent_dim + classes, widths[0], 4, 1, 0, bias=False)]
         for before, after in itertools.pairwise(widths):
-            layers += [BatchNorm2d(before), nn.ReLU(), nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False)]
-        layers += [BatchNorm2d(widths[-1]), nn.ReLU(), nn.ConvTranspose2d(widths[-1], channels, 4, 2, 1, bias=False)]
+            layers += [
+                BatchNorm2d(before),
+                nn.ReLU(inplace=True),
+                nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False),
+            ]
+        layers += [
+            BatchNorm2d(widths[-1]),
+            nn.ReLU(inplace=True),
+            nn.ConvTranspose2d(widths[-1], channels, 4, 2, 1, bias=False),
+        ]
         self.layers = nn.Sequential(*layers, nn.Tanh())
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
@@ -50,9 +58,13 @@ class Discriminator(nn.Module):
         super().__init__()
         self.classes = classes
         widths = [width * m for m in reversed(_multipliers(resolution))]
-        layers: list[nn.Module] = [nn.Conv2d(channels, widths[0], 4, 2, 1, bias=False), nn.LeakyReLU(0.2)]
+        layers: list[nn.Module] = [nn.Conv2d(channels, widths[0], 4, 2, 1, bias=False), nn.LeakyReLU(0.2, inplace=True)]
         for before, after in itertools.pairwise(widths):
-            layers += [nn.Conv2d(before, after, 4, 2, 1, bias=False), BatchNorm2d(after), nn.LeakyReLU(0.2)]
+            layers += [
+                nn.Conv2d(before, after, 4, 2, 1, bias=False),
+                BatchNorm2d(after),
+                nn.LeakyReLU(0.2, inplace=True),
+            ]
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], max(classes, 1), 4, 1, 0, bias=False))
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:

@@ -215,3 +215,28 @@ def test_distance_needs_two_samples_and_one_dimension() -> None:
         frechet_distance(a, statistics(features(1, 3)))
     with pytest.raises(ValueError, match="dimensions 3 and 4"):
         frechet_distance(a, statistics(features(20, 4)))
+
+
+def test_features_that_never_vary_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collapsed model leaves most features constant; the distance is that of the rest and of the means."""
+    generator = torch.Generator().manual_seed(0)
+    few = [torch.randn(50, 3, generator=generator, dtype=torch.float64) * scale for scale in (1.0, 2.0)]
+    many = [torch.full((50, 200), 0.25, dtype=torch.float64) for _ in range(2)]
+    for wide, narrow in zip(many, few, strict=True):
+        wide[:, [3, 50, 199]] = narrow
+    distances = []
+    for pair in (few, many):
+        statistics = [GaussianStatistics.empty(features.shape[1]) for features in pair]
+        for gathered, features in zip(statistics, pair, strict=True):
+            gathered.update(features)
+        distances.append(frechet_distance(*statistics))
+    assert distances[1] == pytest.approx(distances[0], rel=1e-12)
+    constant = GaussianStatistics.empty(200)
+    constant.update(torch.full((50, 200), 0.25))
+    assert frechet_distance(constant, constant) == 0.0
+
+    def fail(block: torch.Tensor) -> None:
+        raise torch.linalg.LinAlgError("did not converge")
+
+    monkeypatch.setattr(torch.linalg, "eigh", fail)
+    assert frechet_distance(*statistics) == pytest.approx(distances[0], rel=1e-9)
