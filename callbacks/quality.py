@@ -9,15 +9,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import torch
 import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from callbacks.budget import budget_of
 from callbacks.intervals import Interval
-from callbacks.lookup import data_of, model_of
+from callbacks.lookup import data_of, find, model_of
 from callbacks.run import run_of
+from callbacks.stops import Stops
 from metrics.cache import cached_statistics
 from metrics.efficientnet import EfficientNetFeatures
 from metrics.frechet import GaussianStatistics, frechet_distance
@@ -97,7 +97,14 @@ class Quality(Callback):
     ) -> None:
         model = model_of(pl_module)
         if self._interval.passed(model.samples_seen) or budget_of(trainer).reached(model.samples_seen):
-            self._measure(trainer, model, self.reference)
+            value = self._measure(trainer, model, self.reference)
+            if value is not None:
+                model.log(NAME, value, logger=False)  # for ModelCheckpoint(monitor=...)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The last figure, unless a signal ended the fit: then what counts is to be gone soon."""
+        if not _interrupted(trainer):
+            self._measure(trainer, model_of(pl_module), self.reference)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "validate":
@@ -108,9 +115,10 @@ class Quality(Callback):
 
     # What.
 
-    def _measure(self, trainer: Trainer, model: GenerativeModel, split: str) -> None:
+    def _measure(self, trainer: Trainer, model: GenerativeModel, split: str) -> float | None:
+        """Measures and reports; None where there is nothing to measure, or nothing new, or no time."""
         if not self._pictures(model) or self._measured_at == model.samples_seen:
-            return
+            return None
         self._measured_at = model.samples_seen
         if self._extractor is None:
             self._extractor = EfficientNetFeatures(self.resolution, self.precision).to(model.device)
@@ -119,9 +127,8 @@ class Quality(Callback):
                 self._real = self._real_statistics(trainer, split)
             fake = self._gathered(trainer, self._samples(trainer, model))
             if fake is None:
-                return
+                return None
             value = frechet_distance(self._real, fake)
-        model.log(NAME, value, logger=False)
         run = run_of(trainer)
         run.write(trainer, {NAME: value})
         protocol = self.protocol(trainer, model, split)
@@ -131,6 +138,7 @@ class Quality(Callback):
         if best is None or value < best["value"]:
             best = {"value": value, "samples_seen": model.samples_seen}
         run.save(figures={**figures, NAME: {**figure, "best": best}}, samples_seen=model.samples_seen)
+        return value
 
     def protocol(self, trainer: Trainer, model: GenerativeModel, split: str) -> dict[str, Any]:
         """All that the figure depends on besides the model's weights."""
@@ -150,9 +158,9 @@ class Quality(Callback):
         return model.settings_class(weights=self.weights)
 
     def _samples(self, trainer: Trainer, model: GenerativeModel) -> Iterator[Tensor]:
-        """This rank's share of the samples; ends early when the fit is asked to stop and has no budget to report."""
+        """This rank's share of the samples; ends early when a signal asks the fit to stop."""
         for indices in _batches(_share(trainer, self.num_samples), self.batch_size):
-            if trainer.should_stop and trainer.training and not budget_of(trainer).reached(model.samples_seen):
+            if _interrupted(trainer):
                 return
             yield to_uint8(model.sample(indices, seed=self.seed, settings=self._settings(model)))
 
@@ -210,6 +218,11 @@ def _reference_of(trainer: Trainer) -> ReferenceData:
     return data
 
 
+def _interrupted(trainer: Trainer) -> bool:
+    stops = find(trainer, Stops)
+    return stops is not None and stops.received is not None
+
+
 def _share(trainer: Trainer, count: int) -> range:
     """This rank's part of range(count): no index twice, none left out."""
     rank, world = trainer.global_rank, trainer.world_size
@@ -218,15 +231,3 @@ def _share(trainer: Trainer, count: int) -> range:
 
 def _batches(indices: range, size: int) -> Iterator[range]:
     return (indices[i * size : (i + 1) * size] for i in range(math.ceil(len(indices) / size)))
-
-
-def real_against_real(data: ReferenceData, extractor: EfficientNetFeatures, count: int, batch_size: int = 128) -> float:
-    """The distance of two disjoint halves of 2 * count training examples: what a perfect model would score."""
-    halves = []
-    for start in (0, count):
-        statistics = GaussianStatistics.empty(extractor.dimension)
-        for indices in _batches(range(start, start + count), batch_size):
-            statistics.update(extractor(to_uint8(data.examples("train", indices)[0])))
-        halves.append(statistics)
-    with torch.no_grad():
-        return frechet_distance(*halves)

@@ -260,6 +260,8 @@ class Run(Callback):
             folder = Path(self.root) / (self.name or "run") / f"{stamp}-{secrets.token_hex(2)}"
         try:
             folder.mkdir(parents=True, exist_ok=self.resume_folder is not None)
+            for cut_short in folder.rglob(".*.tmp"):  # what a kill left of a file being written
+                cut_short.unlink()
             write_whole(folder / ".writable", lambda file: None)
             (folder / ".writable").unlink()
         except OSError as error:

@@ -1,7 +1,7 @@
 """The README's picture from a finished run: its last grid beside the quality figure over kimg.
 
-    pip install -e '.[docs]'
-    python docs/make_figures.py runs/dcgan_fashion_mnist/<id> docs/images/dcgan_fashion_mnist.png
+pip install -e '.[docs]'
+python docs/make_figures.py runs/dcgan_fashion_mnist/<id> docs/images/dcgan_fashion_mnist.png
 """
 
 import json

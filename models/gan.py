@@ -277,8 +277,9 @@ class GAN(GenerativeModel):
         lr = value_at(settings.lr, 0)
         d_lr = lr if settings.d_lr is None else value_at(settings.d_lr, 0)
         betas = (value_at(settings.beta1, 0), value_at(settings.beta2, 0))
-        # A fused Adam unscales fp16 gradients itself, after our clipping would have seen them.
-        fused = getattr(self.trainer.precision_plugin, "scaler", None) is None
+        # A fused Adam unscales fp16 gradients itself, too late for our clipping; and not every device has one.
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        fused = self.device.type in ("cpu", "cuda") and not scaled
         return [
             torch.optim.Adam(network.parameters(), rate, betas, settings.eps, fused=fused)
             for network, rate in ((self.generator, lr), (self.discriminator, d_lr))

@@ -150,7 +150,10 @@ def test_a_budget_that_is_used_up_says_so(fit: Run, capsys: pytest.CaptureFixtur
 
 def test_hours_end_a_fit_too(fit: Run, config: Path) -> None:
     assert fit("--budget.hours", 1e-6) == 0
-    assert record(only_run(config))["samples_seen"] == 8
+    folder = only_run(config)
+    assert record(folder)["samples_seen"] == 8
+    assert record(folder)["figures"]["fd_effnet"]["samples_seen"] == 8  # the end is measured, whatever brought it
+    assert (folder / "checkpoints" / "best.ckpt").exists()
 
 
 def test_losses_that_are_no_numbers_stop_the_fit_and_keep_the_last_good_checkpoint(
