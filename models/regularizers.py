@@ -36,26 +36,30 @@ class Regularizer(Part, ABC):
         """The penalty of each sample, (N,), before the multiplication by `every`."""
 
 
-class R1(Regularizer):
-    """gamma/2 * |grad D(x)|^2 at real samples (Mescheder et al. 2018, eq. 9)."""
+class ZeroCentred(Regularizer, ABC):
+    """gamma/2 * |grad D(x)|^2 (Mescheder et al. 2018): the gradient shall vanish where a subclass says."""
 
     def __init__(self, gamma: float | Schedule, every: int = 1) -> None:
         super().__init__(every)
         self.gamma = gamma
 
-    def penalty(self, critic: Critic, real: Tensor, fake: Tensor, samples_seen: int) -> Tensor:
-        return 0.5 * value_at(self.gamma, samples_seen) * squared_gradient_norm(critic, real)
+    def at(self, critic: Critic, x: Tensor, samples_seen: int) -> Tensor:
+        """The penalty of each sample of `x`, (N,)."""
+        return 0.5 * value_at(self.gamma, samples_seen) * squared_gradient_norm(critic, x)
 
 
-class R2(Regularizer):
-    """gamma/2 * |grad D(x)|^2 at generated samples (Mescheder et al. 2018, eq. 10)."""
-
-    def __init__(self, gamma: float | Schedule, every: int = 1) -> None:
-        super().__init__(every)
-        self.gamma = gamma
+class R1(ZeroCentred):
+    """At real samples (eq. 9)."""
 
     def penalty(self, critic: Critic, real: Tensor, fake: Tensor, samples_seen: int) -> Tensor:
-        return 0.5 * value_at(self.gamma, samples_seen) * squared_gradient_norm(critic, fake)
+        return self.at(critic, real, samples_seen)
+
+
+class R2(ZeroCentred):
+    """At generated samples (eq. 10)."""
+
+    def penalty(self, critic: Critic, real: Tensor, fake: Tensor, samples_seen: int) -> Tensor:
+        return self.at(critic, fake, samples_seen)
 
 
 class GradientPenalty(Regularizer):

@@ -14,30 +14,31 @@ class Schedule(Part, ABC):
         """The value after `kimg` thousand training samples."""
 
 
-class Linear(Schedule):
-    """From `start` to `end` in a straight line over `kimg` thousand samples, constant afterwards."""
+class Ramp(Schedule, ABC):
+    """From `start` to `end` within `kimg` thousand samples, constant afterwards."""
 
     def __init__(self, start: float, end: float, kimg: float) -> None:
         if kimg <= 0:
             raise ValueError(f"kimg of a schedule must be positive, not {kimg}")
         self.start, self.end, self.kimg = start, end, kimg
 
-    def at(self, kimg: float) -> float:
-        progress = min(max(kimg / self.kimg, 0.0), 1.0)
-        return self.start + (self.end - self.start) * progress
+    def progress(self, kimg: float) -> float:
+        """The share of the way in samples, from 0 to 1."""
+        return min(max(kimg / self.kimg, 0.0), 1.0)
 
 
-class Cosine(Schedule):
-    """From `start` to `end` along half a cosine (Loshchilov & Hutter 2017, eq. 5, without restarts), then constant."""
-
-    def __init__(self, start: float, end: float, kimg: float) -> None:
-        if kimg <= 0:
-            raise ValueError(f"kimg of a schedule must be positive, not {kimg}")
-        self.start, self.end, self.kimg = start, end, kimg
+class Linear(Ramp):
+    """In a straight line."""
 
     def at(self, kimg: float) -> float:
-        progress = min(max(kimg / self.kimg, 0.0), 1.0)
-        return self.end + 0.5 * (self.start - self.end) * (1.0 + math.cos(math.pi * progress))
+        return self.start + (self.end - self.start) * self.progress(kimg)
+
+
+class Cosine(Ramp):
+    """Along half a cosine (Loshchilov & Hutter 2017, eq. 5, without restarts)."""
+
+    def at(self, kimg: float) -> float:
+        return self.end + 0.5 * (self.start - self.end) * (1.0 + math.cos(math.pi * self.progress(kimg)))
 
 
 def value_at(setting: float | Schedule, samples_seen: int) -> float:
