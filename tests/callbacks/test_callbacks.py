@@ -26,6 +26,7 @@ from callbacks.run import MetricsFile, Run, _has_wandb_key, run_of
 from callbacks.sample_grid import sample_grid
 from callbacks.stops import Stops
 from callbacks.throughput import Throughput
+from commands.training import quietly
 from models.dcgan import DCGAN
 from models.gan import AdversarialTraining
 from models.regularizers import R1
@@ -42,7 +43,8 @@ def fitted(model: DCGAN, *callbacks: lightning.Callback, batches: int = 1, **set
         enable_progress_bar=False, enable_model_summary=False, callbacks=list(callbacks), **settings,
     )  # fmt: skip
     torch.manual_seed(0)
-    trainer.fit(model, DataLoader([random_batch(model, 4)] * batches, batch_size=None))
+    with quietly():
+        trainer.fit(model, DataLoader([random_batch(model, 4)] * batches, batch_size=None))
     return trainer
 
 
