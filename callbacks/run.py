@@ -6,6 +6,7 @@ import netrc
 import os
 import secrets
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +27,9 @@ from models.part import describe
 
 SCHEMA = 1
 """Raised whenever a field of run.json changes its meaning."""
+
+WANDB_PATIENCE_S = 30.0
+"""How long a server may take to answer before a run is kept offline."""
 
 WandbMode = Literal["auto", "online", "offline", "off"]
 
@@ -77,16 +81,30 @@ class WandbRun(Logger):
         import wandb
 
         os.environ.setdefault("WANDB_SILENT", "true")
-        self.experiment = wandb.init(
-            id=run_id,
-            name=name,
-            dir=str(folder),
-            project=project,
-            mode="online" if online else "offline",
-            resume="allow" if online else None,
-            config=config,
-            settings=wandb.Settings(console="off"),  # the progress bar would fill output.log
-        )
+
+        def start(mode: Literal["online", "offline"]) -> Any:  # noqa: ANN401 - wandb's own type
+            return wandb.init(
+                id=run_id,
+                name=name,
+                dir=str(folder),
+                project=project,
+                mode=mode,
+                resume="allow" if mode == "online" else None,
+                config=config,
+                # Without the console, whose progress bar would fill output.log.
+                settings=wandb.Settings(console="off", init_timeout=WANDB_PATIENCE_S),
+            )
+
+        try:
+            self.experiment = start("online" if online else "offline")
+        except wandb.errors.Error as error:
+            reason = str(error).splitlines()[0]
+            print(
+                f"W&B cannot be used ({reason}): this run is kept offline, `wandb sync` can bring it up",
+                file=sys.stderr,
+            )
+            wandb.teardown()  # its service holds on to the id of the run that failed
+            self.experiment = start("offline")
         self.experiment.define_metric("samples_seen")
         self.experiment.define_metric("*", step_metric="samples_seen")
 
