@@ -34,7 +34,7 @@ class Cost:
 def trial_steps(trainer: Trainer, model: GenerativeModel, batch: Batch, steps: int = 2) -> Cost:
     """Runs training steps on `batch`, measures them, and puts everything back: weights, optimizers, counters.
 
-    The first step, which warms up and pays for every lazy regularizer, is timed apart; so is each regularizer's share.
+    One step warms up. The next, which pays for every lazy regularizer, is timed apart from those that pay for none.
     """
     own: dict[str, Any] = {}
     model.on_save_checkpoint(own)
@@ -60,8 +60,7 @@ def trial_steps(trainer: Trainer, model: GenerativeModel, batch: Batch, steps: i
         model.on_load_checkpoint(own)
         model.reported()
     period = model.cost_period
-    mean = whole if period == 1 else (whole + (period - 1) * plain) / period
-    mean = min(whole, plain) if period == 1 else mean
+    mean = min(whole, plain) if period == 1 else (whole + (period - 1) * plain) / period
     samples = len(batch[0]) * trainer.world_size
     return Cost(1000 * mean / samples, peak, meter.source, state + kept["optimizer state"])
 

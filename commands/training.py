@@ -88,7 +88,7 @@ class TrainingCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
     def _parse_ckpt_path(self) -> None:
-        """Lightning would let a checkpoint's hyperparameters win in silence; `before_fit` compares them instead."""
+        """Lightning would let a checkpoint's hyperparameters win in silence; `require_same` compares them instead."""
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Left to `run`, which must know what is parsed and built before anything starts."""
@@ -155,9 +155,8 @@ def fit(cli: TrainingCLI) -> int:
             cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=ckpt_path)
     except BaseException as error:
         if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
-            record.finish(
-                cli.trainer, "stopped"
-            )  # Ctrl-C before the first batch, which Lightning turns into exit code 1
+            # Ctrl-C before the first batch; Lightning would exit with 1.
+            record.finish(cli.trainer, "stopped")
             return 130
         record.finish(cli.trainer, "failed", f"{type(error).__name__}: {one_line(error)}")
         if isinstance(error, MENDABLE) or (isinstance(error, BAD_INPUT) and not record.has_trained):
