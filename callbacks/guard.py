@@ -5,9 +5,15 @@ import math
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from callbacks.intervals import ASK_EVERY, any_rank
 from callbacks.lookup import model_of
 from callbacks.run import run_of
 from models.base import GenerativeModel
+
+REMEDY = (
+    "training has diverged. The last good checkpoint is kept; usual causes are a learning rate that is too high, a "
+    "missing regularizer, or 16-bit precision (try --trainer.precision 32-true)"
+)
 
 
 class NonFiniteError(RuntimeError):
@@ -17,28 +23,18 @@ class NonFiniteError(RuntimeError):
 class Guard(Callback):
     """Looks at every report of the losses and, before each checkpoint, at the weights.
 
-    Neither costs the hot loop a synchronisation: losses are fetched for the report anyway.
+    Neither costs the hot loop a synchronisation: losses are fetched for the report anyway. Of several ranks, all stop
+    at the same batch: one that raised alone would leave the others waiting for its gradients.
     """
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        broken = {name: value for name, value in run_of(trainer).latest.items() if not math.isfinite(value)}
-        if broken:
-            name, value = next(iter(broken.items()))
-            raise NonFiniteError(
-                f"{name} is {value} after {model_of(pl_module).samples_seen / 1000:.1f} kimg: {REMEDY}"
-            )
-
-
-def _diverged(what: str, model: GenerativeModel) -> NonFiniteError:
-    return NonFiniteError(f"{what} after {model.samples_seen / 1000:.1f} kimg: {REMEDY}")
-
-
-REMEDY = (
-    "training has diverged. The last good checkpoint is kept; usual causes are a learning rate that is too high, a "
-    "missing regularizer, or 16-bit precision (try --trainer.precision 32-true)"
-)
+        if trainer.world_size > 1 and batch_idx % ASK_EVERY != 0:
+            return
+        broken = [f"{name} is {value}" for name, value in run_of(trainer).latest.items() if not math.isfinite(value)]
+        if any_rank(trainer, bool(broken)):
+            raise _diverged(broken[0] if broken else "a loss on another device is not finite", model_of(pl_module))
 
 
 def require_finite_weights(model: GenerativeModel) -> None:
@@ -46,6 +42,8 @@ def require_finite_weights(model: GenerativeModel) -> None:
     for name, network in model.networks().items():
         norms = torch.stack(torch._foreach_norm(tuple(network.parameters())))
         if not bool(norms.isfinite().all()):
-            raise NonFiniteError(
-                f"weights of the {name} are not finite after {model.samples_seen / 1000:.1f} kimg: {REMEDY}"
-            )
+            raise _diverged(f"weights of the {name} are not finite", model)
+
+
+def _diverged(what: str, model: GenerativeModel) -> NonFiniteError:
+    return NonFiniteError(f"{what} after {model.samples_seen / 1000:.1f} kimg: {REMEDY}")

@@ -263,6 +263,12 @@ class Run(Callback):
             seen = model_of(trainer.lightning_module).samples_seen
             self.save(status=status, ended=_now(), error=error, samples_seen=seen)
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Beside the model's own fields: on which data it was trained, so that no other can slip in on resume."""
+        data = data_of(trainer)
+        if data is not None:
+            checkpoint["atelier_data"] = data.settings()
+
     def state_dict(self) -> dict[str, Any]:
         return {"seconds": self.seconds}
 

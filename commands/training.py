@@ -148,7 +148,7 @@ def fit(cli: TrainingCLI) -> int:
     ckpt_path = cli.arguments.get("ckpt_path")
     if ckpt_path is not None:
         with as_input_errors():
-            require_same(read_checkpoint(ckpt_path), cli.model, cli.arguments.seed_everything)
+            require_same(read_checkpoint(ckpt_path), cli.model, cli.datamodule, cli.arguments.seed_everything)
         record.resume_folder = run_folder_of(Path(ckpt_path))
     try:
         with quietly(), cli.stops.handling():
@@ -176,7 +176,7 @@ def evaluate(cli: TrainingCLI, verb: str) -> int:
     trainer, checkpoints = cli.trainer, find(cli.trainer, Checkpoints)
     assert checkpoints is not None
     with as_input_errors(), quietly():
-        require_same(read_checkpoint(ckpt_path), cli.model, None)
+        require_same(read_checkpoint(ckpt_path), cli.model)
         trainer.strategy.checkpoint_io = checkpoints.checkpoint_io
         if verb == "predict":
             folder = (run_folder_of(Path(ckpt_path)) or Path(ckpt_path).parent) / "predictions"
@@ -222,14 +222,18 @@ def newest_checkpoint(folder: Path) -> Path:
     return found
 
 
-def require_same(checkpoint: dict[str, Any], model: GenerativeModel, seed: int | None) -> None:
-    """Refuses to go on with other hyperparameters than a checkpoint's.
+def require_same(
+    checkpoint: dict[str, Any], model: GenerativeModel, data: DataModule | None = None, seed: int | None = None
+) -> None:
+    """Refuses to go on with other hyperparameters than a checkpoint's; data and seed are compared where given.
 
     Raises:
         InputError: with the list of them.
     """
     own = own_fields(checkpoint)
     found = differences(own["model"], describe(model), "model")
+    if data is not None and "atelier_data" in checkpoint:  # written by a fit; a checkpoint made otherwise has none
+        found += differences(checkpoint["atelier_data"], data.settings(), "data")
     if seed is not None and own["training_seed"] is not None and own["training_seed"] != seed:
         found.append(f"seed_everything: {own['training_seed']} -> {seed}")
     if found:

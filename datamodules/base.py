@@ -1,11 +1,12 @@
 """The contract of a data module, and what all picture data sets share."""
 
 import hashlib
+import inspect
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, cast
+from typing import Any, ClassVar, Literal, Protocol, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -65,7 +66,8 @@ class DataModule(LightningDataModule, ABC):
     that changes with the data and their transform, but not with batch size, seed, workers or augmentation.
 
     Training batches follow `datamodules.order`: the position is the model's `samples_seen`, nothing else is saved,
-    and what a worker prefetched does not count.
+    and what a worker prefetched does not count. Every constructor argument of a subclass is kept as an attribute of the
+    same name: a checkpoint holds them (`settings`), and a run is not resumed on other data.
 
     Args:
         data_shape: Of one example: (channels, height, width) for pictures.
@@ -81,6 +83,8 @@ class DataModule(LightningDataModule, ABC):
 
     split_remedy: ClassVar[str] = "use split 'train'"
     """What to do about a split that does not exist."""
+    loading_only: ClassVar[frozenset[str]] = frozenset({"data_dir", "batch_size", "seed", "num_workers", "in_memory"})
+    """Arguments that say whence and how examples are loaded, not what they are: a run may resume with others."""
 
     fingerprint: str
 
@@ -127,6 +131,26 @@ class DataModule(LightningDataModule, ABC):
         """Fixes the fingerprint."""
         what = repr((type(self).__name__, self.data_shape, self.identity()))
         self.fingerprint = hashlib.sha256(what.encode()).hexdigest()
+
+    def settings(self) -> dict[str, Any]:
+        """The class path and what decides the examples that training sees, as plain values.
+
+        Raises:
+            TypeError: An argument was not kept as an attribute.
+        """
+        owner = type(self)
+        names = [name for name in inspect.signature(owner).parameters if name not in self.loading_only]
+        missing = [name for name in names if not hasattr(self, name)]
+        if missing:
+            raise TypeError(f"{owner.__name__} must keep its argument {missing[0]!r} as an attribute of that name")
+        values = {name: getattr(self, name) for name in names}
+        return {
+            "class_path": f"{owner.__module__}.{owner.__qualname__}",
+            "init_args": {
+                name: value if isinstance(value, bool | int | float | str | None) else str(value)
+                for name, value in values.items()
+            },
+        }
 
     def size(self, split: Split) -> int:
         """The number of examples in a split. Raises ValueError where there is none."""

@@ -200,7 +200,9 @@ class ImageFolder(PictureDataModule):
         super().__init__(resolution, channels, len(names), names, flip, batch_size, seed, num_workers)
         self.data_dir = data_dir
         self.crop = crop
+        self.classes = classes
         self.in_memory = in_memory
+        self.channels = channels
         decoder = Decoder(resolution, crop, channels)
         self._folders = folders
         self._sources = {split: PictureFiles(files[split], labels[split], decoder) for split in folders}

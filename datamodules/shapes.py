@@ -167,6 +167,7 @@ class Shapes(PictureDataModule):
         at_least("test_size", test_size, 1)
         # No flips: places are drawn evenly, and every shape is its own mirror image.
         super().__init__(resolution, 3, len(MODES), MODES, False, batch_size, seed, num_workers)
+        self.test_size = test_size
         self._sizes: dict[Split, int] = {"train": train_size, "test": test_size}
 
     def splits(self) -> tuple[Split, ...]:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from callbacks.checkpoints import CheckpointError, WholeCheckpointIO, link, newest_whole
-from callbacks.guard import NonFiniteError, require_finite_weights
+from callbacks.guard import Guard, NonFiniteError, require_finite_weights
 from callbacks.hardware import hardware, has_bf16_units, versions
 from callbacks.intervals import Interval
 from callbacks.memory import PeakMeter, bytes_kept, count_saved_tensors
@@ -266,6 +266,33 @@ def test_a_second_signal_ends_the_process_at_once(monkeypatch: pytest.MonkeyPatc
     assert (ended, stops.exit_code) == ([], 130)
     stops._handle(signal.SIGINT, None)
     assert ended == [130]
+
+
+# Guard, over ranks.
+
+
+def test_ranks_stop_together_when_one_sees_a_loss_that_is_no_number(
+    model: DCGAN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def reduce(wish: bool, all: bool) -> bool:
+        asked.append(wish)
+        return True  # the other rank has seen one
+
+    run = Run()
+    run.latest = {"d_loss": 1.0}
+    strategy = SimpleNamespace(reduce_boolean_decision=reduce)
+    trainer: Any = SimpleNamespace(world_size=2, strategy=strategy, callbacks=[run])
+    guard = Guard()
+    guard.on_train_batch_end(trainer, model, None, None, 5)
+    assert asked == []  # the ranks ask at the same batches only
+    with pytest.raises(NonFiniteError, match="a loss on another device is not finite"):
+        guard.on_train_batch_end(trainer, model, None, None, 16)
+    run.latest = {"d_loss": float("nan")}
+    with pytest.raises(NonFiniteError, match="d_loss is nan"):
+        guard.on_train_batch_end(trainer, model, None, None, 32)
+    assert asked == [False, True]
 
 
 # Samples, over ranks.

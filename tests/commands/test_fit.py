@@ -139,6 +139,21 @@ def test_a_changed_hyperparameter_is_refused_with_a_list(fit: Run, capsys: pytes
     assert "seed_everything: 0 -> 3" in err
 
 
+def test_other_data_are_refused_with_a_list(fit: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit("--budget.kimg", 0.008) == 0
+    code = fit("--ckpt_path", "last", "--data.train_size", 40, "--data.num_workers", 1)
+    err = capsys.readouterr().err
+    assert code == 2
+    assert "data.train_size: 50 -> 40" in err
+    assert "num_workers" not in err  # how data are loaded may change
+    assert fit("--ckpt_path", "last", "--data", '{"class_path": "datamodules.fashion_mnist.FashionMNIST", '
+               '"init_args": {"excerpt": true, "resolution": 16, "batch_size": 8}}') == 2  # fmt: skip
+    assert (
+        "data.class_path: datamodules.shapes.Shapes -> datamodules.fashion_mnist.FashionMNIST"
+        in capsys.readouterr().err
+    )
+
+
 def test_another_batch_size_goes_on_with_the_same_order_of_data(fit: Run, config: Path) -> None:
     assert fit("--budget.kimg", 0.04) == 0
     assert fit("--ckpt_path", "last", "--data.batch_size", 10) == 0
