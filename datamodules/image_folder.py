@@ -38,13 +38,27 @@ def class_of_each(files: list[Path], folder: Path) -> Iterator[str]:
         yield parts[0]
 
 
+def upright(opened: Image.Image) -> Image.Image:
+    """A picture as it is meant to be seen: turned by its EXIF entry, transparency laid over white; mode L or others.
+
+    Raises:
+        ValueError: It has more than eight bits a channel: conversion would clip them to white.
+    """
+    if opened.mode.startswith(("I", "F")):
+        raise ValueError(f"has more than 8 bits a channel, mode {opened.mode}")
+    picture: Image.Image = ImageOps.exif_transpose(opened)
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture
+
+
 @dataclass(frozen=True)
 class Decoder:
     """From a file to a square picture.
 
-    Photographs are turned upright (EXIF), transparency is laid over white, the middle is cropped, and what is left is
-    resized with Pillow's Lanczos filter, which is antialiased and the sharpest of its filters: the choice of
-    StyleGAN's dataset tool.
+    Photographs are made `upright`, the middle is cropped, and what is left is resized with Pillow's Lanczos filter,
+    which is antialiased and the sharpest of its filters: the choice of StyleGAN's dataset tool.
 
     Attributes:
         resolution: Height and width of the result, in pixels.
@@ -65,14 +79,7 @@ class Decoder:
         """
         try:
             with Image.open(path) as opened:
-                # Conversion to 8 bits would clip these to white.
-                if opened.mode.startswith(("I", "F")):
-                    raise ValueError(f"has more than 8 bits a channel, mode {opened.mode}")
-                picture: Image.Image = ImageOps.exif_transpose(opened)
-                if picture.has_transparency_data:
-                    picture = picture.convert("RGBA")
-                    picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-                picture = picture.convert("L" if self.channels == 1 else "RGB")
+                picture = upright(opened).convert("L" if self.channels == 1 else "RGB")
                 width, height = picture.size
                 side = min(width, height) if self.crop is None else self.crop
                 if side > min(width, height):

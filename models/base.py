@@ -132,11 +132,18 @@ class GenerativeModel(lightning.LightningModule, Part, ABC):
         if not isinstance(settings, self.settings_class):
             raise ValueError(f"{type(self).__name__}.sample takes {self.settings_class.__name__}, not {settings!r}")
         generators = [sample_generator(seed, int(index)) for index in indices]
-        wanted = self._labels(indices, labels, seed)
+        wanted = self.sample_labels(indices, labels, seed=seed)
         with self.phase("sampling"), self.evaluating(), self._sampling_precision(settings):
             return self.generate(generators, wanted, settings).float()
 
-    def _labels(self, indices: Sequence[int], labels: Sequence[int] | Tensor | None, seed: int) -> Tensor:
+    def sample_labels(
+        self, indices: Sequence[int], labels: Sequence[int] | Tensor | None = None, *, seed: int = 0
+    ) -> Tensor:
+        """The class of each sample that `sample` draws for these arguments, int64 (N,); zeros where unconditional.
+
+        Raises:
+            ValueError: as `sample`.
+        """
         if labels is None:
             drawn = [keyed_seed(seed, int(index)) % max(self.label_classes, 1) for index in indices]
             return torch.tensor(drawn, dtype=torch.int64, device=self.device)

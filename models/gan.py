@@ -312,10 +312,16 @@ class GAN(GenerativeModel):
         return optimizers if isinstance(optimizers, list) else [optimizers]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clips here, where mixed precision has unscaled the gradients; in `training_step` they are still scaled."""
+        """Clips here, where mixed precision has unscaled the gradients; in `training_step` they are still scaled.
+
+        The norms before clipping are observed: afterwards they tell a stable run from an unstable one.
+        """
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        self.observe("g_grad_norm" if optimizer is self._plain_optimizers()[0] else "d_grad_norm", norm)
         if self.adversarial.clip_norm is not None:
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(parameters, self.adversarial.clip_norm)
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.adversarial.clip_norm, norm)
 
     # Several devices.
 

@@ -64,11 +64,11 @@ def test_samples_are_float32_pictures_without_a_graph(dcgan: DCGAN) -> None:
 
 
 def test_labels_left_out_are_drawn_uniformly_by_index(dcgan: DCGAN) -> None:
-    drawn = dcgan._labels(range(4000), None, seed=0)
+    drawn = dcgan.sample_labels(range(4000), seed=0)
     counts = drawn.bincount(minlength=10).double()
     assert len(counts) == 10
     assert (counts - 400).square().sum() / 400 < 27.9  # chi-squared with 9 degrees: p = 0.001, for one fixed seed
-    assert torch.equal(dcgan._labels([7, 2], None, seed=0), drawn[[7, 2]])
+    assert torch.equal(dcgan.sample_labels([7, 2], seed=0), drawn[[7, 2]])
     torch.testing.assert_close(dcgan.sample([7, 2]), dcgan.sample([7, 2], drawn[[7, 2]]), rtol=0, atol=0)
 
 

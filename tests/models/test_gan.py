@@ -292,6 +292,16 @@ def test_each_networks_gradient_is_clipped_to_the_norm(toy_gan: Toy, fit: Fit, b
     assert clipped_norms(fit(toy_gan(clip_norm=1e3), batches(1, 8))) == free
 
 
+def test_the_norms_of_the_gradients_are_observed_before_clipping(toy_gan: Toy, fit: Fit, batches: Batches) -> None:
+    model = toy_gan()
+    free = clipped_norms(fit(model, batches(1, 8)))
+    reported = model.reported()
+    assert [reported["g_grad_norm"], reported["d_grad_norm"]] == pytest.approx(free, rel=1e-4)
+    model = toy_gan(clip_norm=free[1] / 2)
+    fit(model, batches(1, 8), plugins=[scaling(1024.0)])
+    assert model.reported()["d_grad_norm"] == pytest.approx(free[1], rel=1e-2)  # unscaled from float16, not clipped
+
+
 def scaling(initial: float) -> MixedPrecision:
     scaler = torch.amp.GradScaler("cpu", init_scale=initial, growth_interval=1000)
     return MixedPrecision("16-mixed", "cpu", scaler=scaler)
