@@ -12,6 +12,8 @@ TRAINING = {
 }
 COMMANDS = {
     "sample": "draw samples from a checkpoint: PNGs, one grid, or an npz",
+    "evaluate": "figures of quality of a checkpoint, or of finished samples, with their protocol",
+    "diagnose": "what is wrong with a checkpoint: collapse, memorisation, overfitting, instability, uneven classes",
     "info": "parameters, output, memory and time of a checkpoint or a config",
 }
 USAGE = "usage: python main.py VERB [--help] [--debug] [arguments]"

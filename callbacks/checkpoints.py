@@ -53,8 +53,8 @@ class Checkpoints(Checkpoint):
         every_kimg: thousand samples between two checkpoints; None leaves it to the minutes.
         every_minutes: wall time between two checkpoints.
         keep: the newest so many are kept, besides the best.
-        monitor: the figure that "best" goes by.
-        mode: whether lower or higher is better.
+        monitor: the figure that "best" goes by; the quality callback's first, its Fréchet distance, where left out.
+        mode: whether lower or higher is better, for a `monitor` that is named.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Checkpoints(Checkpoint):
         every_kimg: float | None = None,
         every_minutes: float | None = 10.0,
         keep: int = 2,
-        monitor: str = "fd_effnet",
+        monitor: str | None = None,
         mode: Literal["min", "max"] = "min",
     ) -> None:
         if keep < 1:
@@ -107,7 +107,7 @@ class Checkpoints(Checkpoint):
         path = folder / f"kimg{model.samples_seen / 1000:010.3f}.ckpt"
         is_best = self._new_best(trainer)
         if is_best:
-            self._best, self._best_name = run_of(trainer).latest[self.monitor], path.name
+            self._best, self._best_name = self._monitored(trainer)[0], path.name
         with model.phase("checkpoint"):
             trainer.save_checkpoint(path)
         self._saved_at, self._saved_samples = time.monotonic(), model.samples_seen
@@ -120,10 +120,20 @@ class Checkpoints(Checkpoint):
 
     def _new_best(self, trainer: Trainer) -> bool:
         """Whether the newest figure beats all before it. The quality callback runs before this one in a batch."""
-        value = run_of(trainer).latest.get(self.monitor)
+        value, lower_is_better = self._monitored(trainer)
         if value is None:
             return False
-        return self._best is None or (value < self._best if self.mode == "min" else value > self._best)
+        return self._best is None or (value < self._best if lower_is_better else value > self._best)
+
+    def _monitored(self, trainer: Trainer) -> tuple[float | None, bool]:
+        """The newest value of the figure that "best" goes by, and whether lower is better."""
+        run = run_of(trainer)
+        if self.monitor is not None:
+            return run.latest.get(self.monitor), self.mode == "min"
+        if run.headline is None:
+            return None, True
+        name, better = run.headline
+        return run.latest.get(name), better == "lower"
 
     def _remove_old(self, folder: Path) -> None:
         for path in checkpoints_in(folder)[: -self.keep]:

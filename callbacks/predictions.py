@@ -8,6 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from metrics.evaluation import share_of
 from metrics.pictures import save_png, to_uint8
 
 
@@ -20,7 +21,7 @@ class SampleIndices(IterableDataset[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         together = dist.is_available() and dist.is_initialized()
         rank, world = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
-        mine = range(self.count * rank // world, self.count * (rank + 1) // world)
+        mine = share_of(self.count, rank, world)
         for start in range(0, len(mine), self.batch_size):
             yield list(mine[start : start + self.batch_size])
 

@@ -67,7 +67,9 @@ class Progress(ProgressBar):
     def _show(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert self._bar is not None
         latest = run_of(trainer).latest
-        figures = {name: value for name, value in latest.items() if name in SHOWN or name.startswith(("fd_", "fid"))}
+        headline = run_of(trainer).headline
+        names = (*SHOWN, *([headline[0]] if headline else []))
+        figures = {name: latest[name] for name in names if name in latest}
         shown = {name: f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}" for name, value in figures.items()}
         rate = latest.get("samples_per_s")
         self._bar.set_postfix({**({"img/s": f"{rate:.0f}"} if rate else {}), **shown}, refresh=False)

@@ -1,54 +1,52 @@
-"""How good the samples are, while training: the Fréchet distance on EfficientNet-Lite0's features, FD-EffNet.
+"""How good the samples are, while training: figures of the evaluation engine, each with its protocol.
 
-It is not the FID, which is defined on another network's features, and the two are never compared.
+By default the Fréchet distance on EfficientNet-Lite0's features, FD-EffNet. It is not the FID, which is defined on
+another network's features, and the two are never compared.
 """
 
-import math
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-import torch.distributed as dist
+import torch
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from callbacks.budget import budget_of
 from callbacks.intervals import Interval
 from callbacks.lookup import data_of, find, model_of
+from callbacks.measuring import ReferenceData, in_batches, model_samples, real_pictures
 from callbacks.run import run_of
 from callbacks.stops import Stops
-from metrics.cache import cached_statistics
-from metrics.efficientnet import EfficientNetFeatures
-from metrics.frechet import GaussianStatistics, frechet_distance
-from metrics.pictures import to_uint8
+from metrics.cache import default_folder
+from metrics.evaluation import Figure, Metric, Observation, Reference, check_metrics, figures, headline, share_of
+from metrics.extractors import Extractor, make_extractor
+from metrics.precision import Precision
+from metrics.resize import Filter
 from models.base import GenerativeModel, SamplerSettings
-
-NAME = "fd_effnet"
-
-
-class ReferenceData(Protocol):
-    """What a datamodule offers for reference statistics."""
-
-    fingerprint: str
-
-    def size(self, split: Any) -> int: ...  # noqa: ANN401 - the datamodule's own literal type
-    def examples(self, split: Any, indices: Sequence[int]) -> tuple[Tensor, Tensor]: ...  # noqa: ANN401
 
 
 class Quality(Callback):
-    """Logs `fd_effnet` at intervals and at the end of a fit, and once in `validate` and `test`.
+    """Logs figures of quality at intervals and at the end of a fit, and once in `validate` and `test`.
 
     Weights, mode and RNG stay as they were: a fit with and without it ends in the same weights. Real statistics are
     computed once for a data set and kept in the cache.
 
     Args:
         every_kimg: thousand samples between two measurements; a tenth of the budget where left out (50 without one).
-        num_samples: samples of the model; the figure's bias depends on it, so only equal numbers compare.
+        num_samples: samples of the model; a figure's bias depends on it, so only equal numbers compare.
+        metrics: what to measure: frechet, kernel (1,000 samples at least), inception_score, precision_recall,
+            density_coverage, lpips, class_accuracy (of a conditional model), modes (of drawn shapes). One pass over
+            samples and features serves them all.
+        extractor: whose features: effnet, inception (the FID's; its weights are downloaded at first use), or the path
+            of a TorchScript file.
+        extractor_weights: a file with inception's weights, where they are not to be downloaded.
+        resize: filter by which pictures come to the extractor's size: bicubic (antialiased, as clean-fid) or
+            tf1-bilinear (the legacy one).
+        resolution: side that pictures are resized to before the network, in pixels; the extractor's own where left out
+            (64 for effnet).
+        precision: of the extractor.
         reference: the split of the data that samples are compared with.
-        reference_samples: its first so many examples; all where left out.
-        resolution: side that pictures are resized to before the network, in pixels.
-        precision: of the feature network.
+        reference_samples: so many of its examples, drawn with a fixed seed; all where left out.
         batch_size: samples drawn at once.
         seed: of the samples.
         weights: the generator's average or the raw weights.
@@ -59,10 +57,14 @@ class Quality(Callback):
         self,
         every_kimg: float | None = None,
         num_samples: int = 2048,
+        metrics: Sequence[Metric] = ("frechet",),
+        extractor: str = "effnet",
+        extractor_weights: str | None = None,
+        resize: Filter = "bicubic",
+        resolution: int | None = None,
+        precision: Precision = "float32",
         reference: Literal["train", "test"] = "train",
         reference_samples: int | None = None,
-        resolution: int = 64,
-        precision: Literal["float32", "bfloat16"] = "float32",
         batch_size: int = 128,
         seed: int = 0,
         weights: Literal["ema", "raw"] = "ema",
@@ -72,21 +74,22 @@ class Quality(Callback):
             raise ValueError("quality.num_samples and quality.reference_samples must be at least 2")
         if batch_size < 1:
             raise ValueError(f"quality.batch_size must be at least 1, not {batch_size}")
-        self.every_kimg, self.num_samples, self.reference = every_kimg, num_samples, reference
-        self.reference_samples, self.resolution, self.precision = reference_samples, resolution, precision
+        self.every_kimg, self.num_samples, self.metrics = every_kimg, num_samples, list(metrics)
+        self.extractor, self.extractor_weights = extractor, extractor_weights
+        self.resize, self.resolution, self.precision = resize, resolution, precision
+        self.reference, self.reference_samples = reference, reference_samples
         self.batch_size, self.seed, self.weights, self.cache_dir = batch_size, seed, weights, cache_dir
         self._interval = Interval(every_kimg or 50.0)
         self._measured_at = -1
-        self._extractor: EfficientNetFeatures | None = None
-        self._real: GaussianStatistics | None = None
+        self._network: Extractor | None = None
+        self._real: Reference | None = None
 
     # When.
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reads the weights and asks for the split now: what is missing should be said before the first batch."""
-        if self._pictures(pl_module):
-            self._extractor = EfficientNetFeatures(self.resolution, self.precision).to(pl_module.device)
-            _reference_of(trainer).size(self.reference)
+        if self.applies(model_of(pl_module)):
+            self._prepare(trainer, model_of(pl_module), self.reference)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._interval = Interval(self.every_kimg or (budget_of(trainer).kimg or 500.0) / 10)
@@ -97,12 +100,11 @@ class Quality(Callback):
     ) -> None:
         model = model_of(pl_module)
         if self._interval.passed(model.samples_seen) or budget_of(trainer).reached(model.samples_seen):
-            value = self._measure(trainer, model, self.reference)
-            if value is not None:
-                model.log(NAME, value, logger=False)  # for ModelCheckpoint(monitor=...)
+            for name, figure in self._measure(trainer, model, self.reference).items():
+                model.log(name, figure.value, logger=False)  # for ModelCheckpoint(monitor=...)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The last figure, unless a signal ended the fit: then what counts is to be gone soon."""
+        """The last figures, unless a signal ended the fit: then what counts is to be gone soon."""
         if not _interrupted(trainer):
             self._measure(trainer, model_of(pl_module), self.reference)
 
@@ -115,40 +117,102 @@ class Quality(Callback):
 
     # What.
 
-    def _measure(self, trainer: Trainer, model: GenerativeModel, split: str) -> float | None:
-        """Measures and reports; None where there is nothing to measure, or nothing new, or no time."""
-        if not self._pictures(model) or self._measured_at == model.samples_seen:
-            return None
-        self._measured_at = model.samples_seen
-        if self._extractor is None:
-            self._extractor = EfficientNetFeatures(self.resolution, self.precision).to(model.device)
-        with model.phase("metrics"):
-            if self._real is None:
-                self._real = self._real_statistics(trainer, split)
-            fake = self._gathered(trainer, self._samples(trainer, model))
-            if fake is None:
-                return None
-            value = frechet_distance(self._real, fake)
-        run = run_of(trainer)
-        run.write(trainer, {NAME: value})
-        protocol = self.protocol(trainer, model, split)
-        figure = {"value": value, "samples_seen": model.samples_seen, "protocol": protocol}
-        figures = run.record.get("figures", {})
-        best = figures.get(NAME, {}).get("best")
-        if best is None or value < best["value"]:
-            best = {"value": value, "samples_seen": model.samples_seen}
-        run.save(figures={**figures, NAME: {**figure, "best": best}}, samples_seen=model.samples_seen)
-        return value
+    def _prepare(self, trainer: Trainer, model: GenerativeModel, split: str) -> tuple[Extractor, Reference]:
+        """The network and the real pictures, made once; says what could not be measured.
 
-    def protocol(self, trainer: Trainer, model: GenerativeModel, split: str) -> dict[str, Any]:
-        """All that the figure depends on besides the model's weights."""
-        assert self._extractor is not None
-        assert self._real is not None
+        Raises:
+            ValueError: in one line, with the keys.
+        """
+        network = self.network(model.device)
+        if self._real is None:
+            real = real_pictures(_reference_of(trainer), split, self.reference_samples)
+            fake = model_samples(model, self.num_samples, self.seed, self._settings(model))
+            try:
+                check_metrics(self.metrics, network, real, fake, real.count)
+            except ValueError as error:
+                raise ValueError(f"quality.metrics: {error}") from error
+            folder = default_folder() if self.cache_dir is None else Path(self.cache_dir)
+            self._real = Reference(real, network, folder, self.batch_size)
+            run_of(trainer).headline = headline(self.metrics, network)
+        return network, self._real
+
+    def network(self, device: torch.device) -> Extractor:
+        """The feature network, made at the first call.
+
+        Raises:
+            ValueError: in one line, if there is none of this name, or its weights are not to be had.
+        """
+        if self._network is None:
+            try:
+                self._network = make_extractor(
+                    self.extractor,
+                    resolution=self.resolution,
+                    resize=self.resize,
+                    precision=self.precision,
+                    weights=self.extractor_weights,
+                ).to(device)
+            except ValueError as error:
+                raise ValueError(f"quality.extractor: {error}") from error
+        return self._network
+
+    def _measure(self, trainer: Trainer, model: GenerativeModel, split: str) -> dict[str, Figure]:
+        """Measures and reports; nothing where there is nothing to measure, or nothing new, or no time."""
+        if not self.applies(model) or self._measured_at == model.samples_seen:
+            return {}
+        self._measured_at = model.samples_seen
+        network, real = self._prepare(trainer, model, split)
+        with model.phase("metrics"):
+            if trainer.is_global_zero:
+                real.prepare(self.metrics)
+            found = self._figures(trainer, model, network, real)
+        if found:
+            self._report(trainer, model, found, self._protocol(model, network, real, split))
+        return found
+
+    def _figures(
+        self, trainer: Trainer, model: GenerativeModel, network: Extractor, real: Reference
+    ) -> dict[str, Figure]:
+        """The figures of all ranks' samples, the same on every rank; empty if a signal cut the measurement short."""
+        settings = self._settings(model)
+        fake = model_samples(model, self.num_samples, self.seed, settings)
+        share = share_of(self.num_samples, trainer.global_rank, trainer.world_size)
+        modes = real.pictures.modes
+        seen = Observation(self.metrics, network, self.num_samples, share, real.folder, modes, model.device)
+        for pictures, labels in in_batches(fake, share, self.batch_size, lambda: _interrupted(trainer)):
+            seen.update(pictures, labels)
+        found: dict[str, Figure] | ValueError = {}
+        if seen.gather() and seen.complete:
+            try:
+                found = figures(self.metrics, real, seen)
+            except ValueError as error:  # every rank must hear of it: the others wait for an answer
+                found = error
+        found = trainer.strategy.broadcast(found)
+        if isinstance(found, ValueError):
+            raise found
+        return found
+
+    def _report(
+        self, trainer: Trainer, model: GenerativeModel, found: dict[str, Figure], protocol: dict[str, Any]
+    ) -> None:
+        run = run_of(trainer)
+        run.write(trainer, {name: figure.value for name, figure in found.items()})
+        kept = dict(run.record.get("figures", {}))
+        for name, figure in found.items():
+            now = {"value": figure.value, "samples_seen": model.samples_seen}
+            best = kept.get(name, {}).get("best")
+            if figure.better and (best is None or _is_better(figure, best["value"])):
+                best = now
+            spread = {} if figure.spread is None else {"spread": figure.spread}
+            kept[name] = {**now, **spread, "protocol": {**protocol, **figure.settings}, "best": best}
+        run.save(figures=kept, samples_seen=model.samples_seen)
+
+    def _protocol(self, model: GenerativeModel, network: Extractor, real: Reference, split: str) -> dict[str, Any]:
+        """All that the figures depend on besides the model's weights."""
         return {
-            **self._extractor.protocol(),
-            "data": _reference_of(trainer).fingerprint,
+            **network.protocol(),
+            "data": real.pictures.fingerprint.split()[0],
             "reference": split,
-            "reference_samples": self._real.count,
+            "reference_samples": real.count,
             "num_samples": self.num_samples,
             "seed": self.seed,
             "sampler": {**vars(self._settings(model))},
@@ -157,62 +221,18 @@ class Quality(Callback):
     def _settings(self, model: GenerativeModel) -> SamplerSettings:
         return model.settings_class(weights=self.weights)
 
-    def _samples(self, trainer: Trainer, model: GenerativeModel) -> Iterator[Tensor]:
-        """This rank's share of the samples; ends early when a signal asks the fit to stop."""
-        for indices in _batches(_share(trainer, self.num_samples), self.batch_size):
-            if _interrupted(trainer):
-                return
-            yield to_uint8(model.sample(indices, seed=self.seed, settings=self._settings(model)))
-
-    def _real_statistics(self, trainer: Trainer, split: str) -> GaussianStatistics:
-        data = _reference_of(trainer)
-        size = data.size(split)
-        count = min(self.reference_samples or size, size)
-        assert self._extractor is not None
-        key = f"{data.fingerprint} {split} {count} {sorted(self._extractor.protocol().items())}"
-
-        def compute() -> GaussianStatistics:
-            assert self._extractor is not None
-            statistics = GaussianStatistics.empty(self._extractor.dimension)
-            for indices in _batches(range(count), self.batch_size):
-                statistics.update(self._extractor(to_uint8(data.examples(split, indices)[0])))
-            return statistics
-
-        if self.cache_dir is None:
-            folder = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "atelier" / "statistics"
-        else:
-            folder = Path(self.cache_dir)
-        # One rank computes, the others then find the file.
-        if trainer.is_global_zero:
-            statistics = cached_statistics(folder, key, compute)
-            trainer.strategy.barrier()
-            return statistics
-        trainer.strategy.barrier()
-        return cached_statistics(folder, key, compute)
-
-    def _gathered(self, trainer: Trainer, samples: Iterator[Tensor]) -> GaussianStatistics | None:
-        """The statistics of all ranks' samples; None if the measurement was cut short."""
-        assert self._extractor is not None
-        mine = GaussianStatistics.empty(self._extractor.dimension)
-        for pictures in samples:
-            mine.update(self._extractor(pictures))
-        if trainer.world_size > 1:
-            states: list[Any] = [None] * trainer.world_size
-            dist.all_gather_object(states, mine.state())
-            mine = GaussianStatistics.empty(self._extractor.dimension)
-            for state in states:
-                mine.merge(GaussianStatistics.from_state(state))
-        return mine if mine.count == self.num_samples else None
-
     @staticmethod
-    def _pictures(module: LightningModule) -> bool:
+    def applies(model: GenerativeModel) -> bool:
         """Whether the model makes what the feature network can look at."""
-        shape = model_of(module).data_shape
-        return len(shape) == 3 and shape[0] in (1, 3)
+        return len(model.data_shape) == 3 and model.data_shape[0] in (1, 3)
+
+
+def _is_better(figure: Figure, best: float) -> bool:
+    return figure.value < best if figure.better == "lower" else figure.value > best
 
 
 def _reference_of(trainer: Trainer) -> ReferenceData:
-    data = data_of(trainer)
+    data: ReferenceData | None = data_of(trainer)
     if data is None:
         raise ValueError("the quality callback needs a datamodule to compare with")
     return data
@@ -221,13 +241,3 @@ def _reference_of(trainer: Trainer) -> ReferenceData:
 def _interrupted(trainer: Trainer) -> bool:
     stops = find(trainer, Stops)
     return stops is not None and stops.received is not None
-
-
-def _share(trainer: Trainer, count: int) -> range:
-    """This rank's part of range(count): no index twice, none left out."""
-    rank, world = trainer.global_rank, trainer.world_size
-    return range(count * rank // world, count * (rank + 1) // world)
-
-
-def _batches(indices: range, size: int) -> Iterator[range]:
-    return (indices[i * size : (i + 1) * size] for i in range(math.ceil(len(indices) / size)))

@@ -153,6 +153,8 @@ class Run(Callback):
         self.config: dict[str, Any] = {}
         self.latest: dict[str, float] = {}
         """The newest value of everything logged."""
+        self.headline: tuple[str, Literal["lower", "higher"]] | None = None
+        """The figure that "best" goes by, and which way is better; set by who measures quality."""
         self.resume_folder: Path | None = None
         """Set by the command line: the folder of the run whose checkpoint is resumed."""
         self.record: dict[str, Any] = {}

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from callbacks.budget import Budget
 from callbacks.checkpoints import CheckpointError, Checkpoints
+from callbacks.diagnosis import Diagnosis
 from callbacks.guard import Guard, NonFiniteError
 from callbacks.hardware import has_bf16_units
 from callbacks.lookup import find
@@ -48,6 +49,7 @@ KEYED_CALLBACKS = {
     "run": Run,
     "budget": Budget,
     "quality": Quality,
+    "diagnosis": Diagnosis,
     "samples": SampleGrid,
     "checkpoints": Checkpoints,
     "memory": Memory,
@@ -113,8 +115,15 @@ class TrainingCLI(LightningCLI):
         trainer = super().instantiate_trainer(**kwargs)
         # The order is that of a batch's end: report, judge, draw, save, and only then ask whether to stop.
         by_type = {type(callback): callback for callback in trainer.callbacks}  # type: ignore[attr-defined]
-        ours = [by_type[Run], self.stops, Plan(), Guard(), by_type[Memory], by_type[Quality], by_type[SampleGrid]]
-        ours += [by_type[Budget], Progress(), by_type[Checkpoints], by_type[Throughput]]
+        ours = [by_type[Run], self.stops, Plan(), Guard(), by_type[Memory], by_type[Quality]]
+        ours += [
+            by_type[Diagnosis],
+            by_type[SampleGrid],
+            by_type[Budget],
+            Progress(),
+            by_type[Checkpoints],
+            by_type[Throughput],
+        ]
         others = [callback for callback in trainer.callbacks if type(callback) not in map(type, ours)]  # type: ignore[attr-defined]
         others = [callback for callback in others if not isinstance(callback, lightning.pytorch.callbacks.ProgressBar)]
         trainer.callbacks = [*ours, *others]  # type: ignore[attr-defined]

@@ -186,7 +186,7 @@ def _from_npz(path: Path) -> Archive:
         )
     if labels is not None and labels.shape != (len(pictures),):
         raise ValueError(f"{path}: {len(pictures)} pictures and labels of shape {tuple(labels.shape)}")
-    return _archive(path, hashlib.sha256(np.ascontiguousarray(pictures)).hexdigest(), _Array(pictures), labels)
+    return _archive(path, hashlib.sha256(pictures.tobytes()).hexdigest(), _Array(pictures), labels)
 
 
 def _archive(path: Path, identity: object, source: Source, labels: Tensor | None) -> Archive:

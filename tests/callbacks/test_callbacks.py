@@ -21,12 +21,12 @@ from callbacks.intervals import Interval
 from callbacks.memory import PeakMeter, bytes_kept, count_saved_tensors
 from callbacks.plan import Trial, random_batch, trial_steps
 from callbacks.predictions import SampleIndices
-from callbacks.quality import _batches, _share
 from callbacks.run import MetricsFile, Run, _has_wandb_key, run_of
 from callbacks.sample_grid import sample_grid
 from callbacks.stops import Stops
 from callbacks.throughput import Throughput
 from commands.training import quietly
+from metrics.evaluation import share_of
 from models.dcgan import DCGAN
 from models.gan import AdversarialTraining
 from models.regularizers import R1
@@ -300,10 +300,9 @@ def test_ranks_stop_together_when_one_sees_a_loss_that_is_no_number(
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
 def test_ranks_share_samples_without_a_gap_or_a_double(world: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    shares = [_share(SimpleNamespace(global_rank=rank, world_size=world), 37) for rank in range(world)]  # type: ignore[arg-type]
-    batches = [list(batch) for share in shares for batch in _batches(share, 5)]
-    assert sorted(itertools.chain(*batches)) == list(range(37))
-    assert max(map(len, batches)) <= 5
+    shares = [share_of(37, rank, world) for rank in range(world)]
+    assert list(itertools.chain(*shares)) == list(range(37))
+    assert all(share.start % 2 == 0 for share in shares)  # pairs stay together
     drawn = []
     monkeypatch.setattr("callbacks.predictions.dist.is_initialized", lambda: True)
     monkeypatch.setattr("callbacks.predictions.dist.get_world_size", lambda: world)

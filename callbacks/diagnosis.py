@@ -1,0 +1,197 @@
+"""What is wrong with a model: collapse, memorisation, overfitting, instability, uneven classes."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from callbacks.intervals import Interval
+from callbacks.lookup import data_of, find, model_of
+from callbacks.measuring import ReferenceData, in_batches, model_samples, real_pictures
+from callbacks.quality import Quality
+from callbacks.run import run_of
+from metrics.cache import default_folder
+from metrics.diagnosis import (
+    Finding,
+    discriminator_overfitting,
+    instability,
+    memorisation,
+    mode_collapse,
+    uneven_classes,
+)
+from metrics.evaluation import Observation, PictureSet, Reference
+from metrics.extractors import Extractor
+from metrics.neighbours import nearest
+from metrics.pictures import grid
+from models.base import GenerativeModel, HasCritic
+
+SHOWN, NEAREST = 8, 4
+"""Rows of the picture of nearest neighbours, and training pictures beside each sample."""
+
+
+@dataclass(frozen=True, eq=False)
+class Diagnosed:
+    """What was found, and the evidence of one's own eyes.
+
+    Attributes:
+        findings: One for each thing that could be looked for.
+        closest: uint8 (C, H, W): the samples closest to training pictures, one a row, with the nearest ones beside it.
+    """
+
+    findings: list[Finding]
+    closest: Tensor
+
+
+def diagnose(
+    samples: PictureSet,
+    data: ReferenceData,
+    extractor: Extractor,
+    folder: Path,
+    batch_size: int = 128,
+    critic: tuple[GenerativeModel, HasCritic] | None = None,
+    curves: tuple[Sequence[Mapping[str, float]], str] | None = None,
+    quiet: bool = True,
+) -> Diagnosed:
+    """Looks for everything that can be looked for in these samples.
+
+    Args:
+        samples: of the model.
+        data: what it was trained on; a "test" split serves as the pictures it never saw.
+        extractor: of the features.
+        folder: of the cache.
+        batch_size: pictures a pass.
+        critic: the model, where it has a discriminator: once as a model and once as a critic.
+        curves: rows of metrics.jsonl, and the figure in them to look at.
+        quiet: no progress bars.
+
+    Raises:
+        ValueError: there are too few pictures on either side; one line.
+    """
+    train = Reference(real_pictures(data, "train"), extractor, folder, batch_size, quiet)
+    count = min(samples.count, train.count // 2)
+    if count < 10:
+        raise ValueError(
+            f"a diagnosis needs 10 samples and 20 training pictures, not {samples.count} and {train.count}"
+        )
+    unseen_pictures = real_pictures(data, "test", count) if "test" in data.splits() else None
+    unseen = None if unseen_pictures is None else Reference(unseen_pictures, extractor, folder, batch_size, quiet)
+    seen = Observation(["precision_recall"], extractor, samples.count, range(samples.count), folder)
+    for pictures, _ in in_batches(samples, range(samples.count), batch_size):
+        seen.update(pictures, None)
+    fake = np.array(seen.rows)
+
+    order = np.random.RandomState(0).permutation(train.count)
+    half, other_half = (np.array(train.rows[np.sort(part)]) for part in (order[:count], order[count : 2 * count]))
+    findings = [
+        mode_collapse(half, other_half, fake[:count]),
+        memorisation(train.rows, None if unseen is None else unseen.rows, fake),
+    ]
+    if critic is not None:
+        model, judge = critic
+        logits = [
+            _logits(model, judge, pictures, batch_size)
+            for pictures in (train.pictures.subset(count), unseen_pictures, samples)
+            if pictures is not None
+        ]
+        findings.append(discriminator_overfitting(logits[0], logits[1] if unseen is not None else None, logits[-1]))
+    if curves is not None:
+        findings.append(instability(*curves))
+    if data.num_classes and set(train.labels.tolist()) != {-1}:
+        classifier, accuracy = train.classifier()
+        in_samples, in_data = (classifier.predict(torch.from_numpy(rows)) for rows in (fake, half))
+        names = tuple(getattr(data, "class_names", ())) or tuple(map(str, range(data.num_classes)))
+        findings.append(uneven_classes(in_samples, in_data, names, accuracy))
+    return Diagnosed(findings, _closest(samples, fake, train))
+
+
+def _logits(model: GenerativeModel, judge: HasCritic, pictures: PictureSet, batch_size: int) -> Tensor:
+    """What the discriminator says of each picture, float (N,) on the CPU."""
+    found = []
+    with torch.no_grad(), model.evaluating():
+        for some, labels in in_batches(pictures, range(pictures.count), batch_size):
+            x = some.to(model.device).float() / 127.5 - 1
+            y = torch.zeros(len(x), dtype=torch.int64) if labels is None else labels
+            found.append(judge.logits(x, y.to(model.device)).float().cpu())
+    return torch.cat(found)
+
+
+def _closest(samples: PictureSet, fake: np.ndarray, train: Reference) -> Tensor:
+    distances, indices = nearest(fake, train.rows, min(NEAREST, train.count))
+    shown = np.argsort(distances[:, 0], kind="stable")[:SHOWN]
+    pictures = []
+    for row in shown:
+        pictures.append(samples.read([int(row)])[0].cpu())
+        pictures.append(train.pictures.read([int(index) for index in indices[row]])[0].cpu())
+    return grid(torch.cat(pictures), columns=1 + indices.shape[1])
+
+
+def as_plain(findings: Sequence[Finding]) -> list[dict[str, object]]:
+    """Findings as run.json has them."""
+    return [asdict(finding) for finding in findings]
+
+
+def in_words(findings: Sequence[Finding]) -> str:
+    """Findings for a terminal."""
+    width = max(len(finding.name) for finding in findings)
+    lines = []
+    for finding in findings:
+        lines.append(f"{finding.name:<{width}}  {finding.verdict:<8} {finding.says}")
+        if finding.helps:
+            lines.append(f"{'':<{width}}  {'':<8} what usually helps: {finding.helps}")
+    return "\n".join(lines)
+
+
+class Diagnosis(Callback):
+    """Diagnoses the model at intervals: findings into run.json, the picture into `diagnosis/`. Off unless asked for.
+
+    Features, samples and cache are the quality callback's.
+
+    Args:
+        every_kimg: thousand samples between two diagnoses; none where left out.
+        num_samples: samples of the model.
+    """
+
+    def __init__(self, every_kimg: float | None = None, num_samples: int = 2000) -> None:
+        if num_samples < 10:
+            raise ValueError(f"diagnosis.num_samples must be at least 10, not {num_samples}")
+        self.every_kimg, self.num_samples = every_kimg, num_samples
+        self._interval = None if every_kimg is None else Interval(every_kimg)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._interval:
+            self._interval.start(model_of(pl_module).samples_seen)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        model = model_of(pl_module)
+        if self._interval is None or not self._interval.passed(model.samples_seen) or not Quality.applies(model):
+            return
+        if trainer.is_global_zero:
+            with model.phase("metrics"):
+                self._diagnose(trainer, model)
+        trainer.strategy.barrier()
+
+    def _diagnose(self, trainer: Trainer, model: GenerativeModel) -> None:
+        quality, run = find(trainer, Quality), run_of(trainer)
+        if quality is None:
+            raise ValueError("the diagnosis callback needs a callbacks.quality.Quality, whose features it uses")
+        rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+        diagnosed = diagnose(
+            model_samples(model, self.num_samples, quality.seed, model.settings_class(weights=quality.weights)),
+            data_of(trainer),
+            quality.network(model.device),
+            default_folder() if quality.cache_dir is None else Path(quality.cache_dir),
+            quality.batch_size,
+            (model, model) if isinstance(model, HasCritic) else None,
+            (rows, run.headline[0]) if run.headline else None,
+        )
+        path = run.folder / "diagnosis" / f"kimg{model.samples_seen / 1000:010.3f}.png"
+        run.write_picture(trainer, "nearest training pictures", diagnosed.closest, path)
+        found = {"samples_seen": model.samples_seen, "findings": as_plain(diagnosed.findings)}
+        run.save(diagnosis=found, samples_seen=model.samples_seen)

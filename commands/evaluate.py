@@ -1,0 +1,296 @@
+"""`evaluate`: figures of quality, with their protocol, of a checkpoint or of finished samples against real pictures."""
+
+import argparse
+import datetime
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from metrics.evaluation import Figure, KnownStatistics, Metric, Observation, PictureSet, Reference
+    from metrics.extractors import Extractor
+
+
+def parser() -> argparse.ArgumentParser:
+    """The verb's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="python main.py evaluate",
+        description="Measures a checkpoint, or finished samples, against real pictures; says how it measured.",
+    )
+    judged = parser.add_mutually_exclusive_group(required=True)
+    judged.add_argument("--ckpt_path", help="a checkpoint, or a run's folder for its newest one")
+    judged.add_argument(
+        "--samples", type=Path, help="a folder, zip or npz of pictures, or a data config (real on real)"
+    )
+    parser.add_argument(
+        "--reference", type=Path,
+        help="a folder, zip or npz of pictures, a data or run config, or an npz of mu and sigma (the run's own data)",
+    )  # fmt: skip
+    parser.add_argument("--split", choices=("train", "test"), default="train", help="of a reference's data (train)")
+    parser.add_argument("--samples_split", choices=("train", "test"), default="test", help="of --samples' data (test)")
+    parser.add_argument("--metrics", nargs="+", metavar="METRIC", help="all that apply, where left out: frechet kernel "
+                        "inception_score precision_recall density_coverage class_accuracy modes; and lpips")  # fmt: skip
+    parser.add_argument(
+        "--num_samples", type=int, help="samples to measure (10000 of a checkpoint, else all)"
+    )
+    parser.add_argument("--reference_samples", type=int, help="real pictures to measure, drawn with a fixed seed (all)")
+    parser.add_argument("--extractor", default="effnet", help="effnet, inception, or a TorchScript file (effnet)")
+    parser.add_argument("--extractor_weights", help="a file with inception's weights, where not to be downloaded")
+    parser.add_argument("--resize", choices=("bicubic", "tf1-bilinear"), default="bicubic", help="filter (bicubic)")
+    parser.add_argument("--resolution", type=int, help="side of the extractor's input, in pixels (its own; effnet 64)")
+    parser.add_argument("--extractor_precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--seed", type=int, default=0, help="of a checkpoint's samples (0)")
+    parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged or last weights (ema)")
+    parser.add_argument(
+        "--precision", choices=("float32", "bfloat16", "float16"), default="float32", help="of sampling"
+    )
+    parser.add_argument("--truncation", type=float, help="redraw latents beyond this; off where left out")
+    parser.add_argument("--batch_size", type=int, default=128, help="pictures a pass (128)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (cpu)")
+    parser.add_argument("--cache_dir", type=Path, help="where real statistics are kept (the user's cache folder)")
+    parser.add_argument("--save_statistics", type=Path, metavar="X.npz", help="write mu and sigma of the samples")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Measures and prints."""
+    options = parser().parse_args(arguments)
+    for name in ("num_samples", "reference_samples"):
+        if getattr(options, name) is not None and getattr(options, name) < 2:
+            raise ValueError(f"--{name} must be at least 2")
+    if options.batch_size < 1:
+        raise ValueError("--batch_size must be at least 1")
+
+    # Imported after the arguments are known to be right: --help and typing errors answer at once.
+    from commands.checkpoints import run_folder_of, usable_device
+    from metrics.cache import default_folder
+    from metrics.evaluation import check_metrics, figures
+    from metrics.extractors import make_extractor
+
+    device = usable_device(options.device)
+    extractor = make_extractor(
+        options.extractor,
+        resolution=options.resolution,
+        resize=options.resize,
+        precision=options.extractor_precision,
+        weights=options.extractor_weights,
+    ).to(_device(device))
+    folder = options.cache_dir or default_folder()
+    fake, shape, facts, checkpoint = judged(options, device)
+    if options.reference is None and checkpoint is None:
+        if options.save_statistics is None:
+            raise ValueError("--samples needs --reference (or --save_statistics, to write their statistics)")
+        seen = observe(["frechet"], extractor, fake, None, folder, options)
+        save(seen, extractor, fake, options.save_statistics)
+        return 0
+    real = reference(options, checkpoint, extractor, shape, folder)
+    pictures = getattr(real, "pictures", None)
+    metrics = options.metrics or applicable(extractor, pictures, fake)
+    check_metrics(metrics, extractor, pictures, fake, real.count or 2)
+    real.prepare(metrics)
+    seen = observe(metrics, extractor, fake, pictures, folder, options)
+    found = figures(metrics, real, seen)
+    if options.save_statistics is not None:
+        save(seen, extractor, fake, options.save_statistics)
+    protocol = {**extractor.protocol(), **described(real, options, checkpoint), "num_samples": fake.count, **facts}
+    result = {
+        "figures": {name: as_plain(figure, protocol) for name, figure in found.items()},
+        "measured": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    run_folder = run_folder_of(checkpoint) if checkpoint is not None else None
+    if run_folder is not None:
+        keep(result, run_folder)
+    if options.json:
+        print(json.dumps(_finite(result), indent=2))
+    else:
+        print(table(found, protocol, extractor, real.count))
+    return 0
+
+
+def judged(
+    options: argparse.Namespace, device: str
+) -> "tuple[PictureSet, tuple[int, ...], dict[str, Any], Path | None]":
+    """What is measured: its pictures, the shape of each, how they came about, and the checkpoint they come from."""
+    from callbacks.measuring import model_samples
+    from commands.checkpoints import checkpoint_at
+    from commands.sample import settings_of
+    from commands.sources import pictures_at
+    from models import load
+
+    if options.ckpt_path is None:
+        pictures, shape = pictures_at(options.samples, options.samples_split)
+        count = options.num_samples or pictures.count
+        if count > pictures.count:
+            raise ValueError(f"--num_samples {count}: {options.samples} holds {pictures.count}")
+        return pictures.subset(count), shape, {"samples": pictures.name, "samples_data": pictures.fingerprint}, None
+    path = checkpoint_at(options.ckpt_path)
+    model = load(path, device)
+    if len(model.data_shape) != 3 or model.data_shape[0] not in (1, 3):
+        raise ValueError(f"{path}: samples of shape {model.data_shape} are no pictures")
+    settings = settings_of(model, options)
+    fake = model_samples(model, options.num_samples or 10_000, options.seed, settings)
+    facts = {
+        "model": type(model).__name__,
+        "samples_seen": model.samples_seen,
+        "seed": options.seed,
+        "sampler": dict(vars(settings)),
+    }
+    return fake, model.data_shape, facts, path
+
+
+def reference(
+    options: argparse.Namespace,
+    checkpoint: Path | None,
+    extractor: "Extractor",
+    shape: tuple[int, ...],
+    folder: Path,
+) -> "Reference | KnownStatistics":
+    """The real side, of pictures as large as the samples.
+
+    Raises:
+        ValueError: it is not named and not known, or does not fit; one line.
+    """
+    from commands.sources import config_of_run, pictures_at
+    from metrics.evaluation import Reference
+    from metrics.statistics import known_statistics
+
+    path = options.reference
+    if path is None:
+        assert checkpoint is not None
+        path = config_of_run(checkpoint)
+        if path is None:
+            raise ValueError(f"{checkpoint} lies in no run's folder: say what to compare with, by --reference")
+    if path.suffix == ".npz":
+        known = known_statistics(path, extractor)
+        if known is not None:
+            return known
+    pictures, real_shape = pictures_at(path, options.split)
+    if real_shape[1:] != shape[1:]:
+        sizes = [f"{width}x{height}" for _, height, width in (shape, real_shape)]
+        raise ValueError(
+            f"the samples are {sizes[0]} and the pictures of {path} {sizes[1]}: a figure would measure the difference "
+            "in size; give a reference of the samples' size"
+        )
+    if options.reference_samples is not None:
+        pictures = pictures.subset(options.reference_samples)
+    return Reference(pictures, extractor, folder, options.batch_size, quiet=options.json)
+
+
+def applicable(extractor: "Extractor", real: "PictureSet | None", fake: "PictureSet") -> "list[Metric]":
+    """The metrics that can be measured here; lpips, whose weights may have to be downloaded, only when asked for."""
+    from metrics.evaluation import METRICS, check_metrics
+
+    found: list[Metric] = []
+    for metric in METRICS:
+        try:
+            check_metrics([metric], extractor, real, fake, real.count if real is not None else 2)
+        except ValueError as error:
+            if metric == "frechet":  # nothing less can be measured
+                raise
+            if metric == "kernel" and real is not None:
+                print(f"left out: {error}", file=sys.stderr)
+            continue
+        if metric != "lpips":
+            found.append(metric)
+    return found
+
+
+def observe(
+    metrics: "Sequence[Metric]",
+    extractor: "Extractor",
+    fake: "PictureSet",
+    real: "PictureSet | None",
+    folder: Path,
+    options: argparse.Namespace,
+) -> "Observation":
+    """One pass over the samples, with a progress bar."""
+    from tqdm import tqdm
+
+    from callbacks.measuring import in_batches
+    from metrics.evaluation import Observation
+
+    modes = real.modes if real is not None else None
+    seen = Observation(metrics, extractor, fake.count, range(fake.count), folder, modes, _device(options.device))
+    quiet = options.json or not sys.stderr.isatty()
+    with tqdm(total=fake.count, desc=f"Features of {fake.name}", unit="picture", disable=quiet) as bar:
+        for pictures, labels in in_batches(fake, range(fake.count), options.batch_size):
+            seen.update(pictures, labels)
+            bar.update(len(pictures))
+    return seen
+
+
+def save(seen: "Observation", extractor: "Extractor", fake: "PictureSet", path: Path) -> None:
+    """Writes the samples' mean and covariance as others publish them, and says so."""
+    if path.suffix != ".npz":
+        raise ValueError(f"--save_statistics {path}: name a file that ends in .npz")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    seen.gaussian.save(path, json.dumps({**extractor.protocol(), "data": fake.fingerprint}))
+    print(f"{path}: mu and sigma of {fake.count} pictures", file=sys.stderr)
+
+
+def described(
+    real: "Reference | KnownStatistics", options: argparse.Namespace, checkpoint: Path | None
+) -> dict[str, Any]:
+    """The real side's part of the protocol."""
+    from metrics.evaluation import Reference
+
+    if not isinstance(real, Reference):
+        return {"data": real.fingerprint, "reference": str(options.reference), "reference_samples": real.count or None}
+    name = real.pictures.name.removeprefix("the ").removesuffix(" split")
+    return {"data": real.pictures.fingerprint.split()[0], "reference": name, "reference_samples": real.count}
+
+
+def as_plain(figure: "Figure", protocol: dict[str, Any]) -> dict[str, Any]:
+    """A figure as run.json has it."""
+    spread = {} if figure.spread is None else {"spread": figure.spread}
+    return {"value": figure.value, **spread, "better": figure.better, "protocol": {**protocol, **figure.settings}}
+
+
+def keep(result: dict[str, Any], run_folder: Path) -> None:
+    """Adds the result to the run's folder, as evaluations/<time>.json; run.json belongs to the fit."""
+    from metrics.files import write_json_whole
+
+    folder = run_folder / "evaluations"
+    folder.mkdir(exist_ok=True)
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+    write_json_whole(folder / f"{stamp}.json", result)
+
+
+def table(found: "dict[str, Figure]", protocol: dict[str, Any], extractor: "Extractor", real_count: int) -> str:
+    """Figures and protocol for a terminal."""
+    rows = []
+    for name, figure in found.items():
+        spread = "" if figure.spread is None else f" ± {figure.spread:.3g}"
+        arrow = {"lower": "lower is better", "higher": "higher is better", None: ""}[figure.better]
+        rows.append((name, f"{figure.value:.6g}{spread}", arrow))
+        for number, value in enumerate(figure.settings.get("by_class", [])):
+            rows.append((f"  class {number}", f"{value:.4g}", ""))
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    lines = [f"{name:<{widths[0]}}  {value:<{widths[1]}}  {arrow}".rstrip() for name, value, arrow in rows]
+    fewest = min(protocol["num_samples"], real_count or protocol["num_samples"])
+    if fewest <= extractor.dimension and any(name.startswith(("fd_", "fid")) for name in found):
+        lines.append(
+            f"note: {fewest} pictures are no more than the {extractor.dimension} features: the distance is biased far "
+            "upwards, and compares only with figures of the same counts"
+        )
+    return "\n".join([*lines, "", *(f"  {key:<20} {_short(value)}" for key, value in protocol.items())])
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value) if isinstance(value, dict) else str(value)
+    return f"{text[:12]}…" if len(text) == 64 and all(c in "0123456789abcdef" for c in text) else text
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401 - any plain value
+    from metrics.files import without_nonfinite
+
+    return without_nonfinite(value)
+
+
+def _device(name: str) -> Any:  # noqa: ANN401 - torch is not imported at the top
+    import torch
+
+    return torch.device(name)

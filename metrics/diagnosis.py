@@ -1,0 +1,236 @@
+"""What is wrong with a model, in words: findings from features, logits and the curves of a run.
+
+Every threshold compares with what real pictures, or pictures kept from training, give in the same place; where one is a
+judgement, its comment says so.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metrics.neighbours import nearest, neighbour_distances, neighbour_figures
+
+Verdict = Literal["fine", "suspect", "found", "unknown"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked for.
+
+    Attributes:
+        name: What was looked for.
+        verdict: Whether it is there.
+        says: What was seen, in a sentence with its figures.
+        helps: What usually helps; empty where nothing is wrong.
+        figures: What it rests on.
+    """
+
+    name: str
+    verdict: Verdict
+    says: str
+    helps: str
+    figures: dict[str, float]
+
+
+def mode_collapse(real: np.ndarray, others: np.ndarray, fake: np.ndarray) -> Finding:
+    """Whether samples leave out parts of the data, or repeat themselves.
+
+    Recall and coverage depend on the number of pictures and on the features, so that only their ratio to what other
+    real pictures reach says anything.
+
+    Args:
+        real: features of real pictures, (N, D).
+        others: features of other real pictures, about as many; the baseline.
+        fake: features of samples, about as many.
+    """
+    distances = neighbour_distances(real, 5)
+    ours, baseline = (neighbour_figures(rows, real, real_distances=distances) for rows in (fake, others))
+    between_reals = distances[:, 0]
+    close = float(np.quantile(between_reals, 0.01))
+    repeated = float((neighbour_distances(fake, 1)[:, 0] <= close).mean())
+    expected = float((between_reals <= close).mean())
+    different = distinct(fake, close) if repeated > 0.5 else len(fake)
+    figures = {
+        "recall": ours.recall, "recall_real": baseline.recall, "coverage": ours.coverage,
+        "coverage_real": baseline.coverage, "precision": ours.precision, "precision_real": baseline.precision,
+        "repeated": repeated, "repeated_real": expected, "different": float(different),
+    }  # fmt: skip
+    says = (
+        f"recall {ours.recall:.2f} and coverage {ours.coverage:.2f}, where real pictures reach {baseline.recall:.2f} "
+        f"and {baseline.coverage:.2f}; {repeated:.1%} of samples all but repeat another, of real ones {expected:.1%}"
+    )
+    if repeated > 0.5:
+        says = f"{len(fake)} samples show only {different} different pictures; {says}"
+    helps = (
+        "a stronger regularizer (R1 with a higher gamma), minibatch statistics in the discriminator, a lower learning "
+        "rate, a larger batch, or an earlier checkpoint"
+    )
+    reached = min(ours.recall / max(baseline.recall, 1e-9), ours.coverage / max(baseline.coverage, 1e-9))
+    if ours.precision < 0.2 * baseline.precision and repeated < 0.5:
+        says = f"samples are far from the data altogether (precision {ours.precision:.2f}), too far to judge; {says}"
+        return Finding("mode collapse", "suspect", says, f"more training first; then {helps}", figures)
+    # Half and 85 % of what real pictures reach: judgements; the shares of repeats are far above a hundredth.
+    if reached < 0.5 or repeated > 0.2:
+        return Finding("mode collapse", "found", says, helps, figures)
+    if reached < 0.85 or repeated > 0.05 + 2 * expected:
+        return Finding("mode collapse", "suspect", says, helps, figures)
+    return Finding("mode collapse", "fine", says, "", figures)
+
+
+def distinct(rows: np.ndarray, close: float) -> int:
+    """How many pictures are left when those within a distance of an earlier one are dropped."""
+    left = torch.from_numpy(np.array(rows, dtype=np.float64))
+    count = 0
+    while len(left):
+        count += 1
+        left = left[(left - left[0]).norm(dim=1) > close]
+    return count
+
+
+def memorisation(train: np.ndarray, unseen: np.ndarray | None, fake: np.ndarray) -> Finding:
+    """Whether samples are copies of training pictures: closer to them than pictures the model never saw.
+
+    Args:
+        train: features of the training pictures, (N, D).
+        unseen: features of pictures kept from training; where there are none, each training picture's distance to the
+            nearest other stands in.
+        fake: features of samples.
+    """
+    own = nearest(fake, train, 1)[0][:, 0]
+    by = "held-out pictures" if unseen is not None else "training pictures to one another"
+    if unseen is not None:
+        expected = nearest(unseen, train, 1)[0][:, 0]
+    else:
+        some = np.random.RandomState(0).permutation(len(train))[: len(fake)]
+        expected = nearest(train[some], train, 2)[0][:, 1]  # the nearest is the picture itself
+    close = float(np.quantile(expected, 0.05))
+    share = float((own <= close).mean())
+    usual = float((expected <= close).mean())
+    copies = float((own <= 1e-3 * float(np.median(expected))).mean())
+    figures = {"closer_than_95_percent": share, "expected": usual, "copies": copies}
+    says = (
+        f"{share:.1%} of samples are closer to a training picture than 95 % of {by}; {usual:.1%} would be chance, "
+        f"and {copies:.1%} are copies"
+    )
+    helps = (
+        "more data, augmentation of what the discriminator sees (DiffAugment, ADA), a smaller model, or an earlier stop"
+    )
+    # Five times and twice what chance gives: judgements.
+    if share > 5 * max(usual, 0.05) or copies > 0.01:
+        return Finding("memorisation", "found", says, helps, figures)
+    verdict: Verdict = "suspect" if share > 2 * max(usual, 0.05) else "fine"
+    return Finding("memorisation", verdict, says, "" if verdict == "fine" else helps, figures)
+
+
+def discriminator_overfitting(train: Tensor, unseen: Tensor | None, fake: Tensor) -> Finding:
+    """Whether the discriminator knows its training pictures by heart.
+
+    Karras et al. 2020 (ADA, arXiv:2006.06676, eq. 1): r_v is how far held-out pictures have gone from the training
+    pictures' logits towards the samples', r_t the mean sign of the training pictures' logits.
+
+    Args:
+        train: logits of training pictures, (N,).
+        unseen: logits of pictures kept from training, or None where there are none.
+        fake: logits of samples.
+    """
+    from torchmetrics.functional.classification import binary_auroc
+
+    r_t = float(train.double().sign().mean())
+    figures = {"r_t": r_t, "gap_to_samples": float(train.double().mean() - fake.double().mean())}
+    helps = (
+        "augmentation of what the discriminator sees (DiffAugment, ADA), more data, a stronger R1, or an earlier stop"
+    )
+    if unseen is None:
+        says = f"r_t is {r_t:.2f}; no pictures are kept from training, so that the gap to unseen ones is not known"
+        # ADA aims at 0.6; well above it discriminators overfit in every one of the paper's runs.
+        verdict: Verdict = "suspect" if r_t > 0.8 else "unknown"
+        return Finding("discriminator overfitting", verdict, says, helps if verdict == "suspect" else "", figures)
+    gap = float(train.double().mean() - unseen.double().mean())
+    r_v = gap / figures["gap_to_samples"] if figures["gap_to_samples"] > 0 else math.nan
+    logits = torch.cat([train, unseen]).double().sigmoid()
+    auroc = float(binary_auroc(logits, torch.cat([torch.ones(len(train)), torch.zeros(len(unseen))]).long()))
+    figures |= {"gap_to_unseen": gap, "r_v": r_v, "auroc": auroc}
+    says = (
+        f"training pictures are told from held-out ones with AUROC {auroc:.2f} (0.5 is chance); the gap between their "
+        f"logits is {r_v:.0%} of that to samples (r_v); r_t is {r_t:.2f}"
+    )
+    if auroc > 0.75 or r_v > 0.5:
+        return Finding("discriminator overfitting", "found", says, helps, figures)
+    verdict = "suspect" if auroc > 0.6 or r_v > 0.25 else "fine"
+    return Finding("discriminator overfitting", verdict, says, "" if verdict == "fine" else helps, figures)
+
+
+def instability(rows: Sequence[Mapping[str, float]], figure: str) -> Finding:
+    """Whether training shook: spikes of the gradients, a figure that swings, or one that got worse again.
+
+    Args:
+        rows: of metrics.jsonl, in order.
+        figure: the figure of quality to look at, lower is better.
+    """
+    helps = "a lower learning rate, a stronger regularizer, clipping (adversarial.clip_norm), or a longer average"
+    curve = [(row["samples_seen"], row[figure]) for row in rows if isinstance(row.get(figure), int | float)]
+    figures: dict[str, float] = {}
+    said: list[str] = []
+    verdict: Verdict = "fine"
+    for name in ("g_grad_norm", "d_grad_norm"):
+        norms = np.array([row[name] for row in rows if isinstance(row.get(name), int | float)])
+        norms = norms[len(norms) // 10 :]  # the first steps of training are always wild
+        if len(norms) < 10:
+            continue
+        spikes = float((norms > 10 * np.median(norms)).mean())
+        figures[f"{name}_spikes"] = spikes
+        if spikes > 0:
+            verdict = "found" if spikes > 0.02 else "suspect"
+            said.append(f"{spikes:.1%} of {name} lie above ten times its median")
+    if len(curve) >= 4:
+        best_at, best = min(curve, key=lambda point: point[1])
+        ratio = curve[-1][1] / best if best > 0 else math.inf
+        later = [value for _, value in curve[len(curve) // 3 :]]
+        swings = float(np.std(np.diff(np.log(np.maximum(later, 1e-12))))) if len(later) > 2 else 0.0
+        figures |= {"last_over_best": ratio, "swing": swings}
+        said.append(
+            f"{figure} ends at {ratio:.2f} of its best, reached at {best_at / 1000:g} kimg, and swings by {swings:.0%}"
+        )
+        # Judgements: a converging run ends within a tenth of its best, and moves by a few per cent between evaluations.
+        if ratio > 1.5 or swings > 0.5:
+            verdict = "found"
+        elif (ratio > 1.2 or swings > 0.25) and verdict == "fine":
+            verdict = "suspect"
+    if not figures:
+        says = "the run's curves are too short, or not there, to judge"
+        return Finding("instability", "unknown", says, "", {})
+    says = "; ".join(said) or "gradients without spikes"
+    return Finding("instability", verdict, says, "" if verdict == "fine" else helps, figures)
+
+
+def uneven_classes(fake: Tensor, real: Tensor, names: Sequence[str], accuracy: float) -> Finding:
+    """Whether classes come as often as in the data, by one classifier's word on both.
+
+    Args:
+        fake: int64 (N,), the class that the classifier sees in each sample.
+        real: int64 (M,), what the same classifier sees in real pictures: its own mistakes cancel.
+        names: of the classes.
+        accuracy: of the classifier on real pictures it was not fitted to.
+    """
+    classes = len(names)
+    ours, theirs = (torch.bincount(found, minlength=classes).double() / len(found) for found in (fake, real))
+    distance = float((ours - theirs).abs().sum() / 2)
+    ratio = ours / theirs.clamp(min=1e-9)
+    order = ratio.argsort().tolist()
+    rare = [f"{names[i]} {ours[i]:.1%} of {theirs[i]:.1%}" for i in order if ratio[i] < 0.5 and theirs[i] > 0][:5]
+    frequent = [f"{names[i]} {ours[i]:.1%} of {theirs[i]:.1%}" for i in reversed(order) if ratio[i] > 2][:5]
+    figures = {"total_variation": distance, "rarest_ratio": float(ratio[theirs > 0].min()), "accuracy": accuracy}
+    says = f"shares of classes are {distance:.1%} off (classifier right on {accuracy:.0%} of real pictures)"
+    says += f"; rare: {', '.join(rare)}" if rare else ""
+    says += f"; frequent: {', '.join(frequent)}" if frequent else ""
+    helps = "a conditional model (model.conditional), more training, or what helps against mode collapse"
+    chance = math.sqrt(classes / (2 * math.pi) * (1 / len(fake) + 1 / len(real)))  # mean |p - q| / 2 of equal shares
+    if distance > 0.25 + chance or figures["rarest_ratio"] < 0.1:
+        return Finding("uneven classes", "found", says, helps, figures)
+    verdict: Verdict = "suspect" if distance > 0.1 + chance or figures["rarest_ratio"] < 0.5 else "fine"
+    return Finding("uneven classes", verdict, says, "" if verdict == "fine" else helps, figures)

@@ -1,0 +1,159 @@
+"""Linear discriminant analysis: a classifier in closed form on streamed features, in float64 on the CPU.
+
+Fitted on real features and asked about generated ones, it says class by class whether a model makes what it should.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(eq=False)
+class DiscriminantStatistics:
+    """Each class's count and mean, and one scatter within classes, gathered batch by batch; memory D (D + classes).
+
+    Merging is exact (Chan, Golub and LeVeque 1979, eq. 2.1, class by class), so any split into batches or ranks gives
+    the same statistics to rounding.
+    """
+
+    counts: Tensor
+    """(classes,) int64: feature vectors seen."""
+    means: Tensor
+    """(classes, D) float64; zeros for a class not seen."""
+    scatter: Tensor
+    """(D, D) float64: the sum of outer products of the features about their own class's mean."""
+
+    @classmethod
+    def empty(cls, classes: int, dimension: int) -> Self:
+        """Statistics of no features of length `dimension`. ValueError unless classes ≥ 1."""
+        if classes < 1:
+            raise ValueError(f"classes must be at least 1, not {classes}")
+        means = torch.zeros(classes, dimension, dtype=torch.float64)
+        return cls(torch.zeros(classes, dtype=torch.int64), means, means.new_zeros(dimension, dimension))
+
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        """Take in `features`, float (N, D), of classes `labels`, int64 (N,), on any device; N may be 0.
+
+        ValueError for other shapes, labels outside range(classes), or features that aren't finite; the statistics are
+        then as before.
+        """
+        classes, dimension = self.means.shape
+        if features.ndim != 2 or features.shape[1] != dimension or labels.shape != features.shape[:1]:
+            raise ValueError(
+                f"features and labels: expected shapes (N, {dimension}) and (N,), "
+                f"got {tuple(features.shape)} and {tuple(labels.shape)}"
+            )
+        if len(features) == 0:
+            return
+        labels = labels.detach().cpu()
+        _check_labels(labels, classes, "labels")
+        features = _finite(features)
+        counts = labels.bincount(minlength=classes)
+        sums = torch.zeros_like(self.means).index_add_(0, labels, features)
+        means = sums / counts.clamp(min=1)[:, None]
+        centred = features - means[labels]
+        self.merge(DiscriminantStatistics(counts, means, centred.T @ centred))
+
+    def merge(self, other: "DiscriminantStatistics") -> None:
+        """Take in all that `other` has seen. ValueError if its classes or dimension differ."""
+        if self.means.shape != other.means.shape:
+            mine, others = tuple(self.means.shape), tuple(other.means.shape)
+            raise ValueError(f"statistics of (classes, dimension) {mine} and {others} don't belong together")
+        counts = self.counts + other.counts
+        share = other.counts / counts.clamp(min=1).double()
+        shift = other.means - self.means
+        weighted = shift * (self.counts * share)[:, None]
+        # New tensors, not in place: `state()` and whoever made `self` may hold the old ones.
+        self.means = self.means + shift * share[:, None]
+        self.scatter = self.scatter + other.scatter + shift.T @ weighted
+        self.counts = counts
+
+    def state(self) -> dict[str, Tensor]:
+        """`counts`, `means` and `scatter`, for gathering over ranks; `from_state` undoes it."""
+        return {"counts": self.counts, "means": self.means, "scatter": self.scatter}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Tensor]) -> Self:
+        """The statistics that `state()` described, on the CPU."""
+        return cls(state["counts"].cpu(), state["means"].cpu(), state["scatter"].cpu())
+
+
+@dataclass(frozen=True, eq=False)
+class LinearDiscriminant:
+    """The class whose mean is nearest, by the Mahalanobis distance of the covariance that all classes share."""
+
+    centre: Tensor
+    """(D,) float64: subtracted from features first, so that their offset costs no digits."""
+    weight: Tensor
+    """(classes, D) float64."""
+    bias: Tensor
+    """(classes,) float64; -∞ for a class that was never seen, which is then never predicted."""
+
+    @classmethod
+    def fitted(cls, statistics: DiscriminantStatistics, shrinkage: float = 0.1) -> Self:
+        """Fisher's discriminant with covariance (1 - s) Σ + s Tr(Σ) / D · I (Hastie et al. 2009, §4.3; Friedman 1989).
+
+        Every class seen is taken as equally likely: the accuracy on a rare class is not to suffer from its rarity. The
+        shrinkage s, above 0 and at most 1, makes Σ invertible with fewer samples than dimensions too.
+        ValueError for another s, and for statistics of nothing.
+        """
+        if not 0 < shrinkage <= 1:
+            raise ValueError(f"shrinkage must be above 0 and at most 1, not {shrinkage}")
+        total = int(statistics.counts.sum())
+        if total == 0:
+            raise ValueError("no features to fit a classifier to; update the statistics with some")
+        seen = statistics.counts > 0
+        covariance = statistics.scatter / total
+        level = float(covariance.diagonal().mean())
+        # Where no class varies, any multiple of the identity says the same: the nearest mean.
+        identity = torch.eye(len(covariance), dtype=torch.float64) * (level or 1.0)
+        centre = statistics.means[seen].mean(0)
+        means = statistics.means - centre
+        factor = torch.linalg.cholesky((1 - shrinkage) * covariance + shrinkage * identity)
+        weight = torch.cholesky_solve(means.T, factor).T
+        bias = -0.5 * (weight * means).sum(1)
+        return cls(centre, weight, bias.masked_fill(~seen, -math.inf))
+
+    def predict(self, features: Tensor) -> Tensor:
+        """The likeliest class of each of `features`, float (N, D) on any device: int64 (N,) on the CPU.
+
+        ValueError for another shape, or features that aren't finite.
+        """
+        if features.ndim != 2 or features.shape[1] != len(self.centre):
+            raise ValueError(f"features: expected shape (N, {len(self.centre)}), got {tuple(features.shape)}")
+        return ((_finite(features) - self.centre) @ self.weight.T + self.bias).argmax(1)
+
+
+def class_accuracy(predicted: Tensor, wanted: Tensor, num_classes: int) -> Tensor:
+    """Share of each wanted class's samples predicted as it: float64 (num_classes,), NaN for a class without any.
+
+    `predicted` and `wanted` are int64 (N,). ValueError if their shapes differ, or for wanted classes outside
+    range(num_classes).
+    """
+    if predicted.ndim != 1 or predicted.shape != wanted.shape:
+        raise ValueError(
+            f"predicted and wanted: shapes {tuple(predicted.shape)} and {tuple(wanted.shape)}, not one (N,)"
+        )
+    predicted, wanted = predicted.detach().cpu(), wanted.detach().cpu()
+    _check_labels(wanted, num_classes, "wanted")
+    totals = wanted.bincount(minlength=num_classes)
+    right = wanted[predicted == wanted].bincount(minlength=num_classes)
+    return right.double() / totals  # 0 / 0 is NaN
+
+
+def _finite(features: Tensor) -> Tensor:
+    """In float64 on the CPU. ValueError for NaN or infinity."""
+    features = features.detach().cpu().double()
+    broken = int((~features.isfinite()).any(1).sum())
+    if broken:
+        raise ValueError(f"features: {broken} of {len(features)} vectors hold NaN or infinity; look at the samples")
+    return features
+
+
+def _check_labels(labels: Tensor, classes: int, name: str) -> None:
+    outside = labels[(labels < 0) | (labels >= classes)]
+    if len(outside):
+        raise ValueError(f"{name}: {int(outside[0])} is not a class from 0 to {classes - 1}")

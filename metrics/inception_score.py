@@ -1,0 +1,141 @@
+"""The Inception Score, gathered batch by batch, in float64 on the CPU."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class InceptionScore:
+    """Between 1 and the number of classes; more is better."""
+
+    mean: float
+    deviation: float
+    """Standard deviation over the splits (divided by their number)."""
+
+
+@dataclass(eq=False)
+class ScoreStatistics:
+    """What an Inception Score needs of `count` samples' logits; the memory is splits × classes, whatever the count.
+
+    The splits are contiguous ranges of sample indices: split i holds those from count·i // splits up to
+    count·(i + 1) // splits, as torch-fidelity's do with its shuffle off. Samples may come in any order of batches and
+    from any rank.
+    """
+
+    count: int
+    """Number of samples that there are to be."""
+    seen: Tensor
+    """(splits,) int64: samples seen."""
+    index_sum: Tensor
+    """(splits,) int64: the sum of their indices, by which a sample seen twice in another's place is noticed."""
+    probability: Tensor
+    """(splits, classes) float64: the sum of p."""
+    log_probability: Tensor
+    """(splits,) float64: the sum of p log p over samples and classes, in nats."""
+
+    @classmethod
+    def empty(cls, count: int, classes: int, splits: int = 10) -> Self:
+        """Statistics of no samples, of `count` to come. ValueError unless 1 ≤ splits ≤ count and classes ≥ 1."""
+        if not 1 <= splits <= count:
+            raise ValueError(f"{count} samples don't fill {splits} splits; take from 1 split to one a sample")
+        if classes < 1:
+            raise ValueError(f"classes must be at least 1, not {classes}")
+        seen = torch.zeros(splits, dtype=torch.int64)
+        probability = torch.zeros(splits, classes, dtype=torch.float64)
+        return cls(count, seen, seen.clone(), probability, probability.new_zeros(splits))
+
+    @property
+    def splits(self) -> int:
+        """Number of splits."""
+        return len(self.seen)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.probability.shape[1]
+
+    def bounds(self, split: int) -> range:
+        """The indices of the samples in `split`."""
+        return range(self.count * split // self.splits, self.count * (split + 1) // self.splits)
+
+    def update(self, start: int, logits: Tensor) -> None:
+        """Take in `logits`, float (N, classes) on any device, of the samples start, start + 1, …; N may be 0.
+
+        ValueError for another shape, indices outside range(count), or logits that aren't finite; the statistics are
+        then as before.
+        """
+        if logits.ndim != 2 or logits.shape[1] != self.classes:
+            raise ValueError(f"logits: expected shape (N, {self.classes}), got {tuple(logits.shape)}")
+        stop = start + len(logits)
+        if start < 0 or stop > self.count:
+            raise ValueError(f"samples {start} to {stop - 1} are not all among the {self.count} announced")
+        # First to the CPU: some accelerators have no float64.
+        logits = logits.detach().cpu().double()
+        broken = int((~logits.isfinite()).any(1).sum())
+        if broken:
+            raise ValueError(f"logits: {broken} of {len(logits)} rows hold NaN or infinity; look at the samples")
+        log_p = logits.log_softmax(1)
+        p = log_p.exp()
+        gathered = type(self).empty(self.count, self.classes, self.splits)
+        for split in range(self.splits):
+            bounds = self.bounds(split)
+            first, last = max(start, bounds.start), min(stop, bounds.stop)
+            if first < last:
+                part = slice(first - start, last - start)
+                gathered.seen[split] = last - first
+                gathered.index_sum[split] = sum(range(first, last))
+                gathered.probability[split] = p[part].sum(0)
+                gathered.log_probability[split] = (p[part] * log_p[part]).sum()
+        self.merge(gathered)
+
+    def merge(self, other: "ScoreStatistics") -> None:
+        """Take in all that `other` has seen. ValueError if its count, splits or classes differ."""
+        mine, others = (self.count, self.splits, self.classes), (other.count, other.splits, other.classes)
+        if mine != others:
+            raise ValueError(f"statistics of (count, splits, classes) {mine} and {others} don't belong together")
+        # New tensors, not in place: `state()` and whoever made `self` may hold the old ones.
+        self.seen = self.seen + other.seen
+        self.index_sum = self.index_sum + other.index_sum
+        self.probability = self.probability + other.probability
+        self.log_probability = self.log_probability + other.log_probability
+
+    def state(self) -> dict[str, Tensor]:
+        """All of it as tensors, `count` an int64 scalar, for gathering over ranks; `from_state` undoes it."""
+        return {
+            "count": torch.tensor(self.count),
+            "seen": self.seen,
+            "index_sum": self.index_sum,
+            "probability": self.probability,
+            "log_probability": self.log_probability,
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Tensor]) -> Self:
+        """The statistics that `state()` described, on the CPU."""
+        names = ("seen", "index_sum", "probability", "log_probability")
+        return cls(int(state["count"]), *(state[name].cpu() for name in names))
+
+
+def inception_score(statistics: ScoreStatistics) -> InceptionScore:
+    """exp of the mean KL(p(y|x) ‖ p(y)) in each split; mean and deviation over the splits (Salimans et al. 2016, §4).
+
+    ValueError unless every sample was seen, and once: a score depends on the number of samples.
+    """
+    missing = statistics.count - int(statistics.seen.sum())
+    if missing > 0:
+        raise ValueError(
+            f"{missing} of {statistics.count} samples were not seen; a score of the rest is another figure"
+        )
+    bounds = [statistics.bounds(split) for split in range(statistics.splits)]
+    if statistics.seen.tolist() != [len(part) for part in bounds] or statistics.index_sum.tolist() != [
+        sum(part) for part in bounds
+    ]:
+        raise ValueError(f"some of the {statistics.count} samples were seen more than once; look at the start indices")
+    marginal = statistics.probability / statistics.seen[:, None]
+    # Σ p (log p - log q), summed over samples, is Σ p log p - n Σ q log q; and 0 log 0 is 0.
+    divergence = statistics.log_probability / statistics.seen - torch.xlogy(marginal, marginal).sum(1)
+    scores = divergence.exp()
+    return InceptionScore(float(scores.mean()), float(scores.std(correction=0)))

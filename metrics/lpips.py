@@ -1,0 +1,62 @@
+"""LPIPS diversity: how different two samples of a model look, on average (Zhang et al. 2018, arXiv:1801.03924)."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+_WEIGHTS_FILE = "alexnet-owt-7be5be79.pth"
+"""AlexNet's weights, as torchvision names them in torch's cache; LPIPS's own linear layers come with torchmetrics."""
+
+
+class LPIPSDiversity:
+    """The mean LPIPS distance (AlexNet) between samples 0 and 1, 2 and 3, …, gathered batch by batch.
+
+    Pairs are by index, so that batches and ranks make no difference as long as each rank takes whole pairs.
+
+    Raises:
+        FileNotFoundError: AlexNet's weights are neither in torch's cache nor to be downloaded.
+    """
+
+    name = "LPIPS-AlexNet"
+
+    def __init__(self, device: torch.device) -> None:
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+        place = Path(torch.hub.get_dir()) / "checkpoints" / _WEIGHTS_FILE
+        try:
+            metric = LearnedPerceptualImagePatchSimilarity(net_type="alex", reduction="sum")
+        except OSError as error:  # urllib's errors are OSErrors
+            raise FileNotFoundError(
+                f"lpips: AlexNet's weights cannot be downloaded ({error}); put {_WEIGHTS_FILE} at {place}, "
+                "or leave lpips out of the metrics"
+            ) from error
+        self._network: nn.Module = metric.net.eval().requires_grad_(False).to(device)
+        self._device = device
+        self._waiting: Tensor | None = None
+        self.total = torch.zeros(2, dtype=torch.float64)
+        """Sum of the distances, and of their squares."""
+        self.pairs = 0
+
+    def update(self, pictures: Tensor) -> None:
+        """Takes the next pictures, uint8 (N, 1 or 3, H, W), at least 32 pixels wide; a pair may span two batches."""
+        if self._waiting is not None:
+            pictures = torch.cat([self._waiting.to(pictures.device), pictures])
+        even = len(pictures) // 2 * 2
+        self._waiting = pictures[even:] if even < len(pictures) else None
+        if even == 0:
+            return
+        with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
+            x = pictures[:even].to(self._device).expand(-1, 3, -1, -1).float() / 127.5 - 1
+            distances = self._network(x[0::2], x[1::2], normalize=False).flatten().double().cpu()
+        self.total += torch.stack([distances.sum(), distances.square().sum()])
+        self.pairs += len(distances)
+
+
+def lpips_diversity(total: Tensor, pairs: int) -> tuple[float, float]:
+    """Mean distance and its standard error, from sums over pairs. ValueError for fewer than two pairs."""
+    if pairs < 2:
+        raise ValueError(f"lpips: {pairs} pairs of samples; take at least 4 samples")
+    mean = float(total[0]) / pairs
+    variance = max(float(total[1]) / pairs - mean**2, 0.0) * pairs / (pairs - 1)
+    return mean, (variance / pairs) ** 0.5

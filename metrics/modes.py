@@ -1,0 +1,42 @@
+"""Mode coverage where the modes are known, because the data were drawn by formula."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ModeCoverage:
+    """How a model shares its samples out among known modes."""
+
+    covered: float
+    """Share of the modes that at least one sample shows, in [0, 1]."""
+    divergence: float
+    """KL(samples ‖ data) of the frequencies among recognised samples, in nats; 0 where they are right."""
+    unrecognised: float
+    """Share of the samples that show no mode, in [0, 1]."""
+
+
+def mode_coverage(found: Tensor, frequencies: Tensor) -> ModeCoverage:
+    """Coverage of modes, and divergence from their true frequencies (as in Lin et al. 2018, PacGAN, section 4.1).
+
+    Args:
+        found: int64 (N,): the mode that each sample shows, -1 for none.
+        frequencies: float (modes,): how often the data show each, up to a factor; all positive.
+
+    Raises:
+        ValueError: no samples, or a mode that is not known.
+    """
+    if len(found) == 0 or int(found.max()) >= len(frequencies):
+        raise ValueError(f"modes: {len(found)} samples, of {len(frequencies)} modes, with modes up to {found.max()}")
+    counts = torch.bincount(found[found >= 0], minlength=len(frequencies)).double()
+    true = frequencies.double() / frequencies.double().sum()
+    recognised = counts.sum()
+    drawn = counts / recognised.clamp(min=1)
+    divergence = torch.special.xlogy(drawn, drawn / true).sum() if recognised else torch.tensor(float("inf"))
+    return ModeCoverage(
+        covered=float((counts > 0).double().mean()),
+        divergence=float(divergence),
+        unrecognised=float((found < 0).double().mean()),
+    )

@@ -1,0 +1,35 @@
+"""The arithmetic that figures rest on, whatever a trainer has set around it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+
+Precision = Literal["float32", "bfloat16"]
+DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@contextmanager
+def exact_arithmetic(device: torch.device) -> Iterator[None]:
+    """Inside, on `device`: no gradients, no autocast, and float32 products in float32. Settings are left as found.
+
+    On CUDA, torch's default is to run float32 convolutions in TF32, with 10 bits of mantissa, and
+    `set_float32_matmul_precision` does the like to products of matrices, on CUDA and on CPU.
+    """
+    backends = _backends()
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
+
+
+def _backends() -> tuple[Any, ...]:
+    """What has a float32 precision of its own; torch types none of it."""
+    backends: Any = torch.backends
+    return backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul
