@@ -480,8 +480,10 @@ def figures(metrics: Sequence[Metric], real: Reference | KnownStatistics, fake: 
         assert isinstance(real, Reference)
         kernel = kernel_distance(fake.rows, real.rows, subsets=SUBSETS, subset_size=SUBSET_SIZE)
         settings = {"subsets": SUBSETS, "subset_size": SUBSET_SIZE, "spread": "standard error over subsets"}
+        # Subsets that are the whole set are all the same, and say nothing about an error.
+        error = kernel.standard_error if max(len(fake.rows), len(real.rows)) > SUBSET_SIZE else None
         name = f"kd{end}" if end else "kid"
-        found[name] = Figure(kernel.mean, "lower", kernel.standard_error, settings)
+        found[name] = Figure(kernel.mean, "lower", error, settings)
     if fake.scores is not None:
         score = inception_score(fake.scores)
         settings = {"splits": SPLITS, "spread": "standard deviation over splits"}

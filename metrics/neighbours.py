@@ -149,7 +149,9 @@ class _Prepared:
 
 
 def _shifted(rows: np.ndarray, centre: np.ndarray, unit: float, dtype: type[np.floating]) -> np.ndarray:
-    return (rows.astype(dtype) - centre) * dtype(1 / unit)
+    # About the centre first, then in the precision asked for: float64 rows far from zero would lose their digits.
+    values = rows.astype(np.promote_types(rows.dtype, dtype), copy=False) - centre
+    return values.astype(dtype, copy=False) * dtype(1 / unit)
 
 
 def _prepared(sets: dict[str, np.ndarray], centred: str) -> list[_Prepared]:
@@ -241,48 +243,40 @@ def _distances(x: _Prepared, y: _Prepared, i: np.ndarray, j: np.ndarray) -> np.n
 
 def _search(queries: _Prepared, rows: _Prepared, k: int, *, itself: bool) -> tuple[np.ndarray, np.ndarray]:
     """Distances and indices of the k nearest rows to each query; with `itself`, of the others: queries are the rows."""
-    kept = min(k + SPARE, len(rows.rows) - itself)
-    distances = np.empty((len(queries.rows), k))
-    indices = np.empty((len(queries.rows), k), dtype=np.int64)
-    positions = np.arange(len(queries.rows))
-    for dtype in (np.float32, np.float64):
-        bounds, candidates = _candidates(queries, rows, positions, kept, dtype, itself=itself)
-        for block in _blocks(len(positions)):
-            part = positions[block]
-            distances[part], indices[part] = _settled(
-                queries, rows, part, bounds[block], candidates[block], k, _relative_error(rows.rows.shape[1], dtype)
-            )
-        # A row that is no candidate is no nearer than the last one's bound. Where that leaves it open which are the
-        # nearest (a set that has all but collapsed), float64 decides among them, to its own rounding.
-        unsettled = np.square(distances[positions, -1] / rows.unit) > bounds.max(axis=1)
-        positions = positions[unsettled] if kept < len(rows.rows) - itself else positions[:0]
-        if len(positions) == 0:
-            break
+    count, others = len(queries.rows), len(rows.rows) - itself
+    bounds, candidates = _candidates(queries, rows, min(k + SPARE, others), itself=itself)
+    distances, indices = np.empty((count, k)), np.empty((count, k), dtype=np.int64)
+    for block in _blocks(count):
+        distances[block], indices[block] = _settled(queries, rows, block, bounds[block], candidates[block], k)
+    if bounds.shape[1] < others:
+        # A row that is no candidate is no nearer than the last one's bound. Where that leaves open which are nearest (a
+        # set that has all but collapsed), the k-th candidate is still near enough to rule out most of the others.
+        unsettled = np.flatnonzero(np.square(distances[:, -1] / rows.unit) > bounds.max(axis=1))
+        for block in _blocks(len(unsettled)):
+            part = unsettled[block]
+            limit = distances[part, -1]
+            distances[part], indices[part] = _measured(queries, rows, part, limit, k, itself=itself)
     return distances, indices
 
 
-def _candidates(
-    queries: _Prepared, rows: _Prepared, positions: np.ndarray, kept: int, dtype: type[np.floating], *, itself: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """For the queries at `positions`, the `kept` rows with the least lower bounds, unsorted: bounds and indices."""
-    bounds = np.full((len(positions), kept), np.inf, dtype=dtype)
-    indices = np.zeros((len(positions), kept), dtype=np.int64)
-    # Distances between a set's own rows are symmetric: half of the blocks serve both their sides.
-    mirrored = itself and len(positions) == len(rows.rows)
-    error = _relative_error(rows.rows.shape[1], dtype)
-    for i in _blocks(len(positions)):
-        part = positions[i]
-        x = queries.block(part, dtype)
+def _candidates(queries: _Prepared, rows: _Prepared, kept: int, *, itself: bool) -> tuple[np.ndarray, np.ndarray]:
+    """For each query the `kept` rows with the least lower bounds in float32, unsorted: bounds and indices."""
+    count = len(queries.rows)
+    bounds = np.full((count, kept), np.inf, dtype=np.float32)
+    indices = np.zeros((count, kept), dtype=np.int64)
+    error = _relative_error(rows.rows.shape[1], np.float32)
+    for i in _blocks(count):
+        x = queries.block(i, np.float32)
+        # Distances between a set's own rows are symmetric: half of the blocks serve both their sides.
         for j in _blocks(len(rows.rows)):
-            if mirrored and j.start < i.start:
+            if itself and j.start < i.start:
                 continue
-            y = rows.block(j, dtype)
-            lower = _lower_bounds(x, y, queries.squares[part], rows.squares[j], error)
-            if itself:
-                own = np.flatnonzero((part >= j.start) & (part < j.stop))
-                lower[own, part[own] - j.start] = np.inf
+            y = rows.block(j, np.float32)
+            lower = _lower_bounds(x, y, queries.squares[i], rows.squares[j], error)
+            if itself and i == j:
+                np.fill_diagonal(lower, np.inf)
             _keep(bounds[i], indices[i], lower, j.start)
-            if mirrored and j.start > i.start:
+            if itself and i != j:
                 _keep(bounds[j], indices[j], np.ascontiguousarray(lower.T), i.start)
     return bounds, indices
 
@@ -315,21 +309,44 @@ def _keep(bounds: np.ndarray, indices: np.ndarray, lower: np.ndarray, first: int
 
 
 def _settled(
-    queries: _Prepared,
-    rows: _Prepared,
-    positions: np.ndarray,
-    bounds: np.ndarray,
-    candidates: np.ndarray,
-    k: int,
-    error: float,
+    queries: _Prepared, rows: _Prepared, block: slice, bounds: np.ndarray, candidates: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Exact distances and indices of the k nearest among the candidates (n, kept) of the queries at `positions`."""
-    upper = bounds + 2 * error * (queries.squares[positions][:, None] + rows.squares[candidates])
+    """Exact distances and indices of the k nearest among the candidates (n, kept) of a block of queries, ascending."""
+    error = _relative_error(rows.rows.shape[1], np.float32)
+    upper = bounds + 2 * error * (queries.squares[block][:, None] + rows.squares[candidates])
     row, column = np.nonzero(bounds <= np.partition(upper, k - 1, axis=1)[:, k - 1 : k])
     distances = np.full(bounds.shape, np.inf)
-    distances[row, column] = _distances(queries, rows, positions[row], candidates[row, column])
-    order = np.lexsort((candidates, distances))[:, :k]
-    return np.take_along_axis(distances, order, axis=1), np.take_along_axis(candidates, order, axis=1)
+    distances[row, column] = _distances(queries, rows, block.start + row, candidates[row, column])
+    return _least(distances, candidates, k)
+
+
+def _measured(
+    queries: _Prepared, rows: _Prepared, part: np.ndarray, limit: np.ndarray, k: int, *, itself: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Exact distances and indices of the k rows nearest to the queries `part`, of which all k are within `limit` (n,).
+
+    Whatever float64's bounds don't rule out is measured.
+    """
+    distances, indices = np.full((len(part), k), np.inf), np.zeros((len(part), k), dtype=np.int64)
+    error = _relative_error(rows.rows.shape[1], np.float64)
+    squared_limit = np.square(limit / rows.unit)[:, None]
+    x = queries.block(part, np.float64)
+    for j in _blocks(len(rows.rows)):
+        lower = _lower_bounds(x, rows.block(j, np.float64), queries.squares[part], rows.squares[j], error)
+        near = lower <= squared_limit
+        if itself:
+            near &= part[:, None] != np.arange(j.start, j.stop)
+        row, column = np.nonzero(near)
+        exact = np.full(lower.shape, np.inf)
+        exact[row, column] = _distances(queries, rows, part[row], j.start + column)
+        _keep(distances, indices, exact, j.start)
+    return _least(distances, indices, k)
+
+
+def _least(distances: np.ndarray, indices: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k least of each row of distances, ascending, and their indices, the lower first of equals."""
+    order = np.lexsort((indices, distances))[:, :k]
+    return np.take_along_axis(distances, order, axis=1), np.take_along_axis(indices, order, axis=1)
 
 
 def _blocks(count: int) -> Iterator[slice]:

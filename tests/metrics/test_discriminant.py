@@ -57,7 +57,7 @@ def test_the_boundary_of_two_round_classes_lies_halfway() -> None:
 
 
 def test_the_shared_covariance_turns_the_boundary() -> None:
-    """Along an axis that varies widely within classes a distance counts for less; with full shrinkage all count alike."""
+    """Along an axis that varies widely within classes distance counts for less; shrunk to a sphere, all count alike."""
     features = torch.tensor([[-10.0, 0.0], [10.0, 0.0], [-6.0, 2.0], [14.0, 2.0], [0.0, -0.1], [4.0, 2.1]])
     statistics = gathered(features, torch.tensor([0, 0, 1, 1, 0, 1]), 2)
     asked = torch.tensor([[9.0, 0.5]])

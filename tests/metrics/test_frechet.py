@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import metrics.frechet
 from metrics.frechet import GaussianStatistics, frechet_distance
 
 
@@ -217,7 +218,7 @@ def test_distance_needs_two_samples_and_one_dimension() -> None:
         frechet_distance(a, statistics(features(20, 4)))
 
 
-def test_features_that_never_vary_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_that_never_vary_change_nothing() -> None:
     """A collapsed model leaves most features constant; the distance is that of the rest and of the means."""
     generator = torch.Generator().manual_seed(0)
     few = [torch.randn(50, 3, generator=generator, dtype=torch.float64) * scale for scale in (1.0, 2.0)]
@@ -235,8 +236,106 @@ def test_features_that_never_vary_change_nothing(monkeypatch: pytest.MonkeyPatch
     constant.update(torch.full((50, 200), 0.25))
     assert frechet_distance(constant, constant) == 0.0
 
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows with every call of the slow way."""
+    calls: list[int] = []
+    careful = metrics.frechet._careful_root_trace
+
+    def call(a: Tensor, b: Tensor) -> float:
+        calls.append(len(a))
+        return careful(a, b)
+
+    monkeypatch.setattr(metrics.frechet, "_careful_root_trace", call)
+    return calls
+
+
+def by_singular_values(a: GaussianStatistics, b: GaussianStatistics) -> float:
+    """The slow and careful way, whatever the quick one says."""
+    root_trace = metrics.frechet._careful_root_trace(a.covariance(), b.covariance())
+    apart = (a.mean - b.mean).square().sum() + a.covariance().trace() + b.covariance().trace()
+    return float(apart) - 2 * root_trace
+
+
+def test_where_a_feature_varies_in_one_set_only() -> None:
+    """Independent features: the closed form sums over each, (μa - μb)² + (σa - σb)²."""
+    deviations_a, deviations_b = torch.tensor([1.0, 2, 3, 0]).double(), torch.tensor([2.0, 0, 1, 0]).double()
+    mean = torch.tensor([1e3, 2e3, 3e3, 4e3]).double()
+    a, b = exactly(mean, deviations_a.square().diag()), exactly(mean, deviations_b.square().diag())
+    assert frechet_distance(a, b) == pytest.approx(1 + 4 + 4, rel=1e-13)
+
+
+def test_constants_that_rounding_spreads_are_constants() -> None:
+    """0.1 has no exact mean: the scatter is 1e-33, not 0, and its root 1e-17, not to be divided by."""
+    x, y = features(60, 5), features(60, 5, seed=1)
+    constant = torch.full((60, 40), 0.1, dtype=torch.float64).cumsum(1)
+    wide = frechet_distance(statistics(torch.cat([x, constant], 1)), statistics(torch.cat([y, constant], 1)))
+    assert wide == pytest.approx(frechet_distance(statistics(x), statistics(y)), rel=1e-11)
+
+
+@pytest.mark.parametrize(("count_a", "count_b"), [(900, 700), (900, 100), (100, 900), (90, 130)])
+def test_the_quick_way_is_the_careful_one_to_rounding(
+    monkeypatch: pytest.MonkeyPatch, count_a: int, count_b: int
+) -> None:
+    """Above the block of the triangular product, and with either set, or both, of too few samples for full rank."""
+    a, b = statistics(features(count_a, 300)), statistics(features(count_b, 300, seed=1) * 1.1)
+    expected = by_singular_values(a, b)
+    calls = counted(monkeypatch)
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-11)
+    assert frechet_distance(b, a) == pytest.approx(expected, rel=1e-11)
+    assert not calls
+
+
+@pytest.mark.parametrize("collapsed", ["both", "one"])
+def test_a_rank_below_what_the_count_promises_leaves_no_rounding(
+    monkeypatch: pytest.MonkeyPatch, collapsed: str
+) -> None:
+    """Five pictures repeated: of the 60 eigenvalues all but four are rounding, and their roots 1e-8 of the largest."""
+    a = statistics(features(5, 60, seed=1).repeat(40, 1) if collapsed == "both" else features(200, 60, seed=1))
+    b = statistics(features(5, 60).repeat(40, 1))
+    calls = counted(monkeypatch)
+    distance = frechet_distance(a, b)
+    assert bool(calls) == (collapsed == "one")  # the factors of both show their rank by themselves
+    factors = [metrics.frechet._factor(one.covariance()) for one in (a, b)]
+    root_trace = torch.linalg.svdvals(factors[0].T @ factors[1])[:4].sum()
+    apart = (a.mean - b.mean).square().sum() + a.covariance().trace() + b.covariance().trace()
+    assert distance == pytest.approx(float(apart - 2 * root_trace), rel=1e-11)
+
+
+@pytest.mark.parametrize("exponent", [0.5, 1.0, 1.5, 3.0])
+def test_steep_spectra_keep_their_digits(exponent: float) -> None:
+    """Deviations that fall by up to eight orders of magnitude, and sets so alike that the traces all but cancel.
+
+    Commuting covariances, whose distance is known: Σ (σa - σb)².
+    """
+    dimension = 300
+    deviations = torch.arange(1.0, dimension + 1, dtype=torch.float64) ** -exponent
+    others = deviations * (1.02 + 0.01 * torch.sin(torch.arange(dimension)))
+    turn, mean = rotation(dimension), torch.zeros(dimension, dtype=torch.float64)
+    a = exactly(mean, turn @ deviations.square().diag() @ turn.T)
+    b = exactly(mean, turn @ others.square().diag() @ turn.T)
+    assert frechet_distance(a, b) == pytest.approx(float((deviations - others).square().sum()), rel=1e-8, abs=1e-11)
+
+
+def test_an_eigh_that_does_not_converge_is_done_by_svd(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = statistics(features(20, 60)), statistics(features(30, 60, seed=1))
+    expected = frechet_distance(a, b)
+
     def fail(block: torch.Tensor) -> None:
         raise torch.linalg.LinAlgError("did not converge")
 
     monkeypatch.setattr(torch.linalg, "eigh", fail)
-    assert frechet_distance(*statistics) == pytest.approx(distances[0], rel=1e-9)
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("count", [1000, 150])
+def test_equals_torch_fidelity(count: int) -> None:
+    metric_fid = pytest.importorskip("torch_fidelity.metric_fid", reason="torch-fidelity is an optional reference")
+    x, y = features(1000, 200).float(), features(count, 200, seed=1).float() * 1.1
+    theirs = metric_fid.fid_statistics_to_metric(
+        *(metric_fid.fid_features_to_statistics(rows.double()) for rows in (x, y)), verbose=False
+    )
+    # With fewer samples than dimensions its eigenvalues that ought to be zero are roots of rounding errors.
+    tolerance = 1e-10 if count > 200 else 1e-6
+    ours = frechet_distance(statistics(x), statistics(y))
+    assert ours == pytest.approx(theirs["frechet_inception_distance"], rel=tolerance)
