@@ -30,8 +30,11 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--split", choices=("train", "test"), default="train", help="of a reference's data (train)")
     parser.add_argument("--samples_split", choices=("train", "test"), default="test", help="of --samples' data (test)")
-    parser.add_argument("--metrics", nargs="+", metavar="METRIC", help="all that apply, where left out: frechet kernel "
-                        "inception_score precision_recall density_coverage class_accuracy modes; and lpips")  # fmt: skip
+    parser.add_argument(
+        "--metrics", nargs="+", metavar="METRIC",
+        help="frechet kernel inception_score precision_recall density_coverage class_accuracy modes lpips (all that "
+        "apply, but lpips)",
+    )  # fmt: skip
     parser.add_argument("--num_samples", type=int, help="samples to measure (10000 of a checkpoint, else all)")
     parser.add_argument("--reference_samples", type=int, help="real pictures to measure, drawn with a fixed seed (all)")
     parser.add_argument("--extractor", default="effnet", help="effnet, inception, or a TorchScript file (effnet)")

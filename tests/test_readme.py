@@ -30,7 +30,8 @@ def shortened(arguments: list[str]) -> list[str]:
     verb = arguments[0]
     if verb == "fit" and "--print_config" not in arguments:
         return [*QUICK, "--budget.kimg", "0.384" if "--ckpt_path" in arguments else "0.256"]
-    return QUICK if verb == "validate" else []
+    measured = ["--num_samples", "16", "--resolution", "32"]
+    return {"validate": QUICK, "evaluate": measured, "diagnose": measured}.get(verb, [])
 
 
 @pytest.fixture

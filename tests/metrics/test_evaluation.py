@@ -261,7 +261,7 @@ class Headless(Projection):
     [
         (["fid"], Projection(), picture_set(90, 1), 61, "no metric 'fid'; there are frechet, kernel"),
         ([], Projection(), picture_set(90, 1), 61, "no metrics to measure"),
-        (["kernel"], Projection(), picture_set(90, 1), 20, "subsets of 30, and there are 90 real pictures and 20 samples"),
+        (["kernel"], Projection(), picture_set(90, 1), 20, "subsets of 30, and there are 90 real pictures and 20"),
         (["kernel"], Projection(), None, 61, "kernel: needs the real pictures, and only their statistics are given"),
         (["inception_score"], Headless(), picture_set(90, 1), 61, "Projection has no logits"),
         (["inception_score"], Projection(), picture_set(90, 1), 2, "2 samples do not make 3 splits"),
