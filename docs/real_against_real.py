@@ -3,8 +3,8 @@
 pip install -e '.[docs]'
 python docs/real_against_real.py configs/data/cifar10.yaml docs/images/real_against_real.png
 
-The reference is one half of the training split; so many pictures of the other half are measured as they are, blurred, with
-noise, and with classes left out.
+The reference is one half of the training split; so many pictures of the other half are measured as they are, blurred,
+with noise, and with classes left out.
 """
 
 import argparse

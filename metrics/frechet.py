@@ -54,8 +54,13 @@ class GaussianStatistics:
         if broken:
             raise ValueError(f"features: {broken} of {len(features)} vectors hold NaN or infinity; look at the samples")
         mean = features.mean(0)
-        centred = features - mean
-        self.merge(GaussianStatistics(len(features), mean, centred.T @ centred))
+        count, shift = self.count + len(features), mean - self.mean
+        # `merge` as one product: the shift's outer product is that of one more row, and D² numbers are read only once.
+        weight = (self.count * len(features) / count) ** 0.5
+        rows = torch.cat([features - mean, weight * shift[None]])
+        self.mean = self.mean + shift * (len(features) / count)
+        self.scatter = torch.addmm(self.scatter, rows.T, rows)
+        self.count = count
 
     def merge(self, other: "GaussianStatistics") -> None:
         """Take in all that `other` has seen. ValueError if its dimension differs."""

@@ -144,7 +144,8 @@ def frechet(data: Inputs) -> list[Contender]:
 
         def metric() -> FrechetInceptionDistance:
             made = FrechetInceptionDistance(Given(data.real.shape[1]), compute_with_cache=False)
-            return made.set_dtype(torch.float64)
+            made.set_dtype(torch.float64)
+            return made
 
         def update(made: FrechetInceptionDistance, features: np.ndarray, real: bool) -> Values:
             for batch in torch.from_numpy(features).split(BATCH):
