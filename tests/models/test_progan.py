@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,7 @@ def test_samples_have_the_final_shape_in_every_stage(resolution: int, channels: 
         assert x.shape == (3, channels, resolution, resolution)
         assert x.abs().max() <= 1
         side = resolution // (4 * 2**stage)  # of the squares of one value
-        assert torch.equal(x, F.avg_pool2d(x, side).repeat_interleave(side, 2).repeat_interleave(side, 3))
+        assert torch.equal(x, x[:, :, ::side, ::side].repeat_interleave(side, 2).repeat_interleave(side, 3))
         assert torch.equal(model.decode(model.draw_latents(range(3)), model.sample_labels(range(3))), x)
         logits = model.logits(x, torch.tensor([0, 2, 1]))
         assert logits.shape == (3,)
@@ -245,10 +245,10 @@ def test_real_pictures_are_averaged_to_the_stages_size_and_blended() -> None:
         ({"conditional": True}, "conditional: true needs labels"),
         ({"stable_kimg": [1.0]}, "stable_kimg needs one number, or 2 for this resolution"),
         ({"fade_kimg": -1.0}, "fade_kimg needs one number, or 2 .* none of them negative"),
-        ({"batch_factors": [1, 1]}, "batch_factors needs 3 numbers from 1 up, for 4 to 16 px"),
+        ({"batch_factors": [1, 1]}, "batch_factors needs 3 numbers from 1 up, for 4 px to 16 px"),
         ({"batch_factors": [2, 0, 1]}, "batch_factors needs 3 numbers from 1 up"),
         ({"minibatch_group": 1}, "minibatch_group must be at least 2, or null"),
-        ({"channel_base": 15}, "channel_base 15, .*no channels at 16 px|channel_base 15 leaves no channels at 16 px"),
+        ({"channel_base": 15}, "channel_base 15 leaves no channels at 16 px"),
     ],
 )
 def test_settings_that_cannot_work_are_named(settings: dict[str, Any], line: str) -> None:
@@ -356,7 +356,7 @@ def test_a_fit_that_grows_resumes_bit_for_bit_in_the_midst_of_a_fade(variant: st
 
     assert {stage for _, _, stage, _ in watch.steps} == {0, 1, 2}
     assert again.steps == watch.steps[stopped:]
-    assert [size // per_step for _, size, stage, _ in watch.steps if stage == 2][0] == 4
+    assert next(size // per_step for _, size, stage, _ in watch.steps if stage == 2) == 4
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     for mine, theirs in zip(trainer.optimizers, rest.optimizers, strict=True):
@@ -381,7 +381,8 @@ def test_layers_train_from_the_stage_that_uses_them_on() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
     for name, value in model.state_dict().items():
         used = name.replace("average.module", "generator") in taken
-        assert torch.equal(value, initial[name]) != (used and "bias" not in name) or "bias" in name, name
+        if not used or "weight" in name:  # a bias may have no gradient for other reasons
+            assert torch.equal(value, initial[name]) != used, name
 
 
 def test_a_grown_model_loads_as_it_was_saved(tmp_path: Path) -> None:
@@ -397,8 +398,7 @@ def test_a_grown_model_loads_as_it_was_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_two_ranks_and_accumulation_ask_for_the_same_joint_steps(precision: str) -> None:
-    """Of 8 samples a smallest step; what is shared out by ranks is tested with the data."""
+def test_steps_shrink_as_resolutions_grow_micro_batches_and_mixed_precision_included(precision: str) -> None:
     adversarial = {"loss": NonSaturating(), "accumulate": 2, "lr": 1e-3}
     model, watch = growing({"adversarial": adversarial}), Watch()
     fitted(model, 6, watch, precision=precision)
