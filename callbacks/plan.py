@@ -1,9 +1,11 @@
 """What a fit will take, measured by a few trial steps before it begins and printed: memory, time, disk, folder."""
 
 import copy
+import math
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,24 +31,40 @@ class Cost:
     """Highest memory use of a step; 0 where it cannot be known."""
     peak_source: str
     checkpoint_bytes: int
+    samples_seen: int = 0
+    """Where in training this is what a step costs."""
+    stages: tuple["Cost", ...] = ()
+    """Of a model that grows, each stage still to come; the fields above are then their mean speed and highest use."""
 
 
-def trial_steps(trainer: Trainer, model: GenerativeModel, batch: Batch, steps: int = 2) -> Cost:
+def trial_steps(
+    trainer: Trainer, model: GenerativeModel, batch: Batch, steps: int = 2, samples_seen: int | None = None
+) -> Cost:
     """Runs training steps on `batch`, measures them, and puts everything back: weights, optimizers, counters.
 
     One step warms up. The next, which pays for every lazy regularizer, is timed apart from those that pay for none.
+
+    Args:
+        trainer: whose strategy and optimizers train.
+        model: what is trained.
+        batch: one loader batch.
+        steps: steps that are timed after the first two.
+        samples_seen: the place in training that is measured; where the model stands, if left out.
     """
     own: dict[str, Any] = {}
     model.on_save_checkpoint(own)
+    at = model.samples_seen if samples_seen is None else samples_seen
+    there = {**own, "atelier": {**own["atelier"], "samples_seen": at}}
     weights = _on_cpu(model.state_dict())
     optimizers = [_on_cpu(optimizer.state_dict()) for optimizer in trainer.optimizers]
     plugin = _on_cpu(trainer.precision_plugin.state_dict())
     meter = PeakMeter(model.device)
     try:
+        model.on_load_checkpoint(there)
         _step(trainer, model, batch)
         state = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
         kept = bytes_kept(model, list(trainer.optimizers))
-        model.on_load_checkpoint(own)
+        model.on_load_checkpoint(there)
         meter.start()
         whole = _seconds(trainer, model, batch, 1)
         plain = _seconds(trainer, model, batch, steps)
@@ -62,7 +80,39 @@ def trial_steps(trainer: Trainer, model: GenerativeModel, batch: Batch, steps: i
     period = model.cost_period
     mean = min(whole, plain) if period == 1 else (whole + (period - 1) * plain) / period
     samples = len(batch[0]) * trainer.world_size
-    return Cost(1000 * mean / samples, peak, meter.source, state + kept["optimizer state"])
+    return Cost(1000 * mean / samples, peak, meter.source, state + kept["optimizer state"], at)
+
+
+def cost_at(trainer: Trainer, model: GenerativeModel, least: int, samples_seen: int) -> Cost:
+    """Trial steps at a place in training, with as many samples as it takes there: see `samples_per_step`."""
+    size = model.samples_per_step(samples_seen, least) // trainer.world_size
+    return trial_steps(trainer, model, random_batch(model, size), samples_seen=samples_seen)
+
+
+def cost_until(trainer: Trainer, model: GenerativeModel, least: int, end: float) -> Cost:
+    """Trial steps in each stage from where training stands until `end` samples, and what they come to together.
+
+    A stage is measured at its beginning. That is the most it costs: a network that fades a resolution in computes the
+    one before too. Where `end` is infinite, so is the last stage, and its speed is the mean.
+    """
+    now = model.samples_seen
+    starts = [now, *(start for start in model.stage_starts if now < start < end)]
+    stages = [cost_at(trainer, model, least, start) for start in starts]
+    if len(stages) == 1:
+        return stages[0]
+    if math.isinf(end):
+        speed = stages[-1].seconds_per_kimg
+    else:
+        lengths = [stop - start for start, stop in zip(starts, [*starts[1:], end], strict=True)]
+        speed = sum(n * stage.seconds_per_kimg for n, stage in zip(lengths, stages, strict=True)) / sum(lengths)
+    return Cost(
+        seconds_per_kimg=speed,
+        peak_bytes=max(stage.peak_bytes for stage in stages),
+        peak_source=stages[0].peak_source,
+        checkpoint_bytes=max(stage.checkpoint_bytes for stage in stages),
+        samples_seen=now,
+        stages=tuple(stages),
+    )
 
 
 def _seconds(trainer: Trainer, model: GenerativeModel, batch: Batch, steps: int) -> float:
@@ -108,7 +158,7 @@ def random_batch(model: GenerativeModel, size: int) -> Batch:
 
 
 class Trial(Callback):
-    """Measures what training costs when a fit starts, and ends it there."""
+    """Measures what training costs when a fit starts, and ends it there; of a model that grows, in its last stage."""
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
@@ -116,7 +166,8 @@ class Trial(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         model = model_of(pl_module)
-        self.cost = trial_steps(trainer, model, random_batch(model, self.batch_size * model.micro_batches))
+        at = max(model.samples_seen, model.stage_starts[-1])
+        self.cost = cost_at(trainer, model, self.batch_size * model.micro_batches, at)
         trainer.should_stop = True
 
 
@@ -128,9 +179,9 @@ class Plan(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         model = model_of(pl_module)
-        data = data_of(trainer)
-        batch_size = data.batch_size * model.micro_batches // trainer.world_size
-        self.cost = trial_steps(trainer, model, random_batch(model, batch_size))
+        kimg = budget_of(trainer).kimg
+        end = math.inf if kimg is None else 1000 * kimg
+        self.cost = cost_until(trainer, model, data_of(trainer).batch_size * model.micro_batches, end)
         if not trainer.is_global_zero:
             return
         run, checkpoints = find(trainer, Run), find(trainer, Checkpoints)
@@ -176,11 +227,17 @@ def describe_cost(model: GenerativeModel, cost: Cost) -> dict[str, str]:
     """Parameters, memory and speed in words."""
     counts = {name: sum(p.numel() for p in net.parameters()) for name, net in model.networks().items()}
     peak = f"{cost.peak_bytes / GIB:.2f} GiB ({cost.peak_source})" if cost.peak_bytes else "not known on this system"
-    return {
+    facts = {
         "parameters": ", ".join(f"{name} {count:,}" for name, count in counts.items()),
         "peak memory": peak,
         "speed": f"{cost.seconds_per_kimg:.3g} s/kimg, {1000 / cost.seconds_per_kimg:.0f} samples/s on {model.device}",
     }
+    return facts | ({"stages": _stages(cost.stages)} if cost.stages else {})
+
+
+def _stages(stages: Sequence[Cost]) -> str:
+    of_each = (f"{stage.seconds_per_kimg:.3g} s/kimg from {stage.samples_seen / 1000:g} kimg on" for stage in stages)
+    return f"measured in each: {', '.join(of_each)}"
 
 
 def free_bytes(folder: Path) -> int:

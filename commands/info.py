@@ -57,15 +57,17 @@ def run(arguments: Sequence[str]) -> int:
         "classes": str(model.label_classes) if model.label_classes else "unconditional",
         **describe_cost(model, cost),
         "checkpoint": f"{cost.checkpoint_bytes / 1e6:.0f} MB",
-        "measured": f"batch {batch_size}, {precision}",
+        "measured": f"batch {model.samples_per_step(cost.samples_seen, batch_size)}, {precision}",
     }
+    if len(model.stage_starts) > 1:
+        facts["measured"] += f", in the last of {len(model.stage_starts)} stages"
     for name, text in facts.items():
         print(f"  {name:<12} {text}")
     return 0
 
 
 def measure(model: "GenerativeModel", batch_size: int, accelerator: str, precision: str) -> "Cost":
-    """Trial training steps on noise, as `fit` runs them for its plan."""
+    """Trial training steps on noise, as `fit` runs them for its plan; of a model that grows, in its last stage."""
     import lightning
 
     from callbacks.plan import Trial
@@ -109,7 +111,7 @@ def as_json(model: "GenerativeModel", cost: "Cost", batch_size: int, precision: 
         "label_classes": model.label_classes,
         "samples_seen": model.samples_seen,
         "parameters": {name: sum(p.numel() for p in net.parameters()) for name, net in model.networks().items()},
-        "batch_size": batch_size,
+        "batch_size": model.samples_per_step(cost.samples_seen, batch_size),
         "precision": precision,
         "device": str(model.device),
         "s_per_kimg": cost.seconds_per_kimg,

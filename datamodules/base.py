@@ -51,6 +51,9 @@ class Trainee(Protocol):
     samples_seen: int
     """Training examples consumed so far, over all ranks."""
 
+    def samples_per_step(self, samples_seen: int, least: int) -> int:
+        """Examples, over all ranks, of the step that begins after `samples_seen`: a multiple of `least`."""
+
 
 def _start_worker(_worker: int) -> None:
     # Ctrl-C reaches the whole process group; only the main process may react, by ending the batch and saving.
@@ -73,7 +76,7 @@ class DataModule(LightningDataModule, ABC):
         data_shape: Of one example: (channels, height, width) for pictures.
         num_classes: 0 where there are no labels.
         class_names: One a class; () where there are none.
-        batch_size: Of one D step (or one forward pass), over all ranks.
+        batch_size: Of one D step (or one forward pass), over all ranks; a model may ask for multiples of it.
         seed: Of the order and of augmentation.
         num_workers: Processes a rank that load batches; 0 loads in the training process.
 
@@ -168,12 +171,11 @@ class DataModule(LightningDataModule, ABC):
             ValueError: The batch size does not divide by the ranks, or a trainer setting would replace the order.
         """
         rank, world_size = self._rank_and_world_size()
-        micro_batches = 1 if self.trainer is None else self._trainee().micro_batches
         batches = OrderedBatches(
             size=self.train_size,
             seed=self.seed,
             start=self._samples_seen,
-            batch_per_rank=self.batch_size * micro_batches // world_size,
+            joint_batch=self._joint_batch,
             rank=rank,
             world_size=world_size,
         )
@@ -234,6 +236,12 @@ class DataModule(LightningDataModule, ABC):
 
     def _samples_seen(self) -> int:
         return 0 if self.trainer is None else self._trainee().samples_seen
+
+    def _joint_batch(self, position: int) -> int:
+        if self.trainer is None:
+            return self.batch_size
+        model = self._trainee()
+        return model.samples_per_step(position, self.batch_size * model.micro_batches)
 
 
 @dataclass(frozen=True, eq=False)

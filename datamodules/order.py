@@ -59,9 +59,9 @@ def order(seed: int, samples_seen: int, size: int) -> Iterator[int]:
 class OrderedBatches(Sampler[Tensor]):
     """One rank's share of the endless sequence, as one index tensor a global step.
 
-    The joint batch of a step is the next `world_size * batch_per_rank` positions; rank r takes every `world_size`-th
-    of them from r on. So the k-th micro-batches of all ranks together are the k-th micro-batch of a single process,
-    however a step is split. Batches run across the ends of epochs.
+    The joint batch of a step is the next positions, as many as `joint_batch` says for the first; rank r takes every
+    `world_size`-th of them from r on. So the k-th micro-batches of all ranks together are the k-th micro-batch of a
+    single process, however a step is split. Batches run across the ends of epochs.
 
     It has no length, by which Lightning takes it as endless.
 
@@ -70,25 +70,38 @@ class OrderedBatches(Sampler[Tensor]):
         seed: Of the order.
         start: Asked for the position, in samples over all ranks, whenever an iteration begins, so that a second
             iteration of the same loader goes on where training stands instead of repeating the first.
-        batch_per_rank: Examples that one rank gets a step.
+        joint_batch: Asked for the size of the step that begins at a position, over all ranks. The position alone must
+            decide it: batches are drawn ahead of training, and anew by a run that resumes.
         rank: This process, in [0, world_size).
         world_size: Processes that share each joint batch.
     """
 
     def __init__(
-        self, size: int, seed: int, start: Callable[[], int], batch_per_rank: int, rank: int, world_size: int
+        self,
+        size: int,
+        seed: int,
+        start: Callable[[], int],
+        joint_batch: Callable[[int], int],
+        rank: int,
+        world_size: int,
     ) -> None:
         self.size = size
         self.seed = seed
         self.start = start
-        self.batch_per_rank = batch_per_rank
+        self.joint_batch = joint_batch
         self.rank = rank
         self.world_size = world_size
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Yields int64 tensors of shape (batch_per_rank,), without end."""
-        joint = self.world_size * self.batch_per_rank
+        """Yields int64 tensors of shape (joint batch / world_size,), without end.
+
+        Raises:
+            ValueError: A joint batch does not divide by the ranks.
+        """
         position = self.start()
         while True:
+            joint = self.joint_batch(position)
+            if joint < 1 or joint % self.world_size:
+                raise ValueError(f"a step of {joint} samples cannot be shared out over {self.world_size} devices")
             yield positions(self.seed, position, position + joint, self.size)[self.rank :: self.world_size]
             position += joint

@@ -71,6 +71,8 @@ class GenerativeModel(lightning.LightningModule, Part, ABC):
     """Forward passes that one loader batch is split into: discriminator steps x accumulation."""
     cost_period: int = 1
     """Training steps after which the cost of a step repeats; above 1 where a regularizer is lazy."""
+    stage_starts: tuple[int, ...] = (0,)
+    """Samples seen at which stages of training begin whose steps cost differently: one, but where a model grows."""
 
     def __init__(self, data_shape: Sequence[int], num_classes: int) -> None:
         super().__init__()
@@ -102,6 +104,14 @@ class GenerativeModel(lightning.LightningModule, Part, ABC):
     def label_classes(self) -> int:
         """Classes that `sample` can be asked for; 0 where the model is unconditional, whatever the data."""
         return 0
+
+    def samples_per_step(self, samples_seen: int, least: int) -> int:
+        """Samples, over all ranks, of the training step that begins after `samples_seen`: a multiple of `least`.
+
+        `least` is the data's batch size times `micro_batches`, so that whatever divides one divides the other. A
+        function of the arguments and the model's settings alone: data are loaded ahead of training.
+        """
+        return least
 
     # Sampling.
 

@@ -47,10 +47,20 @@ class Hinge(AdversarialLoss):
 
 
 class Wasserstein(AdversarialLoss):
-    """Arjovsky et al. 2017, eq. 2. Needs a Lipschitz discriminator: combine it with `GradientPenalty`."""
+    """Arjovsky et al. 2017, eq. 2. Needs a Lipschitz discriminator: combine it with `GradientPenalty`.
+
+    Args:
+        drift: weight of D(x)^2 at real samples, which keeps the logits near 0, where nothing else does (Karras et al.
+            2018, appendix A.1: 0.001).
+    """
+
+    def __init__(self, drift: float = 0.0) -> None:
+        if drift < 0:
+            raise ValueError(f"drift of Wasserstein must not be negative, not {drift}")
+        self.drift = drift
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-        return fake_logits - real_logits
+        return fake_logits - real_logits + self.drift * real_logits.square()
 
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
         return -fake_logits

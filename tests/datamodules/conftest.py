@@ -20,6 +20,7 @@ def stub_trainer() -> Callable[..., Any]:
     def make(
         samples_seen: int = 0,
         micro_batches: int = 1,
+        samples_per_step: Callable[[int, int], int] = lambda samples_seen, least: least,
         rank: int = 0,
         world_size: int = 1,
         training: bool = True,
@@ -27,7 +28,9 @@ def stub_trainer() -> Callable[..., Any]:
         overfit_batches: int = 0,
     ) -> Any:  # noqa: ANN401  # stands for a Trainer
         return SimpleNamespace(
-            lightning_module=SimpleNamespace(samples_seen=samples_seen, micro_batches=micro_batches),
+            lightning_module=SimpleNamespace(
+                samples_seen=samples_seen, micro_batches=micro_batches, samples_per_step=samples_per_step
+            ),
             global_rank=rank,
             world_size=world_size,
             training=training,

@@ -46,6 +46,9 @@ class Recorder(LightningModule):
         self.batches: list[Batch] = []
         self.seen_in_validation: list[int] = []
 
+    def samples_per_step(self, samples_seen: int, least: int) -> int:
+        return least
+
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         self.batches.append(batch)
         self.samples_seen += len(batch[1]) * self.trainer.world_size
@@ -154,6 +157,27 @@ def test_train_batches_follow_the_order_from_samples_seen(stub_trainer: Callable
     assert labels.tolist() == positions(9, 24, 36, 25).tolist()
     assert images.dtype == torch.uint8
     assert torch.equal(images[:, 0, 0, 0].long(), labels)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_model_may_ask_for_larger_steps_by_their_place(world_size: int, stub_trainer: Callable[..., Any]) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def samples_per_step(samples_seen: int, least: int) -> int:
+        asked.append((samples_seen, least))
+        return least * (3 if samples_seen < 24 else 1)
+
+    shares = []
+    for rank in range(world_size):
+        data = Numbered(batch_size=4, seed=9)
+        data.trainer = stub_trainer(
+            micro_batches=2, samples_per_step=samples_per_step, rank=rank, world_size=world_size
+        )
+        shares.append([labels for _, labels in itertools.islice(data.train_dataloader(), 3)])
+    steps = [torch.stack(parts, 1).flatten() for parts in zip(*shares, strict=True)]
+    assert [len(step) for step in steps] == [24, 8, 8]
+    assert torch.cat(steps).tolist() == positions(9, 0, 40, 25).tolist()
+    assert asked[:3] == [(0, 8), (24, 8), (32, 8)]
 
 
 def test_the_loader_leaves_the_global_generator_alone() -> None:

@@ -9,7 +9,7 @@ from datamodules.order import OrderedBatches, keyed_generator, order, positions
 
 
 def batches(start: int, batch_per_rank: int, rank: int = 0, world_size: int = 1, size: int = 10) -> OrderedBatches:
-    return OrderedBatches(size, 7, lambda: start, batch_per_rank, rank, world_size)
+    return OrderedBatches(size, 7, lambda: start, lambda position: batch_per_rank * world_size, rank, world_size)
 
 
 @pytest.mark.parametrize("size", [1, 2, 10, 1000])
@@ -93,10 +93,37 @@ def test_it_resumes_within_an_epoch() -> None:
 
 def test_a_second_iteration_goes_on_where_training_stands() -> None:
     samples_seen = 0
-    sampler = OrderedBatches(10, 7, lambda: samples_seen, 4, 0, 1)
+    sampler = OrderedBatches(10, 7, lambda: samples_seen, lambda position: 4, 0, 1)
     next(iter(sampler))
     samples_seen = 8
     assert torch.equal(next(iter(sampler)), positions(7, 8, 12, 10))
+
+
+def shrinking(position: int) -> int:
+    """Steps of 24 before position 100, where the last is cut short, and of 6 from there on."""
+    return min(24, 100 - position) if position < 100 else 6
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_steps_of_changing_size_are_shared_out_alike_and_leave_nothing_out(world_size: int) -> None:
+    ranks = [OrderedBatches(30, 7, lambda: 0, shrinking, rank, world_size) for rank in range(world_size)]
+    steps = [torch.stack(parts, 1).flatten() for parts in itertools.islice(zip(*ranks, strict=True), 8)]
+    assert [len(step) for step in steps] == [24, 24, 24, 24, 4, 6, 6, 6]
+    assert torch.equal(torch.cat(steps), positions(7, 0, 118, 30))
+
+
+@pytest.mark.parametrize("done", range(1, 8))
+def test_steps_of_changing_size_go_on_from_wherever_a_run_stopped(done: int) -> None:
+    whole = list(itertools.islice(OrderedBatches(30, 7, lambda: 0, shrinking, 0, 1), 8))
+    resumed = OrderedBatches(30, 7, lambda: sum(map(len, whole[:done])), shrinking, 0, 1)
+    for a, b in zip(whole[done:], resumed, strict=False):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("joint", [0, 9])
+def test_a_step_that_ranks_cannot_share_is_an_error(joint: int) -> None:
+    with pytest.raises(ValueError, match=f"a step of {joint} samples cannot be shared out over 2 devices"):
+        next(iter(OrderedBatches(30, 7, lambda: 0, lambda position: joint, 0, 2)))
 
 
 def test_it_has_no_length() -> None:

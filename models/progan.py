@@ -1,0 +1,323 @@
+"""ProGAN (Karras, Aila, Laine & Lehtinen 2018): both networks grow from 4 px to the picture's size as they train.
+
+python main.py fit --config configs/progan_fashion_mnist.yaml
+
+On the same weights both networks equal those of pytorch_GAN_zoo, but for three departures. Biases stand outside the
+runtime scale, as in the authors' code, and not within. The groups of the minibatch statistic are the authors' too. The
+discriminator blends at 8 px as everywhere else, where theirs leaves the blending out. Adam keeps its state when the
+networks grow, which the others reset: a new layer's state begins with its first gradient in any case.
+"""
+
+import bisect
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.base import picture_shape
+from models.gan import GAN, AdversarialTraining, LatentSettings
+from models.layers import one_hot
+from models.losses import Wasserstein
+from models.regularizers import GradientPenalty
+
+
+class EqualizedConv2d(nn.Conv2d):
+    """A convolution whose weights begin as N(0, 1) and are scaled by He's constant at runtime (section 4.1).
+
+    Adam's steps do not depend on a gradient's scale, so all weights learn at one speed, relative to their range.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+        self.scale = equalize(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight * self.scale, self.bias, padding=self.padding)
+
+
+class EqualizedLinear(nn.Linear):
+    """The same for a fully connected layer."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        self.scale = equalize(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight * self.scale, self.bias)
+
+
+def equalize(layer: nn.Conv2d | nn.Linear) -> float:
+    """Weights from N(0, 1), biases 0; gives the runtime scale sqrt(2 / fan-in) (He et al. 2015, eq. 10)."""
+    nn.init.normal_(layer.weight)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return math.sqrt(2 / layer.weight[0].numel())
+
+
+def pixel_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
+    """Each position's vector over the channels (dimension 1), brought to a mean square of 1 (section 4.2)."""
+    mean_square = x.to(torch.promote_types(x.dtype, torch.float32)).square().mean(1, keepdim=True)
+    return x * torch.rsqrt(mean_square + eps).to(x.dtype)
+
+
+def with_minibatch_deviation(x: Tensor, group: int, eps: float = 1e-8) -> Tensor:
+    """Features (N, C, H, W) with one more channel, (N, C + 1, H, W): how much a group's samples differ (section 3).
+
+    It holds the standard deviation over the group (unbiased, as pytorch_GAN_zoo takes it), averaged over channels and
+    positions; 0 where there is a single sample. A batch that does not divide into groups is one group. Sample i is in
+    group i mod (N / group): ranks get the samples of a joint batch by turns, and so have the groups that one process
+    would have (so do the authors; pytorch_GAN_zoo groups neighbours).
+    """
+    size = min(group, len(x))
+    size = len(x) if len(x) % size else size
+    if size == 1:
+        return torch.cat([x, torch.zeros_like(x[:, :1])], dim=1)
+    x32 = x.to(torch.promote_types(x.dtype, torch.float32))
+    deviation = (x32.unflatten(0, (size, -1)).var(0) + eps).sqrt().mean((1, 2, 3))
+    channel = deviation.repeat(size)[:, None, None, None].expand(-1, 1, *x.shape[2:])
+    return torch.cat([x, channel.to(x.dtype)], dim=1)
+
+
+def activate(x: Tensor) -> Tensor:
+    return F.leaky_relu(x, 0.2, inplace=True)
+
+
+def doubled(x: Tensor) -> Tensor:
+    """Pictures or features at twice the size, each pixel four times."""
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+class Growing(nn.Module):
+    """A network for pictures of 4 * 2^stage px. The layers of every stage are there from the start.
+
+    Those of later stages get no gradient, and no optimizer state, before they are used.
+    """
+
+    stage: int = 0
+    alpha: float = 1.0
+    """How far the stage has faded in: 0 is the stage before, its pictures doubled; 1 this stage alone."""
+
+
+class Generator(Growing):
+    """Latents (N, latent_dim) to pictures (N, channels, 4 * 2^stage, 4 * 2^stage); table 2 of the paper, left."""
+
+    def __init__(self, latent_dim: int, widths: Sequence[int], channels: int, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+        self.first = EqualizedLinear(latent_dim + classes, 16 * widths[0])
+        self.blocks = nn.ModuleList([nn.ModuleList([EqualizedConv2d(widths[0], widths[0], 3)])])
+        for before, after in itertools.pairwise(widths):
+            self.blocks.append(nn.ModuleList([EqualizedConv2d(before, after, 3), EqualizedConv2d(after, after, 3)]))
+        self.to_picture = nn.ModuleList(EqualizedConv2d(width, channels, 1) for width in widths)
+
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        if self.classes:
+            z = torch.cat([z, one_hot(labels, self.classes).to(z.dtype)], dim=1)
+        x = activate(self.first(pixel_norm(z)))
+        x = before = pixel_norm(x.unflatten(1, (-1, 4, 4)))
+        for stage in range(self.stage + 1):
+            if stage > 0:
+                before, x = x, doubled(x)
+            for conv in self.blocks[stage].children():
+                x = pixel_norm(activate(conv(x)))
+        picture = self.to_picture[self.stage](x)
+        if self.alpha < 1:
+            # The picture is made before it is doubled: the same values at a quarter of the work.
+            picture = torch.lerp(doubled(self.to_picture[self.stage - 1](before)), picture, self.alpha)
+        return picture
+
+
+class Discriminator(Growing):
+    """Pictures (N, channels, 4 * 2^stage, 4 * 2^stage) to logits (N,); table 2 of the paper, right.
+
+    Conditional, it has one output a class and reads that of the label (Mescheder et al. 2018, appendix D).
+    """
+
+    def __init__(self, widths: Sequence[int], channels: int, classes: int, minibatch_group: int | None) -> None:
+        super().__init__()
+        self.classes, self.minibatch_group = classes, minibatch_group
+        self.from_picture = nn.ModuleList(EqualizedConv2d(channels, width, 1) for width in widths)
+        first = EqualizedConv2d(widths[0] + (minibatch_group is not None), widths[0], 3)
+        self.blocks = nn.ModuleList([nn.ModuleList([first])])
+        for smaller, larger in itertools.pairwise(widths):
+            pair = [EqualizedConv2d(larger, larger, 3), EqualizedConv2d(larger, smaller, 3)]
+            self.blocks.append(nn.ModuleList(pair))
+        self.inner = EqualizedLinear(16 * widths[0], widths[0])
+        self.last = EqualizedLinear(widths[0], max(classes, 1))
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        h = activate(self.from_picture[self.stage](x))
+        for stage in range(self.stage, -1, -1):
+            if stage == 0 and self.minibatch_group is not None:
+                h = with_minibatch_deviation(h, self.minibatch_group)
+            for conv in self.blocks[stage].children():
+                h = activate(conv(h))
+            if stage > 0:
+                h = F.avg_pool2d(h, 2)
+            if stage == self.stage and self.alpha < 1:
+                before = activate(self.from_picture[stage - 1](F.avg_pool2d(x, 2)))
+                h = torch.lerp(before, h, self.alpha)
+        logits = self.last(activate(self.inner(h.flatten(1))))
+        logits = (logits.gather(1, labels[:, None]) if self.classes else logits).squeeze(1)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))  # autocast leaves them in 16 bits
+
+
+class ProGAN(GAN):
+    """Progressive growing: 23,086,795 and 23,087,249 parameters at 1024 px with the defaults.
+
+    Training begins at 4 px. Each stage is trained, then the next resolution, twice as large, is faded in (section 2,
+    figure 2); the last stage lasts as long as the fit. The stage and the fade are functions of the samples seen, so a
+    checkpoint holds them, and a run resumes in the midst of a fade as anywhere. A step trains what its first sample
+    finds. Steps are cut short before the next resolution, which so begins at its sample exactly, if that is a multiple
+    of the smallest step (data.batch_size x D steps x accumulation). Otherwise it waits for the end of the smallest step
+    that its sample falls into: no step has two resolutions.
+
+    `sample` and `decode` always give finished pictures of `data_shape`, the stage's own doubled until they are that
+    size (nearest neighbour) and cut off at -1 and 1: a grid shows what the networks can do so far, and quality is
+    always that of the final resolution. `logits` takes such pictures, and shrinks them to the stage's size.
+
+    Args:
+        data_shape: (C, H, W); H = W, a power of two from 4 up.
+        num_classes: classes of the data; used where `conditional`.
+        channel_base: a stage has channel_base / resolution channels,
+        channel_max: but never more than this.
+        latent_dim: size of the latent.
+        minibatch_group: samples over which the discriminator takes its minibatch standard deviation; None leaves the
+            statistic out.
+        conditional: whether both networks see the labels.
+        stable_kimg: thousand samples for which a resolution is trained alone: one number, or one for each resolution
+            but the last.
+        fade_kimg: thousand samples in which the next one is faded in: one number, or one for each resolution but the
+            first.
+        batch_factors: for each resolution, how many times data.batch_size one of its batches is; 1 for all if left out.
+        adversarial: how the players are trained; the defaults are pytorch_GAN_zoo's (WGAN-GP with drift), but for the
+            half-life of the average.
+    """
+
+    def __init__(
+        self,
+        data_shape: Sequence[int],
+        num_classes: int = 0,
+        channel_base: int = 16384,
+        channel_max: int = 512,
+        latent_dim: int = 512,
+        minibatch_group: int | None = 4,
+        conditional: bool = False,
+        stable_kimg: float | list[float] = 600.0,
+        fade_kimg: float | list[float] = 600.0,
+        batch_factors: list[int] | None = None,
+        adversarial: AdversarialTraining | None = None,
+    ) -> None:
+        channels, height, resolution = picture_shape(data_shape)
+        if height != resolution or resolution < 4 or resolution & (resolution - 1):
+            raise ValueError(
+                f"ProGAN needs square pictures whose side is a power of two from 4 up, not {height}x{resolution}: "
+                "set data.resolution"
+            )
+        if conditional and not num_classes:
+            raise ValueError("conditional: true needs labels, and this data set has none")
+        if minibatch_group is not None and minibatch_group < 2:
+            raise ValueError(
+                f"minibatch_group must be at least 2, or null for no such statistic, not {minibatch_group}"
+            )
+        stages = resolution.bit_length() - 2
+        widths = [min(channel_base // (4 * 2**stage), channel_max) for stage in range(stages)]
+        if min(widths) < 1:
+            raise ValueError(
+                f"channel_base {channel_base} leaves no channels at {resolution} px, channel_max {channel_max}"
+            )
+        stable, fade = _each("stable_kimg", stable_kimg, stages - 1), _each("fade_kimg", fade_kimg, stages - 1)
+        factors = [1] * stages if batch_factors is None else batch_factors
+        if len(factors) != stages or min(factors) < 1:
+            raise ValueError(
+                f"batch_factors needs {stages} numbers from 1 up, for 4 px to {resolution} px, not {factors}"
+            )
+        classes = num_classes if conditional else 0
+        generator = Generator(latent_dim, widths, channels, classes)
+        discriminator = Discriminator(widths, channels, classes, minibatch_group)
+        if adversarial is None:
+            loss, penalty = Wasserstein(drift=0.001), GradientPenalty(10.0)
+            adversarial = AdversarialTraining(loss, [penalty], lr=1e-3, beta1=0.0, beta2=0.99)
+        super().__init__(data_shape, num_classes, generator, discriminator, latent_dim, adversarial)
+        self.channel_base, self.channel_max = channel_base, channel_max
+        self.minibatch_group, self.conditional = minibatch_group, conditional
+        self.stable_kimg, self.fade_kimg, self.batch_factors = stable_kimg, fade_kimg, batch_factors
+        self._factors = factors
+        self._fades = [0, *(round(1000 * kimg) for kimg in fade)]
+        starts = [0]
+        for faded, alone in zip(self._fades, stable, strict=False):
+            starts.append(starts[-1] + faded + round(1000 * alone))
+        self.stage_starts = tuple(starts)
+        self._grow()
+
+    @property
+    def label_classes(self) -> int:
+        return self.num_classes if self.conditional else 0
+
+    # The schedule.
+
+    def stage_at(self, samples_seen: int) -> int:
+        """The stage, from 0 for 4 px up, of the step that begins after `samples_seen`."""
+        return bisect.bisect_right(self.stage_starts, samples_seen) - 1
+
+    def alpha_at(self, samples_seen: int) -> float:
+        """How far that stage has faded in, from 0 to 1."""
+        stage = self.stage_at(samples_seen)
+        into = samples_seen - self.stage_starts[stage]
+        return into / self._fades[stage] if into < self._fades[stage] else 1.0
+
+    def samples_per_step(self, samples_seen: int, least: int) -> int:
+        stage = self.stage_at(samples_seen)
+        samples = least * self._factors[stage]
+        if stage + 1 == len(self.stage_starts):
+            return samples
+        left = self.stage_starts[stage + 1] - samples_seen
+        return min(samples, math.ceil(left / least) * least)
+
+    def _grow(self) -> None:
+        for network in self.modules():
+            if isinstance(network, Growing):
+                network.stage, network.alpha = self.stage_at(self.samples_seen), self.alpha_at(self.samples_seen)
+
+    def on_samples_seen(self) -> None:
+        self._grow()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self._grow()
+
+    # Pictures of the stage's size, and of the final one.
+
+    def prepare_real(self, x: Tensor) -> Tensor:
+        """Pictures of `data_shape` as the stage has them, averaged over squares; fading in, with less detail.
+
+        What the new resolution adds comes in with alpha: neither player sees more of it than the generator can draw.
+        """
+        stage, alpha = self.stage_at(self.samples_seen), self.alpha_at(self.samples_seen)
+        shrink = x.shape[-1] // (4 * 2**stage)
+        x = F.avg_pool2d(x, shrink) if shrink > 1 else x
+        return torch.lerp(doubled(F.avg_pool2d(x, 2)), x, alpha) if alpha < 1 else x
+
+    def logits(self, x: Tensor, y: Tensor) -> Tensor:
+        """How real the discriminator holds pictures (N, *data_shape), (N,); its minibatch statistic is of these."""
+        return super().logits(self.prepare_real(x), y)
+
+    def _decode(self, latents: Tensor, labels: Tensor, settings: LatentSettings) -> Tensor:
+        pictures = super()._decode(latents, labels, settings).clamp(-1, 1)  # they come from a linear layer
+        return F.interpolate(pictures, self.data_shape[1:], mode="nearest")
+
+
+def _each(name: str, kimg: float | list[float], count: int) -> list[float]:
+    """The `count` numbers of a setting that may be given as one for all.
+
+    Raises:
+        ValueError: if there are more or fewer, or one is negative.
+    """
+    values = kimg if isinstance(kimg, list) else [kimg] * count
+    if len(values) != count or any(value < 0 for value in values):
+        raise ValueError(f"{name} needs one number, or {count} for this resolution, none of them negative, not {kimg}")
+    return values
