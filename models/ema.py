@@ -28,7 +28,11 @@ def decay_for(
 
 
 class WeightAverage(nn.Module):
-    """A frozen copy of `source` whose parameters follow it slowly. Batch-norm buffers are copied, not averaged."""
+    """A frozen copy of `source` whose parameters follow it slowly. Buffers are copied, not averaged.
+
+    Those of batch norms are the source's statistics, unless sampling re-estimates them; those of spectral norms are
+    where the power iteration stands, and one more from there finds the averaged weight's singular value in each pass.
+    """
 
     def __init__(self, source: nn.Module) -> None:
         super().__init__()
