@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
         "--precision", choices=("float32", "bfloat16", "float16"), default="float32", help="of sampling"
     )
     parser.add_argument("--truncation", type=float, help="redraw latents beyond this; off where left out")
+    parser.add_argument("--standing_statistics", type=int, help="batches that batch norms are re-estimated from")
     parser.add_argument("--batch_size", type=int, default=128, help="pictures a pass (128)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (cpu)")
     parser.add_argument("--cache_dir", type=Path, help="where real statistics are kept (the user's cache folder)")

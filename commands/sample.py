@@ -1,6 +1,7 @@
 """`sample`: a checkpoint's samples as PNGs, as one grid, or as an npz. No config is needed."""
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,11 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="samples are a function of seed and index (0)")
     parser.add_argument("--labels", type=int, nargs="+", help="classes, used in turn; drawn uniformly where left out")
     parser.add_argument("--truncation", type=float, help="redraw latents beyond this; off where left out")
+    parser.add_argument(
+        "--standing_statistics",
+        type=int,
+        help="batches that batch-norm statistics are re-estimated from; as trained where left out",
+    )
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged or last weights (ema)")
     parser.add_argument("--precision", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--batch_size", type=int, default=64, help="samples drawn at once (64)")
@@ -78,12 +84,12 @@ def settings_of(model: "GenerativeModel", options: argparse.Namespace) -> "Sampl
         ValueError: for an option that this family does not have.
     """
     named: dict[str, Any] = {"weights": options.weights, "precision": options.precision}
-    if options.truncation is not None:
-        named["truncation"] = options.truncation
-    try:
-        return model.settings_class(**named)
-    except TypeError as error:
-        raise ValueError(f"{type(model).__name__} has no truncation") from error
+    for name in ("truncation", "standing_statistics"):
+        if (value := getattr(options, name)) is not None:
+            if name not in {field.name for field in dataclasses.fields(model.settings_class)}:
+                raise ValueError(f"{type(model).__name__} has no {name}")
+            named[name] = value
+    return model.settings_class(**named)
 
 
 def write(pictures: Any, labels: Sequence[int] | None, out: Path, protocol: dict[str, Any]) -> None:  # noqa: ANN401 - a uint8 tensor; torch is not imported here

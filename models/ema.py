@@ -6,7 +6,9 @@ import torch
 from torch import nn
 
 
-def decay_for(batch: int, samples_seen: int, halflife_kimg: float, rampup: float | None = None) -> float:
+def decay_for(
+    batch: int, samples_seen: int, halflife_kimg: float, rampup: float | None = None, start_kimg: float = 0.0
+) -> float:
     """The share of the old average that one update keeps (Karras et al. 2020a, appendix; StyleGAN2-ADA's `ema_kimg`).
 
     Args:
@@ -14,7 +16,11 @@ def decay_for(batch: int, samples_seen: int, halflife_kimg: float, rampup: float
         samples_seen: training samples consumed so far.
         halflife_kimg: thousand samples after which a weight's trace has halved; 0 keeps no memory.
         rampup: the half-life never exceeds this share of the samples seen, so that the start is soon forgotten.
+        start_kimg: while fewer samples than this, the update's own included, were seen, nothing is kept. "From step n"
+            of Brock et al.'s code, whose first step is 1, is n x (samples a step) / 1000.
     """
+    if samples_seen + batch < start_kimg * 1000:
+        return 0.0
     halflife = halflife_kimg * 1000
     if rampup is not None:
         halflife = min(halflife, samples_seen * rampup)
@@ -22,7 +28,11 @@ def decay_for(batch: int, samples_seen: int, halflife_kimg: float, rampup: float
 
 
 class WeightAverage(nn.Module):
-    """A frozen copy of `source` whose parameters follow it slowly. Batch-norm buffers are copied, not averaged."""
+    """A frozen copy of `source` whose parameters follow it slowly. Buffers are copied, not averaged.
+
+    Those of batch norms are the source's statistics, unless sampling re-estimates them; those of spectral norms are
+    where the power iteration stands, and one more from there finds the averaged weight's singular value in each pass.
+    """
 
     def __init__(self, source: nn.Module) -> None:
         super().__init__()

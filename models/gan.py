@@ -5,9 +5,9 @@ A family adds networks and, where it must, overrides a hook; the step itself is 
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -37,6 +37,10 @@ class LatentSettings(SamplerSettings):
             raise ValueError(f"truncation must be positive, not {self.truncation}")
 
 
+Penalty: TypeAlias = tuple[str, Callable[[], Tensor]]
+"""A penalty's name in reports, and what computes it."""
+
+
 class AdversarialTraining(Part):
     """How the two players are trained.
 
@@ -51,10 +55,12 @@ class AdversarialTraining(Part):
         eps: Adam's epsilon.
         d_steps: discriminator steps a generator step.
         accumulate: micro-batches whose gradients one optimizer step adds up; the step is that of the joint batch
-            (batch statistics, where a network has them, remain those of a micro-batch).
+            (batch statistics, where a network has them, remain those of a micro-batch, and a spectral norm's power
+            iteration advances with each, as in Brock et al.'s code).
         clip_norm: each network's gradient norm is clipped to this.
         ema_halflife_kimg: half-life of the generator's average, in thousand samples.
         ema_rampup: the half-life never exceeds this share of the samples seen; None switches the ramp off.
+        ema_start_kimg: the average is the generator itself until so many thousand samples were seen.
         reuse_fakes: the generator step reuses the fakes of the last discriminator step, as the PyTorch DCGAN example
             does: one generator pass less, at the memory of holding its activations through the discriminator step.
     """
@@ -74,6 +80,7 @@ class AdversarialTraining(Part):
         clip_norm: float | None = None,
         ema_halflife_kimg: float | Schedule = 10.0,
         ema_rampup: float | None = None,
+        ema_start_kimg: float = 0.0,
         reuse_fakes: bool = False,
     ) -> None:
         for name, count in (("d_steps", d_steps), ("accumulate", accumulate)):
@@ -87,6 +94,7 @@ class AdversarialTraining(Part):
         self.d_steps, self.accumulate = d_steps, accumulate
         self.clip_norm = clip_norm
         self.ema_halflife_kimg, self.ema_rampup = ema_halflife_kimg, ema_rampup
+        self.ema_start_kimg = ema_start_kimg
         self.reuse_fakes = reuse_fakes
 
 
@@ -98,7 +106,7 @@ class GAN(GenerativeModel):
     """
 
     automatic_optimization = False
-    settings_class: ClassVar[type[SamplerSettings]] = LatentSettings
+    settings_class: ClassVar[type[LatentSettings]] = LatentSettings
 
     def __init__(
         self,
@@ -146,7 +154,7 @@ class GAN(GenerativeModel):
     ) -> Tensor:
         """Samples (N, *data_shape) for latents (N, latent_dim)."""
         wanted = torch.zeros(len(latents), dtype=torch.int64, device=self.device) if labels is None else labels
-        settings = settings or LatentSettings()
+        settings = settings or self.settings_class()
         with self.phase("sampling"), self.evaluating(), self._sampling_precision(settings):
             return self._decode(latents, wanted, settings).float()
 
@@ -181,6 +189,19 @@ class GAN(GenerativeModel):
                 real_logits = self.discriminator(self._augmented(real), labels)
         return loss.generator(self.discriminator(self._augmented(fake), labels), real_logits)
 
+    def extra_penalties(self, network: str, labels: Sequence[Tensor], step: int) -> list[Penalty]:
+        """Penalties, by name, that an optimizer step of `network` adds to its gradients; none by default.
+
+        Each is computed when its turn comes, once an optimizer step, in float32, and its gradients are added before the
+        next is: a scalar, already weighted, lazy ones multiplied by their interval.
+
+        Args:
+            network: "generator" or "discriminator".
+            labels: those of the step's micro-batches, int64 (N,) each.
+            step: of this network, counted from 0.
+        """
+        return []
+
     def on_samples_seen(self) -> None:
         """Called after every step, with `samples_seen` already counted."""
 
@@ -205,6 +226,7 @@ class GAN(GenerativeModel):
                     self.observe("d_loss", loss)
                     self.manual_backward(loss / settings.accumulate)
             self._regularize(micro_batches, fakes, step=self.steps * settings.d_steps + i)
+            self._penalize("discriminator", micro_batches, step=self.steps * settings.d_steps + i)
             with self.phase("D step"):
                 self._average_gradients(self.discriminator)
                 discriminator_optimizer.step()
@@ -216,13 +238,15 @@ class GAN(GenerativeModel):
                 loss = self.generator_loss(fake, real, labels).mean()
                 self.observe("g_loss", loss)
                 self.manual_backward(loss / settings.accumulate)
+            self._penalize("generator", rounds[-1], step=self.steps)
             self._average_gradients(self.generator)
             generator_optimizer.step()
             generator_optimizer.zero_grad()
 
         joint = len(batch[0]) * self._world_size
         halflife = value_at(settings.ema_halflife_kimg, self.samples_seen)
-        self.average.update(self.generator, decay_for(joint, self.samples_seen, halflife, settings.ema_rampup))
+        decay = decay_for(joint, self.samples_seen, halflife, settings.ema_rampup, settings.ema_start_kimg)
+        self.average.update(self.generator, decay)
         self.count(joint)
         self.on_samples_seen()
 
@@ -265,6 +289,14 @@ class GAN(GenerativeModel):
                     penalty = regularizer.penalty(critic, real, fake.detach().to(real.dtype), self.samples_seen).mean()
                     self.observe(f"{type(regularizer).__name__.lower()}_penalty", penalty)
                     self.manual_backward(penalty * regularizer.every / self.adversarial.accumulate)
+
+    def _penalize(self, network: str, micro_batches: list[tuple[Tensor, Tensor]], step: int) -> None:
+        """Adds the gradients of the family's own penalties, in float32, to the network's."""
+        for name, penalty in self.extra_penalties(network, [labels for _, labels in micro_batches], step):
+            with self.phase("regularizer"), torch.autocast(self.device.type, enabled=False):
+                value = penalty()
+                self.observe(name, value)
+                self.manual_backward(value)
 
     def _augmented(self, x: Tensor) -> Tensor:
         augmentation = self.adversarial.augmentation

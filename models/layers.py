@@ -1,5 +1,8 @@
 """Layers that families share."""
 
+import contextlib
+from collections.abc import Iterable, Iterator
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -36,8 +39,12 @@ class BatchNorm2d(nn.BatchNorm2d):
     twice. One process takes torch's ordinary kernel.
     """
 
+    joint: bool = True
+    """Whether ranks share their statistics while training."""
+
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        if not (self.training and self.joint and several):
             return super().forward(x)
         with torch.autocast(x.device.type, enabled=False):
             x32 = x if x.dtype == torch.float64 else x.float()
@@ -49,8 +56,10 @@ class BatchNorm2d(nn.BatchNorm2d):
             variance = joint_sum(centred.square().mean((0, 2, 3))) / world
             if self.track_running_stats:
                 self._update_running_statistics(mean.detach(), variance.detach() * count / (count - 1))
-            scale = torch.rsqrt(variance + self.eps) * self.weight
-            return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+            normalised = centred * torch.rsqrt(variance + self.eps)[:, None, None]
+            if self.affine:
+                normalised = normalised * self.weight[:, None, None] + self.bias[:, None, None]
+            return normalised.to(x.dtype)
 
     @torch.no_grad()
     def _update_running_statistics(self, mean: Tensor, variance: Tensor) -> None:
@@ -61,6 +70,171 @@ class BatchNorm2d(nn.BatchNorm2d):
         self.num_batches_tracked.add_(1)
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
         self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
+
+
+class ConditionalBatchNorm2d(nn.Module):
+    """Batch normalisation whose scale and shift are functions of a condition (Brock et al. 2019, appendix B).
+
+    y = x_normalised * (1 + gain(c)) + bias(c), with c the condition of each sample.
+
+    Args:
+        channels: of the pictures.
+        gain: the condition (N, ...) to (N, channels): a linear layer for a vector, an embedding for a label.
+        bias: likewise.
+        eps: added to the variance.
+    """
+
+    def __init__(self, channels: int, gain: nn.Module, bias: nn.Module, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.gain, self.bias = gain, bias
+        self.norm = BatchNorm2d(channels, eps, affine=False)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        scale, shift = 1 + self.gain(condition), self.bias(condition)
+        return self.norm(x) * scale[:, :, None, None] + shift[:, :, None, None]
+
+
+Statistics = list[tuple[Tensor, Tensor]]
+"""The mean and the variance, (channels,) each, of every batch norm of a network, in the order of its modules."""
+
+
+def standing_statistics(network: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> Statistics:
+    """The statistics of each batch norm's input, averaged over batches (Brock et al. 2019, appendix C.1).
+
+    The network, otherwise as its modes are, normalises each batch by itself: whatever sums over ranks would wait for
+    those that do not sample. Its own statistics and modes are left as they were.
+
+    Args:
+        network: holds at least one `BatchNorm2d`.
+        batches: arguments of its forward pass; the variance of each is Bessel's, as a running variance is.
+    """
+    norms = [module for module in network.modules() if isinstance(module, BatchNorm2d)]
+    kept = [(norm.training, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    blank = [(torch.zeros_like(norm.running_mean), torch.zeros_like(norm.running_var)) for norm in norms]  # type: ignore[arg-type]
+    try:
+        for norm in norms:
+            # Without a momentum, torch keeps the plain average over the batches.
+            norm.training, norm.momentum, norm.joint = True, None, False
+            norm.num_batches_tracked = torch.zeros_like(norm.num_batches_tracked)  # type: ignore[arg-type]
+        with torch.no_grad(), normalising_by(network, blank):
+            for batch in batches:
+                network(*batch)
+    finally:
+        for norm, (training, momentum, tracked) in zip(norms, kept, strict=True):
+            norm.training, norm.momentum, norm.num_batches_tracked, norm.joint = training, momentum, tracked, True
+    return blank
+
+
+@contextlib.contextmanager
+def normalising_by(network: nn.Module, statistics: Statistics) -> Iterator[None]:
+    """Within, the batch norms of `network` hold these running statistics; its own come back afterwards."""
+    norms = [module for module in network.modules() if isinstance(module, BatchNorm2d)]
+    own = [(norm.running_mean, norm.running_var) for norm in norms]
+    try:
+        for norm, (mean, variance) in zip(norms, statistics, strict=True):
+            norm.running_mean, norm.running_var = mean, variance
+        yield
+    finally:
+        for norm, (own_mean, own_variance) in zip(norms, own, strict=True):
+            norm.running_mean, norm.running_var = own_mean, own_variance
+
+
+def spectrally_normalised(weight: Tensor, u: Tensor, eps: float, update: bool) -> Tensor:
+    """`weight` divided by its largest singular value, as one power iteration from `u` estimates it.
+
+    Miyato et al. 2018, algorithm 1, with the gradient through sigma (eq. 9-12): sigma = u^T W v, where v and then u are
+    held constant. Never in 16 bits, whatever autocast is in force.
+
+    Args:
+        weight: (out, ...); as a matrix, each output's weights are a row.
+        u: (out,), the iteration's place, near the first left singular vector; of any length but 0.
+        eps: vectors shorter than this are divided by it instead of by their length.
+        update: whether `u` moves on to what the iteration found.
+    """
+    with torch.autocast(weight.device.type, enabled=False):
+        matrix = weight.flatten(1)
+        with torch.no_grad():
+            v = F.normalize(u @ matrix, dim=0, eps=eps)
+            found = F.normalize(matrix @ v, dim=0, eps=eps)
+            if update:
+                u.copy_(found)  # the graph keeps `found`: a second pass before the backward pass may move u again
+        sigma = found @ (matrix @ v)
+        return weight / sigma
+
+
+class SpectralConv2d(nn.Conv2d):
+    """A convolution of stride 1 whose weight has spectral norm 1 (Miyato et al. 2018), padded to keep the size.
+
+    The iteration advances with every forward pass in training mode, and starts from the kept `u` without moving it in
+    evaluation mode, so that weights which `u` was not found for, as an average's, are normalised by (nearly) their own
+    largest singular value. `u` depends on the weights alone: all ranks that hold the same ones keep the same.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, bias: bool = True, eps: float = 1e-12) -> None:
+        super().__init__(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
+        self.eps = eps
+        self.u: Tensor
+        self.register_buffer("u", F.normalize(torch.randn(outputs), dim=0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = spectrally_normalised(self.weight, self.u, self.eps, update=self.training)
+        return self._conv_forward(x, weight, self.bias)
+
+
+class SpectralLinear(nn.Linear):
+    """A linear layer whose weight has spectral norm 1; see `SpectralConv2d`."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True, eps: float = 1e-12) -> None:
+        super().__init__(inputs, outputs, bias)
+        self.eps = eps
+        self.u: Tensor
+        self.register_buffer("u", F.normalize(torch.randn(outputs), dim=0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, spectrally_normalised(self.weight, self.u, self.eps, update=self.training), self.bias)
+
+
+class SpectralEmbedding(nn.Embedding):
+    """Vectors of labels, whose table (labels, features) has spectral norm 1; see `SpectralConv2d`."""
+
+    def __init__(self, labels: int, features: int, eps: float = 1e-12) -> None:
+        super().__init__(labels, features)
+        self.eps = eps
+        self.u: Tensor
+        self.register_buffer("u", F.normalize(torch.randn(labels), dim=0))
+
+    def forward(self, labels: Tensor) -> Tensor:
+        return F.embedding(labels, spectrally_normalised(self.weight, self.u, self.eps, update=self.training))
+
+
+class SelfAttention(nn.Module):
+    """Self-attention over places (Zhang et al. 2019, section 3, as its released code has it): x + gamma * attention(x).
+
+    Keys and values are max-pooled by 2; gamma begins at 0, so that the layer begins as the identity. With projections
+    theta, phi (to channels/8) and g, o (by way of channels/2), at places i of the picture and j of the pooled one:
+    attention(x)_i = o(sum_j softmax_j(theta(x)_i . phi(x)_j) g(x)_j).
+
+    Args:
+        channels: at least 8.
+        eps: of the projections' spectral norms.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-12) -> None:
+        super().__init__()
+        if channels < 8:
+            raise ValueError(f"self-attention projects to an eighth of its channels and needs 8, not {channels}")
+        self.theta = SpectralConv2d(channels, channels // 8, 1, bias=False, eps=eps)
+        self.phi = SpectralConv2d(channels, channels // 8, 1, bias=False, eps=eps)
+        self.g = SpectralConv2d(channels, channels // 2, 1, bias=False, eps=eps)
+        self.o = SpectralConv2d(channels // 2, channels, 1, bias=False, eps=eps)
+        self.gamma = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        queries = self.theta(x).flatten(2)
+        keys, values = (F.max_pool2d(layer(x), 2).flatten(2) for layer in (self.phi, self.g))
+        # Plain products: torch's fused attention cannot be differentiated twice, which gradient penalties do.
+        weights = (queries.transpose(1, 2) @ keys).softmax(-1)
+        return x + self.gamma * self.o((values @ weights.transpose(1, 2)).unflatten(2, x.shape[2:]))
 
 
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:

@@ -1,12 +1,13 @@
 """Gradient penalties on a discriminator. Each returns one value a sample, shape (N,); the caller reduces.
+At the end, what penalises weights: one value.
 
-They differentiate twice, and run in float32: under bf16 autocast R1's own gradient is off by percents, under fp16 it
-can underflow to nothing. `every` makes a penalty lazy (Karras et al. 2020b, section 3.1): computed each `every`-th
-discriminator step and multiplied by `every`, so that its strength does not depend on the interval.
+Gradient penalties differentiate twice, and run in float32: under bf16 autocast R1's own gradient is off by percents,
+under fp16 it can underflow to nothing. `every` makes a penalty lazy (Karras et al. 2020b, section 3.1): computed each
+`every`-th discriminator step and multiplied by `every`, so that its strength does not depend on the interval.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 import torch
@@ -80,3 +81,21 @@ def squared_gradient_norm(critic: Critic, x: Tensor) -> Tensor:
     x = x.detach().requires_grad_(True)
     (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
     return gradient.square().flatten(1).sum(1)
+
+
+def non_orthogonality(weights: Iterable[Tensor]) -> Tensor:
+    """sum over W of |W W^T * (1 - I)|^2, the squared inner products of different filters (Brock et al. 2019, eq. 3).
+
+    Filters, the rows of W flattened to (out, ...), are to be orthogonal; their lengths are free.
+    """
+    return torch.stack([_off_diagonal(weight.flatten(1)) for weight in weights]).sum()
+
+
+def _off_diagonal(rows: Tensor) -> Tensor:
+    """|W W^T * (1 - I)|^2 of a matrix."""
+    if len(rows) <= rows.shape[1]:
+        products = rows @ rows.T
+        return (products - products.diagonal().diag()).square().sum()
+    # |W W^T| = |W^T W|, the smaller matrix: a latent's first layer has tens of thousands of rows. Such rows cannot be
+    # orthogonal, so that the difference of the two terms loses no digits.
+    return (rows.T @ rows).square().sum() - rows.square().sum(1).square().sum()

@@ -61,6 +61,7 @@ def test_an_npz(run: Path, tmp_path: Path) -> None:
         (["--num", "0"], "--num"),
         (["--labels", "99"], "labels must lie in 0..15"),
         (["--truncation", "-1"], "truncation must be positive"),
+        (["--standing_statistics", "4"], "DCGAN has no standing_statistics"),
         (["--device", "nonsense"], "--device nonsense"),
     ],
 )

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 
+import lightning
 import pytest
 import torch
 from torch import nn
@@ -28,6 +29,13 @@ def test_rampup_bounds_the_halflife_by_a_share_of_the_samples_seen(seen: int, ha
 
 def test_rampup_forgets_the_first_weights_at_once() -> None:
     assert decay_for(64, samples_seen=0, halflife_kimg=10.0, rampup=0.05) == 0.0
+
+
+def test_nothing_is_kept_before_the_start() -> None:
+    """Steps of 200 "from step 1,000", where steps are counted from 1: the 999th copies, the 1,000th averages."""
+    half = {"halflife_kimg": 0.2, "start_kimg": 200.0}
+    assert decay_for(200, samples_seen=998 * 200, **half) == 0.0
+    assert decay_for(200, samples_seen=999 * 200, **half) == 0.5
 
 
 def network(value: float) -> nn.Module:
@@ -92,3 +100,18 @@ def test_average_follows_the_generator_through_a_fit(
     fit(model, batches(1, 8))  # one half-life: halfway from the old weights to the new
     for old, mine, new in zip(before, model.average.parameters(), model.generator.parameters(), strict=True):
         torch.testing.assert_close(mine, (old + new) / 2, rtol=1e-6, atol=1e-7)  # float32
+
+
+def test_average_is_the_generator_until_its_start(
+    toy_gan: Callable[..., GAN], fit: Callable, batches: Callable
+) -> None:
+    model = toy_gan(ema_halflife_kimg=10.0, ema_start_kimg=0.024, lr=0.1)
+    same = []
+
+    class Compare(lightning.Callback):
+        def on_train_batch_end(self, trainer: object, pl_module: GAN, *rest: object) -> None:
+            pairs = zip(pl_module.average.parameters(), pl_module.generator.parameters(), strict=True)
+            same.append(all(torch.equal(mine, theirs) for mine, theirs in pairs))
+
+    fit(model, batches(4, 8), callbacks=[Compare()])
+    assert same == [True, True, False, False]

@@ -188,6 +188,61 @@ def test_accumulated_micro_batches_equal_their_joint_batch(
             torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
 
 
+def test_four_micro_batches_of_16_give_the_gradients_of_64(
+    toy_gan: Toy, fit: Fit, batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float64, with the hinge loss. Batch statistics would be the micro-batch's, and a spectral norm's iteration
+    advances with each pass: networks with either differ by as much.
+    """
+    joint = {step: torch.randn(64, 3, generator=keyed_generator(step), dtype=torch.float64) for step in (0, 1)}
+
+    def latents(model: GAN, count: int) -> Tensor:
+        """The first 64 of a training step are the discriminator's, the next the generator's."""
+        at = model._latent_draws
+        model._latent_draws += count
+        return joint[at // 64][at % 64 : at % 64 + count]
+
+    monkeypatch.setattr(GAN, "_training_latents", latents)
+    gradients = []
+    for accumulate in (1, 4):
+        recorder = Recorder()
+        model = toy_gan(loss=Hinge(), accumulate=accumulate)
+        fit(model, batches(1, 64), precision="64-true", callbacks=[recorder])
+        gradients.append(recorder.gradients)
+    assert len(gradients[0]) == 2
+    for once, several in zip(*gradients, strict=True):
+        for a, b in zip(once, several, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_familys_own_penalties_reach_the_network_that_they_are_for(
+    precision: str, toy_gan: Toy, fit: Fit, batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """0.5 |W|^2 has the gradient W, whatever the number of micro-batches."""
+    asked: list[tuple[str, list[int], int]] = []
+    found: dict[bool, Recorder] = {}
+    for penalised in (False, True):
+        model = toy_gan(num_classes=2, accumulate=2, d_steps=2)
+        weights = [model.discriminator.conv.weight.clone(), model.generator.inner.weight.clone()]
+
+        def penalties(
+            network: str, labels: Sequence[Tensor], step: int, model: GAN = model
+        ) -> list[tuple[str, Callable[[], Tensor]]]:
+            asked.append((network, [len(y) for y in labels], step))
+            weight = model.discriminator.conv.weight if network == "discriminator" else model.generator.inner.weight
+            return [(f"{network}_weight", lambda: 0.5 * (weight * weight).sum())]
+
+        if penalised:
+            monkeypatch.setattr(model, "extra_penalties", penalties)
+        found[penalised] = Recorder()
+        fit(model, batches(1, 8, classes=2), precision=precision, callbacks=[found[penalised]])
+    assert asked == [("discriminator", [2, 2], 0), ("discriminator", [2, 2], 1), ("generator", [2, 2], 0)]
+    # The first discriminator step: its convolution's weight is its first parameter.
+    difference = found[True].gradients[0][0] - found[False].gradients[0][0]
+    torch.testing.assert_close(difference, weights[0].detach(), rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("settings", [{}, {"d_steps": 2}, {"d_steps": 2, "accumulate": 3}])
 def test_global_step_counts_generator_steps(settings: dict[str, int], toy_gan: Toy, fit: Fit, batches: Batches) -> None:
     model = toy_gan(**settings)

@@ -18,9 +18,10 @@ from models.regularizers import R1, R2
 from models.schedules import Cosine, Linear
 
 REQUIRED: dict[str, Plain] = {
-    "data_shape": [3, 16, 16], "num_classes": 10, "gamma": 0.7, "start": 3.0, "end": 1.0, "kimg": 40.0,
+    "data_shape": [3, 32, 32], "num_classes": 10, "gamma": 0.7, "start": 3.0, "end": 1.0, "kimg": 40.0,
+    "width": 12, "latent_dim": 124,
 }  # fmt: skip
-"""A value for every constructor argument that has no default, by its name; a new family adds its own."""
+"""A value for every constructor argument that has no default, or not any other will do; a new family adds its own."""
 
 
 def every_part() -> list[type[Part]]:

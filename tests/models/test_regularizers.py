@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.regularizers import R1, R2, GradientPenalty, Regularizer
+from models.regularizers import R1, R2, GradientPenalty, Regularizer, non_orthogonality
 from models.schedules import Linear
 
 
@@ -125,3 +125,31 @@ def test_strength_follows_its_schedule() -> None:
 def test_interval_below_one_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"every .* at least 1, not 0"):
         R1(1.0, every=0)
+
+
+# Weights.
+
+
+def test_non_orthogonality_by_hand() -> None:
+    # Rows (1, 2), (3, 4), (0, 1) have the products 11, 2, 4, each twice off the diagonal.
+    tall = torch.tensor([[1.0, 2.0], [3.0, 4.0], [0.0, 1.0]])
+    assert non_orthogonality([tall]) == 2 * (11**2 + 2**2 + 4**2)
+    wide = torch.tensor([[[1.0, 0.0], [2.0, 0.0]], [[3.0, 1.0], [0.0, 5.0]]])  # filters (1, 0, 2, 0) and (3, 1, 0, 5)
+    assert non_orthogonality([wide, tall]) == 2 * 3**2 + 282
+
+
+def test_orthogonal_filters_of_any_length_are_not_penalised() -> None:
+    rows = torch.nn.init.orthogonal_(torch.empty(3, 5, dtype=torch.float64))
+    assert non_orthogonality([rows * torch.tensor([[0.1], [1.0], [7.0]])]) == pytest.approx(0.0, abs=1e-20)
+    assert non_orthogonality([torch.randn(1, 8)]) == 0  # one filter has none to be orthogonal to
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 2), (7, 2, 2)])
+def test_gradient_of_non_orthogonality_is_the_papers(shape: tuple[int, ...]) -> None:
+    """4 (W W^T * (1 - I)) W, twice what Brock et al.'s code adds."""
+    torch.manual_seed(0)
+    weight = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(non_orthogonality([weight]), weight)
+    rows = weight.detach().flatten(1)
+    expected = 4 * (rows @ rows.T * (1 - torch.eye(len(rows)))) @ rows
+    torch.testing.assert_close(gradient.flatten(1), expected, rtol=1e-10, atol=1e-10)
