@@ -25,8 +25,9 @@ def command(config: Path, *arguments: object) -> list[str]:
 
 def test_two_processes_train_the_weights_of_one_on_the_joint_batch(fit: Run, config: Path, tmp_path: Path) -> None:
     """Plain `ddp`, batch norm and all; 1e-6 because two halves of a sum are added in another order than one whole."""
-    assert fit("--run.name", "one") == 0
-    two = command(config, "--run.name", "two", "--trainer.strategy", "ddp", "--trainer.devices", 2)
+    measured = ("--quality.metrics", '["frechet", "precision_recall", "modes"]')
+    assert fit("--run.name", "one", *measured) == 0
+    two = command(config, "--run.name", "two", "--trainer.strategy", "ddp", "--trainer.devices", 2, *measured)
     done = subprocess.run(two, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     (one_folder,), (two_folder,) = ((tmp_path / "runs" / name).iterdir() for name in ("one", "two"))
@@ -37,6 +38,9 @@ def test_two_processes_train_the_weights_of_one_on_the_joint_batch(fit: Run, con
     figures = [[row["fd_effnet"] for row in rows(folder) if "fd_effnet" in row] for folder in (one_folder, two_folder)]
     assert figures[1] == pytest.approx(figures[0], rel=1e-3)  # a weight's last digit can move a pixel's rounding
     assert record(two_folder)["devices"] == 2
+    for name in ("precision", "recall", "modes_covered"):  # one sample of 16 may cross a border by such a rounding
+        found = [record(folder)["figures"][name]["value"] for folder in (one_folder, two_folder)]
+        assert found[1] == pytest.approx(found[0], abs=1 / 16 + 1e-9)
 
 
 def test_ctrl_c_in_a_terminal_leaves_a_whole_run_and_exit_code_130(config: Path) -> None:
