@@ -76,6 +76,7 @@ class Checkpoints(Checkpoint):
         self._saved_samples = -1
         self._best: float | None = None
         self._best_name: str | None = None
+        self._best_figure: str | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         trainer.strategy.checkpoint_io = self.checkpoint_io
@@ -107,7 +108,8 @@ class Checkpoints(Checkpoint):
         path = folder / f"kimg{model.samples_seen / 1000:010.3f}.ckpt"
         is_best = self._new_best(trainer)
         if is_best:
-            self._best, self._best_name = self._monitored(trainer)[0], path.name
+            self._best_figure, self._best, _ = self._monitored(trainer)
+            self._best_name = path.name
         with model.phase("checkpoint"):
             trainer.save_checkpoint(path)
         self._saved_at, self._saved_samples = time.monotonic(), model.samples_seen
@@ -120,20 +122,22 @@ class Checkpoints(Checkpoint):
 
     def _new_best(self, trainer: Trainer) -> bool:
         """Whether the newest figure beats all before it. The quality callback runs before this one in a batch."""
-        value, lower_is_better = self._monitored(trainer)
+        figure, value, lower_is_better = self._monitored(trainer)
         if value is None:
             return False
-        return self._best is None or (value < self._best if lower_is_better else value > self._best)
+        if self._best is None or figure != self._best_figure:  # the best by another figure says nothing of this one
+            return True
+        return value < self._best if lower_is_better else value > self._best
 
-    def _monitored(self, trainer: Trainer) -> tuple[float | None, bool]:
-        """The newest value of the figure that "best" goes by, and whether lower is better."""
+    def _monitored(self, trainer: Trainer) -> tuple[str | None, float | None, bool]:
+        """The figure that "best" goes by, its newest value, and whether lower is better."""
         run = run_of(trainer)
         if self.monitor is not None:
-            return run.latest.get(self.monitor), self.mode == "min"
+            return self.monitor, run.latest.get(self.monitor), self.mode == "min"
         if run.headline is None:
-            return None, True
+            return None, None, True
         name, better = run.headline
-        return run.latest.get(name), better == "lower"
+        return name, run.latest.get(name), better == "lower"
 
     def _remove_old(self, folder: Path) -> None:
         for path in checkpoints_in(folder)[: -self.keep]:
@@ -141,10 +145,11 @@ class Checkpoints(Checkpoint):
                 path.unlink(missing_ok=True)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self._best, "best_name": self._best_name}
+        return {"best": self._best, "best_name": self._best_name, "best_figure": self._best_figure}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._best, self._best_name = state_dict["best"], state_dict["best_name"]
+        self._best_figure = state_dict["best_figure"]
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

@@ -154,6 +154,21 @@ def test_other_data_are_refused_with_a_list(fit: Run, capsys: pytest.CaptureFixt
     )
 
 
+def test_the_best_checkpoint_goes_by_the_figure_that_is_asked_for(fit: Run, config: Path) -> None:
+    assert fit("--quality.metrics", '["precision_recall"]') == 0
+    folder = only_run(config)
+    recalls = {row["samples_seen"]: row["recall"] for row in rows(folder) if "recall" in row}
+    assert sorted(recalls) == [40, 80]
+    assert "fd_effnet" not in record(folder)["figures"]
+    best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+    # Higher is better, and an equal later one is no better.
+    assert best["atelier"]["samples_seen"] == max([40, 80], key=lambda seen: (recalls[seen], -seen))
+    # Resumed by another figure, the first of it is the best there is.
+    assert fit("--ckpt_path", "last", "--budget.kimg", 0.12) == 0
+    best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["atelier"]["samples_seen"] == 120
+
+
 def test_another_batch_size_goes_on_with_the_same_order_of_data(fit: Run, config: Path) -> None:
     assert fit("--budget.kimg", 0.04) == 0
     assert fit("--ckpt_path", "last", "--data.batch_size", 10) == 0
