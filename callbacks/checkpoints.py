@@ -149,7 +149,7 @@ class Checkpoints(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._best, self._best_name = state_dict["best"], state_dict["best_name"]
-        self._best_figure = state_dict["best_figure"]
+        self._best_figure = state_dict.get("best_figure")  # older checkpoints do not say
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
