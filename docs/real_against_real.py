@@ -1,10 +1,11 @@
 """What the figures say of real pictures, and of real pictures spoilt: the plot in docs/quality.md.
 
 pip install -e '.[docs]'
-python docs/real_against_real.py configs/data/cifar10.yaml docs/images/real_against_real.png
+python docs/real_against_real.py configs/data/cifar10.yaml docs/images/real_against_real.png \
+    --resolution 224 --reference 4000 --count 1000
 
-The reference is one half of the training split; so many pictures of the other half are measured as they are, blurred,
-with noise, and with classes left out.
+The reference is from one half of the training split; so many pictures of the other half are measured as they are,
+blurred, with noise, and with classes left out.
 """
 
 import argparse
@@ -38,10 +39,12 @@ def noisy(pictures: Tensor, sigma: float) -> Tensor:
     return (pictures.float() + noise).round().clamp(0, 255).to(torch.uint8)
 
 
-def measure(config: Path, count: int, folder: Path) -> dict[str, list[tuple[float, dict[str, float]]]]:
+def measure(
+    config: Path, resolution: int, reference_count: int | None, count: int, folder: Path
+) -> dict[str, list[tuple[float, dict[str, float]]]]:
     """Figures by kind of damage and its level; level 0 is no damage."""
     data = data_from(config)
-    extractor = make_extractor("effnet")
+    extractor = make_extractor("effnet", resolution=resolution, precision="bfloat16")
     order = np.random.RandomState(0).permutation(data.train_size)
     half = data.train_size // 2
 
@@ -52,7 +55,7 @@ def measure(config: Path, count: int, folder: Path) -> dict[str, list[tuple[floa
 
         return PictureSet(name, f"{data.fingerprint} {name}", len(rows), read)  # type: ignore[arg-type]
 
-    reference = Reference(chosen("one half", order[:half]), extractor, folder, quiet=False)
+    reference = Reference(chosen("one half", order[:half][:reference_count]), extractor, folder, quiet=False)
     others = chosen("the other half", order[half:])
     x, y = others.read(range(others.count))
     assert y is not None
@@ -65,7 +68,8 @@ def measure(config: Path, count: int, folder: Path) -> dict[str, list[tuple[floa
         print({name: round(figure.value, 4) for name, figure in found.items()}, flush=True)
         return {name: figure.value for name, figure in found.items()}
 
-    print(f"two halves of {half}:", against(x, ["frechet"]))
+    if reference_count is None:
+        print(f"two halves of {half}:", against(x, ["frechet"]))
     both = ["frechet", "precision_recall"]
     untouched = against(x[:count], both)
     results = {"blur": [(0.0, untouched)], "noise": [(0.0, untouched)], "dropped classes": [(0.0, untouched)]}
@@ -100,9 +104,14 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--resolution", type=int, default=64, help="of EfficientNet's input")
+    parser.add_argument("--reference", type=int, help="real pictures of the first half; all where left out")
     parser.add_argument("--count", type=int, default=5000)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as cache:
-        found = measure(arguments.config, arguments.count, Path(cache))
+        found = measure(arguments.config, arguments.resolution, arguments.reference, arguments.count, Path(cache))
     print(json.dumps(found))
-    draw(found, f"{arguments.config.stem}: {arguments.count} pictures of one half against the other", arguments.out)
+    title = (
+        f"{arguments.config.stem}: {arguments.count} pictures of one half against the other, {arguments.resolution} px"
+    )
+    draw(found, title, arguments.out)
