@@ -501,7 +501,8 @@ def figures(metrics: Sequence[Metric], real: Reference | KnownStatistics, fake: 
         coverage = mode_coverage(torch.cat(fake.modes), torch.ones(real.pictures.num_modes))
         settings = {"modes": real.pictures.num_modes}
         found["modes_covered"] = Figure(coverage.covered, "higher", None, settings)
-        found["modes_kl"] = Figure(coverage.divergence, "lower", None, settings)
+        if coverage.divergence is not None:
+            found["modes_kl"] = Figure(coverage.divergence, "lower", None, settings)
         found["modes_unrecognised"] = Figure(coverage.unrecognised, "lower", None, settings)
     return found
 

@@ -12,8 +12,9 @@ class ModeCoverage:
 
     covered: float
     """Share of the modes that at least one sample shows, in [0, 1]."""
-    divergence: float
-    """KL(samples ‖ data) of the frequencies among recognised samples, in nats; 0 where they are right."""
+    divergence: float | None
+    """KL(samples ‖ data) of the frequencies among recognised samples, in nats: 0 where they are right, None where no
+    sample is recognised."""
     unrecognised: float
     """Share of the samples that show no mode, in [0, 1]."""
 
@@ -34,9 +35,9 @@ def mode_coverage(found: Tensor, frequencies: Tensor) -> ModeCoverage:
     true = frequencies.double() / frequencies.double().sum()
     recognised = counts.sum()
     drawn = counts / recognised.clamp(min=1)
-    divergence = torch.special.xlogy(drawn, drawn / true).sum() if recognised else torch.tensor(float("inf"))
+    divergence = torch.special.xlogy(drawn, drawn / true).sum()
     return ModeCoverage(
         covered=float((counts > 0).double().mean()),
-        divergence=float(divergence),
+        divergence=float(divergence) if recognised else None,
         unrecognised=float((found < 0).double().mean()),
     )
