@@ -57,6 +57,10 @@ def _filtered(
     """`upfirdn2d` with one kernel (height, width), and factors for rows and columns."""
     channels, (height, width) = x.shape[1], kernel.shape
     left, right, top, bottom = padding
+    if x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16) and (up, down) != ((1, 1), (1, 1)):
+        # Channel by channel and with strides, torch has no fast transposed convolution in 16 bits on CPUs, nor a fast
+        # backward pass, which is one (forty times slower than this, measured).
+        return _filtered(spread(x, up), kernel, (1, 1), (1, 1), padding)[:, :, :: down[0], :: down[1]]
     if up == (1, 1):
         if left == right >= 0 and top == bottom >= 0:
             inner = (top, left)
@@ -77,6 +81,19 @@ def _filtered(
     if left or right or top or bottom:
         x = F.pad(x, (left, right, top, bottom))
     return x if down == (1, 1) else x[:, :, :: down[0], :: down[1]]
+
+
+def spread(x: Tensor, factors: tuple[int, int]) -> Tensor:
+    """Pictures (N, C, H, W) with zeros after each pixel, (N, C, H * rows, W * columns)."""
+    rows, columns = factors
+    if factors == (1, 1):
+        return x
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if last else torch.contiguous_format
+    shape = (*x.shape[:2], x.shape[2] * rows, x.shape[3] * columns)
+    zeros = torch.zeros(shape, dtype=x.dtype, device=x.device).contiguous(memory_format=layout)
+    zeros[:, :, ::rows, ::columns] = x
+    return zeros
 
 
 def upsample2d(x: Tensor, taps: Tensor, factor: int = 2) -> Tensor:

@@ -84,6 +84,18 @@ def test_rows_are_scipys_upfirdn(up: int, down: int) -> None:
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 1), (1, 2), (3, 2)])
+def test_16_bits_give_the_same_within_rounding(up: int, down: int, dtype: torch.dtype) -> None:
+    x = noise(2, 3, 6, 5).to(dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+    wide = x.detach().double().requires_grad_()
+    out, expected = (upfirdn2d(each, taps(), up, down, (2, 1, 1, 2), gain=1.5) for each in (x, wide))
+    torch.testing.assert_close(out.double(), expected, rtol=0.02, atol=0.02)
+    assert out.dtype == dtype
+    (mine,), (theirs,) = (torch.autograd.grad(each.square().sum(), at) for each, at in ((out, x), (expected, wide)))
+    torch.testing.assert_close(mine.double(), theirs, rtol=0.05, atol=0.05)
+
+
 def test_constants_keep_their_level_away_from_the_border() -> None:
     x = torch.full((1, 2, 8, 8), 3.0, dtype=DOUBLE)
     for out in (upsample2d(x, taps()), downsample2d(x, taps())):
