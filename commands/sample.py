@@ -29,6 +29,9 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         help="batches that batch-norm statistics are re-estimated from; as trained where left out",
     )
+    parser.add_argument("--truncation_psi", type=float, help="StyleGAN2: towards the average style; 1 where left out")
+    parser.add_argument("--truncation_cutoff", type=int, help="StyleGAN2: layers truncated, from 4 px; all if left out")
+    parser.add_argument("--noise", choices=("random", "const", "none"), help="StyleGAN2: of its layers (random)")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged or last weights (ema)")
     parser.add_argument("--precision", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--batch_size", type=int, default=64, help="samples drawn at once (64)")
@@ -84,7 +87,7 @@ def settings_of(model: "GenerativeModel", options: argparse.Namespace) -> "Sampl
         ValueError: for an option that this family does not have.
     """
     named: dict[str, Any] = {"weights": options.weights, "precision": options.precision}
-    for name in ("truncation", "standing_statistics"):
+    for name in ("truncation", "standing_statistics", "truncation_psi", "truncation_cutoff", "noise"):
         if (value := getattr(options, name)) is not None:
             if name not in {field.name for field in dataclasses.fields(model.settings_class)}:
                 raise ValueError(f"{type(model).__name__} has no {name}")

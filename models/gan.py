@@ -202,6 +202,20 @@ class GAN(GenerativeModel):
         """
         return []
 
+    def penalties_apart(self, network: str, step: int) -> bool:
+        """Whether step `step` of `network` is followed by another for its penalties alone; never by default.
+
+        Otherwise their gradients are added to those of the loss, and one step takes both.
+        """
+        return False
+
+    def lazy_correction(self, network: str) -> float:
+        """c of Karras et al. 2020, appendix B: Adam's learning rate is multiplied by it, its betas are raised to it.
+
+        k / (k + 1) makes k + 1 steps, of which one is for penalties apart, go as far as k would; 1 by default.
+        """
+        return 1.0
+
     def on_samples_seen(self) -> None:
         """Called after every step, with `samples_seen` already counted."""
 
@@ -225,12 +239,14 @@ class GAN(GenerativeModel):
                     loss = self.discriminator_loss(real, fake.detach(), labels).mean()
                     self.observe("d_loss", loss)
                     self.manual_backward(loss / settings.accumulate)
-            self._regularize(micro_batches, fakes, step=self.steps * settings.d_steps + i)
-            self._penalize("discriminator", micro_batches, step=self.steps * settings.d_steps + i)
+            step = self.steps * settings.d_steps + i
+            if apart := self.penalties_apart("discriminator", step):
+                with self.phase("D step"):
+                    self._update(self.discriminator, discriminator_optimizer)
+            self._regularize(micro_batches, fakes, step)
+            self._penalize("discriminator", micro_batches, step)
             with self.phase("D step"):
-                self._average_gradients(self.discriminator)
-                discriminator_optimizer.step()
-                discriminator_optimizer.zero_grad()
+                self._update(self.discriminator, discriminator_optimizer, all_parameters=apart)
 
         with self.phase("G step"), frozen(self.discriminator):
             for i, (real, labels) in enumerate(rounds[-1]):
@@ -238,10 +254,11 @@ class GAN(GenerativeModel):
                 loss = self.generator_loss(fake, real, labels).mean()
                 self.observe("g_loss", loss)
                 self.manual_backward(loss / settings.accumulate)
-            self._penalize("generator", rounds[-1], step=self.steps)
-            self._average_gradients(self.generator)
-            generator_optimizer.step()
-            generator_optimizer.zero_grad()
+            if apart := self.penalties_apart("generator", self.steps):
+                self._update(self.generator, generator_optimizer)
+                self._leave_uncounted(generator_optimizer)
+            self._penalize("generator", rounds[-1], self.steps)
+            self._update(self.generator, generator_optimizer, all_parameters=apart)
 
         joint = len(batch[0]) * self._world_size
         halflife = value_at(settings.ema_halflife_kimg, self.samples_seen)
@@ -298,6 +315,15 @@ class GAN(GenerativeModel):
                 self.observe(name, value)
                 self.manual_backward(value)
 
+    def _update(self, network: nn.Module, optimizer: Any, all_parameters: bool = False) -> None:  # noqa: ANN401 - Lightning's wrapper
+        """One optimizer step; where `all_parameters`, also of those that no gradient reached: Adam's moments decay."""
+        if all_parameters:
+            for p in network.parameters():
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        self._average_gradients(network)
+        optimizer.step()
+        optimizer.zero_grad()
+
     def _augmented(self, x: Tensor) -> Tensor:
         augmentation = self.adversarial.augmentation
         return x if augmentation is None else augmentation(x, self.samples_seen)
@@ -325,19 +351,25 @@ class GAN(GenerativeModel):
         """
         self._latent_draws = 0
         optimizers: list[Any] = self.optimizers()  # type: ignore[assignment]
-        profiler = self.trainer.profiler  # type: ignore[attr-defined]
         for optimizer in optimizers[1:]:
-            optimizer._on_before_step = lambda: profiler.start("optimizer_step")
-            optimizer._on_after_step = lambda: profiler.stop("optimizer_step")
+            self._leave_uncounted(optimizer)
         return optimizers
+
+    def _leave_uncounted(self, optimizer: Any) -> None:  # noqa: ANN401 - Lightning's wrapper
+        """For the rest of this batch, steps of this optimizer do not advance `trainer.global_step`."""
+        profiler = self.trainer.profiler  # type: ignore[attr-defined]
+        optimizer._on_before_step = lambda: profiler.start("optimizer_step")
+        optimizer._on_after_step = lambda: profiler.stop("optimizer_step")
 
     def _apply_schedules(self) -> None:
         settings, seen = self.adversarial, self.samples_seen
         d_lr = settings.lr if settings.d_lr is None else settings.d_lr
         betas = (value_at(settings.beta1, seen), value_at(settings.beta2, seen))
-        for optimizer, lr in zip(self._plain_optimizers(), (settings.lr, d_lr), strict=True):
+        players = (("generator", settings.lr), ("discriminator", d_lr))
+        for optimizer, (network, lr) in zip(self._plain_optimizers(), players, strict=True):
+            c = self.lazy_correction(network)
             for group in optimizer.param_groups:
-                group["lr"], group["betas"] = value_at(lr, seen), betas
+                group["lr"], group["betas"] = value_at(lr, seen) * c, (betas[0] ** c, betas[1] ** c)
 
     def _plain_optimizers(self) -> list[torch.optim.Optimizer]:
         optimizers = self.optimizers(use_pl_optimizer=False)

@@ -237,6 +237,37 @@ class SelfAttention(nn.Module):
         return x + self.gamma * self.o((values @ weights.transpose(1, 2)).unflatten(2, x.shape[2:]))
 
 
+def pixel_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
+    """Each position's vector over the channels (dimension 1), with a mean square of 1 (Karras et al. 2018, 4.2)."""
+    mean_square = x.to(torch.promote_types(x.dtype, torch.float32)).square().mean(1, keepdim=True)
+    return x * torch.rsqrt(mean_square + eps).to(x.dtype)
+
+
+def with_minibatch_deviation(x: Tensor, group: int, unbiased: bool = True, eps: float = 1e-8) -> Tensor:
+    """Features (N, C, H, W) with one more channel, (N, C + 1, H, W): how much a group's samples differ.
+
+    It holds the standard deviation over the group, averaged over channels and positions (Karras et al. 2018, section
+    3); near 0 where there is a single sample. A batch that does not divide into groups is one group. Sample i is in
+    group i mod (N / group): ranks get the samples of a joint batch by turns, and so have the groups that one process
+    would have (so do the authors; pytorch_GAN_zoo groups neighbours).
+
+    Args:
+        x: the features.
+        group: samples in a group.
+        unbiased: divides the squares by one less than the group has, as pytorch_GAN_zoo does; the authors do not.
+        eps: added to the variance.
+    """
+    size = min(group, len(x))
+    size = len(x) if len(x) % size else size
+    if size == 1 and unbiased:
+        return torch.cat([x, torch.zeros_like(x[:, :1])], dim=1)
+    x32 = x.to(torch.promote_types(x.dtype, torch.float32))
+    variance = x32.unflatten(0, (size, -1)).var(0, correction=int(unbiased))
+    deviation = (variance + eps).sqrt().mean((1, 2, 3))
+    channel = deviation.repeat(size)[:, None, None, None].expand(-1, 1, *x.shape[2:])
+    return torch.cat([x, channel.to(x.dtype)], dim=1)
+
+
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:
     """int64 labels (N,) to float32 (N, num_classes)."""
     return F.one_hot(labels, num_classes).float()

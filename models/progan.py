@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from models.base import picture_shape
 from models.gan import GAN, AdversarialTraining, LatentSettings
-from models.layers import one_hot
+from models.layers import one_hot, pixel_norm, with_minibatch_deviation
 from models.losses import Wasserstein
 from models.regularizers import GradientPenalty
 
@@ -56,30 +56,6 @@ def equalize(layer: nn.Conv2d | nn.Linear) -> float:
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return math.sqrt(2 / layer.weight[0].numel())
-
-
-def pixel_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
-    """Each position's vector over the channels (dimension 1), brought to a mean square of 1 (section 4.2)."""
-    mean_square = x.to(torch.promote_types(x.dtype, torch.float32)).square().mean(1, keepdim=True)
-    return x * torch.rsqrt(mean_square + eps).to(x.dtype)
-
-
-def with_minibatch_deviation(x: Tensor, group: int, eps: float = 1e-8) -> Tensor:
-    """Features (N, C, H, W) with one more channel, (N, C + 1, H, W): how much a group's samples differ (section 3).
-
-    It holds the standard deviation over the group (unbiased, as pytorch_GAN_zoo takes it), averaged over channels and
-    positions; 0 where there is a single sample. A batch that does not divide into groups is one group. Sample i is in
-    group i mod (N / group): ranks get the samples of a joint batch by turns, and so have the groups that one process
-    would have (so do the authors; pytorch_GAN_zoo groups neighbours).
-    """
-    size = min(group, len(x))
-    size = len(x) if len(x) % size else size
-    if size == 1:
-        return torch.cat([x, torch.zeros_like(x[:, :1])], dim=1)
-    x32 = x.to(torch.promote_types(x.dtype, torch.float32))
-    deviation = (x32.unflatten(0, (size, -1)).var(0) + eps).sqrt().mean((1, 2, 3))
-    channel = deviation.repeat(size)[:, None, None, None].expand(-1, 1, *x.shape[2:])
-    return torch.cat([x, channel.to(x.dtype)], dim=1)
 
 
 def activate(x: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
 """Gradient penalties on a discriminator. Each returns one value a sample, shape (N,); the caller reduces.
-At the end, what penalises weights: one value.
+At the end, what a generator's path lengths are, and what penalises weights: one value.
 
 Gradient penalties differentiate twice, and run in float32: under bf16 autocast R1's own gradient is off by percents,
 under fp16 it can underflow to nothing. `every` makes a penalty lazy (Karras et al. 2020b, section 3.1): computed each
@@ -81,6 +81,21 @@ def squared_gradient_norm(critic: Critic, x: Tensor) -> Tensor:
     x = x.detach().requires_grad_(True)
     (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
     return gradient.square().flatten(1).sum(1)
+
+
+def path_lengths(pictures: Tensor, ws: Tensor, directions: Tensor) -> Tensor:
+    """|J^T y| of each sample, (N,), itself differentiable (Karras et al. 2020, eq. 4 and appendix B).
+
+    J is the derivative of a picture by its intermediate latents; where layers take each their own, the mean over them
+    is that of the squared lengths.
+
+    Args:
+        pictures: (N, C, H, W), computed from `ws`.
+        ws: (N, layers, size).
+        directions: y, shaped as pictures: N(0, 1) / sqrt(H W), so that lengths do not depend on the resolution.
+    """
+    (gradient,) = torch.autograd.grad((pictures * directions).sum(), ws, create_graph=True)
+    return gradient.square().sum(2).mean(1).sqrt()
 
 
 def non_orthogonality(weights: Iterable[Tensor]) -> Tensor:

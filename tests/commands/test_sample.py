@@ -62,6 +62,7 @@ def test_an_npz(run: Path, tmp_path: Path) -> None:
         (["--labels", "99"], "labels must lie in 0..15"),
         (["--truncation", "-1"], "truncation must be positive"),
         (["--standing_statistics", "4"], "DCGAN has no standing_statistics"),
+        (["--truncation_psi", "0.5"], "DCGAN has no truncation_psi"),
         (["--device", "nonsense"], "--device nonsense"),
     ],
 )

@@ -16,6 +16,7 @@ from callbacks.plan import Plan, Trial, cost_until, plan_lines
 from commands.training import quietly
 from datamodules.shapes import Shapes
 from models.gan import AdversarialTraining
+from models.layers import pixel_norm, with_minibatch_deviation
 from models.losses import NonSaturating, Wasserstein
 from models.part import build, describe
 from models.progan import (
@@ -25,8 +26,6 @@ from models.progan import (
     Generator,
     Growing,
     ProGAN,
-    pixel_norm,
-    with_minibatch_deviation,
 )
 from models.regularizers import R1, GradientPenalty
 

@@ -1,0 +1,221 @@
+"""StyleGAN2's operations as functions of plain torch ones, which differentiate as often as one likes.
+
+They run wherever torch does, in any floating-point format and memory layout; nothing is compiled. FIR filters are
+`taps`: (k,) for a separable filter, (height, width) for another.
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SEPARATE_FROM = 8
+"""Taps from which a separable filter runs along each axis by itself; one pass over both is faster with fewer."""
+
+
+def low_pass(*taps: float) -> Tensor:
+    """The separable filter with these taps that leaves a constant as it is, (k,) float32."""
+    filtered = torch.tensor(taps, dtype=torch.float32)
+    return filtered / filtered.sum()
+
+
+def upfirdn2d(
+    x: Tensor,
+    taps: Tensor,
+    up: int = 1,
+    down: int = 1,
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0),
+    gain: float = 1.0,
+) -> Tensor:
+    """Inserts zeros, pads, filters, and takes every `down`-th pixel, of each channel and axis.
+
+    A pixel of (N, C, H, W) is followed by up - 1 zeros to the right and below. The filter is convolved, as scipy's
+    upfirdn does, not correlated, and lies within the padded picture: (H * up + top + bottom - height) // down + 1 rows.
+
+    Args:
+        x: pictures or features (N, C, H, W).
+        taps: the filter.
+        up: factor.
+        down: factor.
+        padding: zeros at the left, right, top and bottom of the enlarged picture; negative numbers crop.
+        gain: what the result is multiplied by.
+    """
+    left, right, top, bottom = padding
+    if taps.ndim == 2:
+        return _filtered(x, taps * gain, (up, up), (down, down), padding)
+    if len(taps) < SEPARATE_FROM:
+        return _filtered(x, torch.outer(taps, taps) * gain, (up, up), (down, down), padding)
+    x = _filtered(x, taps[None, :] * gain, (1, up), (1, down), (left, right, 0, 0))
+    return _filtered(x, taps[:, None], (up, 1), (down, 1), (0, 0, top, bottom))
+
+
+def _filtered(
+    x: Tensor, kernel: Tensor, up: tuple[int, int], down: tuple[int, int], padding: tuple[int, int, int, int]
+) -> Tensor:
+    """`upfirdn2d` with one kernel (height, width), and factors for rows and columns."""
+    channels, (height, width) = x.shape[1], kernel.shape
+    left, right, top, bottom = padding
+    if x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16) and (up, down) != ((1, 1), (1, 1)):
+        # Channel by channel and with strides, torch has no fast transposed convolution in 16 bits on CPUs, nor a fast
+        # backward pass, which is one (forty times slower than this, measured).
+        return _filtered(spread(x, up), kernel, (1, 1), (1, 1), padding)[:, :, :: down[0], :: down[1]]
+    if up == (1, 1):
+        if left == right >= 0 and top == bottom >= 0:
+            inner = (top, left)
+        else:
+            x, inner = F.pad(x, padding), (0, 0)
+        mirrored = kernel.flip(0, 1).to(x.dtype).expand(channels, 1, -1, -1)  # torch's convolutions correlate
+        return F.conv2d(x, mirrored, stride=down, padding=inner, groups=channels)
+    # A transposed convolution inserts the zeros and filters at once. Its result is that of a picture padded with
+    # height - 1 and width - 1 zeros all around, less the zeros that follow the last pixel.
+    left, right, top, bottom = left - width + 1, right - width + up[1], top - height + 1, bottom - height + up[0]
+    if left == right <= 0 and top == bottom <= 0:
+        inner = (-top, -left)
+        left = right = top = bottom = 0
+    else:
+        inner = (0, 0)
+    weight = kernel.to(x.dtype).expand(channels, 1, -1, -1)
+    x = F.conv_transpose2d(x, weight, stride=up, padding=inner, groups=channels)
+    if left or right or top or bottom:
+        x = F.pad(x, (left, right, top, bottom))
+    return x if down == (1, 1) else x[:, :, :: down[0], :: down[1]]
+
+
+def spread(x: Tensor, factors: tuple[int, int]) -> Tensor:
+    """Pictures (N, C, H, W) with zeros after each pixel, (N, C, H * rows, W * columns)."""
+    rows, columns = factors
+    if factors == (1, 1):
+        return x
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if last else torch.contiguous_format
+    shape = (*x.shape[:2], x.shape[2] * rows, x.shape[3] * columns)
+    zeros = torch.zeros(shape, dtype=x.dtype, device=x.device).contiguous(memory_format=layout)
+    zeros[:, :, ::rows, ::columns] = x
+    return zeros
+
+
+def upsample2d(x: Tensor, taps: Tensor, factor: int = 2) -> Tensor:
+    """Pictures (N, C, H, W) enlarged to (N, C, H * factor, W * factor), with the level of a constant kept."""
+    before, after = (len(taps) + factor - 1) // 2, (len(taps) - factor) // 2
+    return upfirdn2d(x, taps, up=factor, padding=(before, after, before, after), gain=factor**2)
+
+
+def downsample2d(x: Tensor, taps: Tensor, factor: int = 2) -> Tensor:
+    """Pictures (N, C, H, W) shrunk to (N, C, H / factor, W / factor)."""
+    before, after = (len(taps) - factor + 1) // 2, (len(taps) - factor) // 2
+    return upfirdn2d(x, taps, down=factor, padding=(before, after, before, after))
+
+
+def resampled_conv2d(
+    x: Tensor, weight: Tensor, taps: Tensor | None = None, up: int = 1, down: int = 1, groups: int = 1
+) -> Tensor:
+    """A convolution that enlarges after, or shrinks before it, with a low-pass filter: zeros are padded once, outside.
+
+    Shrinking, pictures are filtered before pixels are dropped; enlarging, after zeros are inserted (Karras et al. 2020,
+    appendix B; Zhang 2019). At the same size it correlates, as torch does, and so where it shrinks; where it enlarges,
+    it convolves, as torch's transposed convolution does.
+
+    Args:
+        x: (N, C, H, W); H and W are multiples of `down`.
+        weight: (outputs, C / groups, k, k), k odd.
+        taps: the filter, of which up or down need one.
+        up: factor; at most one of both is above 1.
+        down: factor.
+        groups: of channels that are convolved apart.
+
+    Returns:
+        (N, outputs, H * up / down, W * up / down).
+    """
+    kernel = weight.shape[-1]
+    pad = kernel // 2
+    if up == 1 and down == 1:
+        return F.conv2d(x, weight, padding=pad, groups=groups)
+    if taps is None:
+        raise ValueError("a convolution that changes the size needs a filter's taps")
+    if up > 1 and down > 1:
+        raise ValueError(f"a convolution enlarges or shrinks, not both: up {up}, down {down}")
+    length = len(taps)
+    if down > 1:
+        before, after = (length - down + 1) // 2, (length - down) // 2
+        if kernel == 1:  # commutes with dropping pixels: of those that are kept alone, it is cheaper
+            x = upfirdn2d(x, taps, down=down, padding=(before, after, before, after))
+            return F.conv2d(x, weight, groups=groups)
+        padding = (before + pad, after + pad, before + pad, after + pad)
+        return F.conv2d(upfirdn2d(x, taps, padding=padding), weight, stride=down, groups=groups)
+    # (groups * outputs, inputs, k, k) to (groups * inputs, outputs, k, k), as transposed convolutions have them.
+    transposed = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+    x = F.conv_transpose2d(x, transposed, stride=up, groups=groups)
+    # Of the padding, k - 1 zeros lie within the transposed convolution already, as in `_filtered`.
+    before, after = (length + up - 1) // 2 + pad - (kernel - 1), (length - up) // 2 + pad - (kernel - up)
+    return upfirdn2d(x, taps, padding=(before, after, before, after), gain=up**2)
+
+
+def bias_act(
+    x: Tensor,
+    bias: Tensor | None = None,
+    activation: Literal["linear", "lrelu"] = "linear",
+    gain: float = 1.0,
+    clamp: float | None = None,
+) -> Tensor:
+    """Adds a bias (C,) to (N, C, ...), activates, multiplies by a gain, and clamps to the range of +-clamp.
+
+    "lrelu" is a leaky ReLU of slope 0.2 times sqrt(2), which keeps the variance (He et al. 2015, eq. 10, nearly).
+    """
+    if bias is not None:
+        x = x + bias.to(x.dtype).view(-1, *[1] * (x.ndim - 2))
+    if activation == "lrelu":
+        x, gain = F.leaky_relu(x, 0.2), gain * math.sqrt(2)
+    if gain != 1:
+        x = x * gain
+    return x if clamp is None else x.clamp(-clamp, clamp)
+
+
+def demodulation(weight: Tensor, styles: Tensor, eps: float = 1e-8) -> Tensor:
+    """1 / sqrt(sum over inputs and places of (style * weight)^2), (N, outputs) (Karras et al. 2020, eq. 3)."""
+    return torch.rsqrt(styles.square() @ weight.square().sum((2, 3)).T + eps)
+
+
+def modulated_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    taps: Tensor | None = None,
+    up: int = 1,
+    demodulate: bool = True,
+    grouped: bool = False,
+) -> Tensor:
+    """A convolution whose weights are scaled by each sample's styles (Karras et al. 2020, eq. 1 and 3).
+
+    Scaling a sample's weights for each input is scaling its inputs, and demodulating them for each output is scaling
+    its outputs: one convolution of all samples, with the same weights. The other form convolves each sample with
+    weights of its own, as groups; the results are the same. Weights and styles are float32 for `x` of 16 bits.
+
+    Args:
+        x: (N, inputs, H, W).
+        weight: (outputs, inputs, k, k), k odd.
+        styles: (N, inputs).
+        taps: the low-pass filter, which `up` above 1 needs.
+        up: factor by which the picture is enlarged.
+        demodulate: whether each output's weights are brought to unit norm, which gives unit variance for inputs of it.
+        grouped: the form with weights of each sample's own.
+
+    Returns:
+        (N, outputs, H * up, W * up).
+    """
+    if demodulate and x.dtype == torch.float16:
+        # Demodulation takes any scale out again; with this one nothing in between leaves fp16's range.
+        fan_in = weight[0].numel()
+        weight = weight / (weight.abs().amax((1, 2, 3), keepdim=True) * math.sqrt(fan_in))
+        styles = styles / styles.abs().amax(1, keepdim=True)
+    scale = demodulation(weight, styles) if demodulate else None
+    if grouped:
+        own = weight * styles[:, None, :, None, None]
+        if scale is not None:
+            own = own * scale[:, :, None, None, None]
+        joint = x.reshape(1, -1, *x.shape[2:])
+        joint = resampled_conv2d(joint, own.flatten(0, 1).to(x.dtype), taps, up, groups=len(x))
+        return joint.reshape(len(x), -1, *joint.shape[2:])
+    x = resampled_conv2d(x * styles[:, :, None, None].to(x.dtype), weight.to(x.dtype), taps, up)
+    return x if scale is None else x * scale[:, :, None, None].to(x.dtype)

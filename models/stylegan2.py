@@ -1,0 +1,653 @@
+"""StyleGAN2 (Karras et al. 2020, arXiv:1912.04958), with the settings of StyleGAN2-ADA (arXiv:2006.06676).
+
+python main.py fit --config configs/stylegan2_fashion_mnist.yaml
+
+On the same weights both networks, R1 and the path lengths equal those of the authors' PyTorch code. A training step
+differs in its order: the discriminator comes first here, as everywhere in Atelier; and fakes have the labels of the
+real batch, where the authors draw labels from the data anew.
+
+Names in the authors' state dicts and here; every weight has the same shape:
+    mapping.embed, mapping.fc0 ... -> mapping.embed, mapping.layers.0 ...    mapping.w_avg -> w_average
+    synthesis.b4.const -> synthesis.const    synthesis.b8.conv0 -> synthesis.blocks.1.conv0    torgb -> to_picture
+    b32.fromrgb -> from_picture    b32.conv0 -> blocks.0.conv0 (b16 -> blocks.1)
+    b4.conv, b4.fc, b4.out -> conv, inner, last
+"""
+
+import hashlib
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeAlias
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.base import picture_shape
+from models.gan import GAN, AdversarialTraining, LatentSettings, Penalty
+from models.layers import joint_sum, one_hot, pixel_norm, with_minibatch_deviation
+from models.losses import NonSaturating
+from models.ops import bias_act, low_pass, modulated_conv2d, resampled_conv2d, upsample2d
+from models.randomness import keyed_generator
+from models.regularizers import R1, path_lengths
+
+Activation: TypeAlias = Literal["linear", "lrelu"]
+
+Noise: TypeAlias = Sequence[Tensor] | Literal["random", "const", "none"]
+"""What the layers add to each pixel: (N, 1, H, W) for each of `Synthesis.noise_sides`; drawn from the global generator;
+the same picture for every sample, which the network keeps; or nothing."""
+
+
+@dataclass(frozen=True)
+class StyleGAN2Settings(LatentSettings):
+    """How StyleGAN2's samples are drawn."""
+
+    truncation_psi: float = 1.0
+    """Intermediate latents are moved towards their average, w' = average + psi * (w - average): below 1 fewer modes,
+    but clean (Karras et al. 2019, appendix B)."""
+    truncation_cutoff: int | None = None
+    """So many layers, from 4 px up, are truncated; all of them where None."""
+    noise: Literal["random", "const", "none"] = "random"
+    """What layers add to each pixel: each sample's own, a function of its latent; the same for all; or nothing."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not math.isfinite(self.truncation_psi):
+            raise ValueError(f"truncation_psi must be a finite number, not {self.truncation_psi}")
+        if self.truncation_cutoff is not None and self.truncation_cutoff < 0:
+            raise ValueError(f"truncation_cutoff counts layers and must not be {self.truncation_cutoff}")
+        if self.noise not in ("random", "const", "none"):
+            raise ValueError(f"noise must be random, const or none, not {self.noise!r}")
+
+
+class EqualizedLinear(nn.Module):
+    """A linear layer whose weights begin as N(0, 1) / lr_multiplier, scaled at runtime by lr_multiplier / sqrt(inputs).
+
+    So Adam's steps change all layers' outputs at one speed, times `lr_multiplier` (Karras et al. 2018, section 4.1).
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        activation: Activation = "linear",
+        lr_multiplier: float = 1.0,
+        initial_bias: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.activation: Activation = activation
+        self.lr_multiplier, self.scale = lr_multiplier, lr_multiplier / math.sqrt(inputs)
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / lr_multiplier)
+        self.bias = nn.Parameter(torch.full((outputs,), initial_bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.linear(x, self.weight * self.scale, self.bias * self.lr_multiplier)
+        return bias_act(x, activation=self.activation)
+
+
+class EqualizedConv2d(nn.Module):
+    """A convolution whose weights begin as N(0, 1), scaled at runtime by 1 / sqrt(fan-in); halves the side if `down`.
+
+    Args:
+        inputs: channels.
+        outputs: channels.
+        kernel: size, odd.
+        activation: after the bias.
+        down: whether the side is halved.
+        bias: whether there is one.
+        clamp: bound of the output's magnitude, None for none.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        activation: Activation = "lrelu",
+        down: bool = False,
+        bias: bool = True,
+        clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.activation: Activation = activation
+        self.down, self.clamp = 2 if down else 1, clamp
+        self.scale = 1 / math.sqrt(inputs * kernel**2)
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+
+    def forward(self, x: Tensor, taps: Tensor, gain: float = 1.0) -> Tensor:
+        """`gain` multiplies the output, and its bound."""
+        x = resampled_conv2d(x, (self.weight * self.scale).to(x.dtype), taps, down=self.down)
+        return bias_act(x, self.bias, self.activation, gain, None if self.clamp is None else self.clamp * gain)
+
+
+class Mapping(nn.Module):
+    """Latents (N, latent_dim) and labels (N,) to intermediate latents (N, outputs) (section 2; Karras et al. 2019, 2).
+
+    Args:
+        latent_dim: 0 for a network of labels alone.
+        outputs: size of what comes out, and of all between.
+        classes: 0 for none.
+        layers: how many.
+        lr_multiplier: of these layers.
+    """
+
+    def __init__(self, latent_dim: int, outputs: int, classes: int, layers: int, lr_multiplier: float = 0.01) -> None:
+        super().__init__()
+        self.latent_dim, self.classes = latent_dim, classes
+        self.embed = EqualizedLinear(classes, outputs) if classes else None
+        widths = [latent_dim + (outputs if classes else 0), *[outputs] * layers]
+        self.layers = nn.ModuleList(
+            EqualizedLinear(before, after, "lrelu", lr_multiplier) for before, after in itertools.pairwise(widths)
+        )
+
+    def forward(self, z: Tensor | None, labels: Tensor) -> Tensor:
+        parts = [] if z is None else [pixel_norm(z)]
+        if self.embed is not None:
+            parts.append(pixel_norm(self.embed(one_hot(labels, self.classes).to(self.embed.weight.dtype))))
+        w = torch.cat(parts, dim=1)
+        for layer in self.layers:
+            w = layer(w)
+        return w
+
+
+class StyledConv2d(nn.Module):
+    """A modulated convolution of 3 x 3 with noise (section 2.2, figure 2c).
+
+    Args:
+        inputs: channels.
+        outputs: channels.
+        w_dim: size of the intermediate latent.
+        side: of its output, in pixels.
+        up: whether the side is doubled.
+        clamp: bound of the output's magnitude, None for none.
+    """
+
+    def __init__(self, inputs: int, outputs: int, w_dim: int, side: int, up: bool, clamp: float | None) -> None:
+        super().__init__()
+        self.up, self.clamp = 2 if up else 1, clamp
+        self.affine = EqualizedLinear(w_dim, inputs, initial_bias=1.0)
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.noise_strength = nn.Parameter(torch.zeros(()))
+        self.noise_const: Tensor
+        self.register_buffer("noise_const", torch.randn(side, side))
+
+    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None, taps: Tensor) -> Tensor:
+        x = modulated_conv2d(x, self.weight, self.affine(w), taps, self.up)
+        if noise is not None:
+            x = x + (noise * self.noise_strength).to(x.dtype)
+        return bias_act(x, self.bias, "lrelu", clamp=self.clamp)
+
+
+class ToPicture(nn.Module):
+    """A modulated convolution of single pixels, without demodulation, to a picture (figure 7b)."""
+
+    def __init__(self, inputs: int, channels: int, w_dim: int, clamp: float | None) -> None:
+        super().__init__()
+        self.clamp, self.scale = clamp, 1 / math.sqrt(inputs)
+        self.affine = EqualizedLinear(w_dim, inputs, initial_bias=1.0)
+        self.weight = nn.Parameter(torch.randn(channels, inputs, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        x = modulated_conv2d(x, self.weight, self.affine(w) * self.scale, demodulate=False)
+        return bias_act(x, self.bias, clamp=self.clamp)
+
+
+class SynthesisBlock(nn.Module):
+    """The layers of one resolution. The first, of 4 px, has one convolution, the others two; one doubles the side.
+
+    Args:
+        inputs: channels, None for the first.
+        outputs: channels.
+        channels: of the picture.
+        w_dim: size of the intermediate latent.
+        side: in pixels.
+        clamp: bound of the layers' outputs.
+    """
+
+    def __init__(
+        self, inputs: int | None, outputs: int, channels: int, w_dim: int, side: int, clamp: float | None
+    ) -> None:
+        super().__init__()
+        self.conv0 = None if inputs is None else StyledConv2d(inputs, outputs, w_dim, side, True, clamp)
+        self.conv1 = StyledConv2d(outputs, outputs, w_dim, side, False, clamp)
+        self.to_picture = ToPicture(outputs, channels, w_dim, clamp)
+
+    def forward(
+        self, x: Tensor, picture: Tensor | None, ws: Tensor, noises: Sequence[Tensor | None], taps: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Features and the picture so far, of half the side but in the first block, to those of this side.
+
+        `ws` (N, layers, w_dim) and `noises` are those of the convolutions; the last latent is the picture's.
+        """
+        if self.conv0 is not None:
+            x = self.conv0(x, ws[:, 0], noises[0], taps)
+        x = self.conv1(x, ws[:, -2], noises[-1], taps)
+        y = self.to_picture(x, ws[:, -1]).to(ws.dtype)
+        return x, y if picture is None else upsample2d(picture, taps) + y
+
+
+class Synthesis(nn.Module):
+    """Intermediate latents (N, layers, w_dim) to pictures (N, channels, resolution, resolution), by skips (figure 7b).
+
+    Args:
+        w_dim: size of the intermediate latent.
+        widths: channels at 4 px, 8 px, ...
+        channels: of the pictures.
+        clamp: bound of the layers' outputs.
+        low_sides: under autocast, sides in pixels whose layers compute in its 16 bits.
+    """
+
+    def __init__(
+        self, w_dim: int, widths: Sequence[int], channels: int, clamp: float | None, low_sides: Sequence[int]
+    ) -> None:
+        super().__init__()
+        self.low_sides = tuple(low_sides)
+        self.const = nn.Parameter(torch.randn(widths[0], 4, 4))
+        self.blocks = nn.ModuleList(
+            SynthesisBlock(before, after, channels, w_dim, 4 << i, clamp)
+            for i, (before, after) in enumerate(zip([None, *widths], widths, strict=False))
+        )
+        self.taps: Tensor
+        self.register_buffer("taps", low_pass(1, 3, 3, 1), persistent=False)
+        # A block's picture reads the latent of the next block's first convolution: only the last has its own.
+        self.layers = 2 * len(widths)
+        self.noise_sides = [4, *(4 << i for i in range(1, len(widths)) for _ in range(2))]
+
+    def forward(self, ws: Tensor, noise: Noise = "random") -> Tensor:
+        low = autocast_dtype(ws)
+        with torch.autocast(ws.device.type, enabled=False):
+            noises = self._noise(len(ws), noise)
+            x = self.const.expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last)
+            picture: Tensor | None = None
+            for i, block in enumerate(self.blocks):
+                x = x.to(low if 4 << i in self.low_sides else ws.dtype)
+                first, end = max(2 * i - 1, 0), 2 * i + 1  # this block's convolutions
+                x, picture = block(x, picture, ws[:, first : end + 1], noises[first:end], self.taps)
+        assert picture is not None
+        return picture
+
+    def _noise(self, count: int, noise: Noise) -> Sequence[Tensor | None]:
+        if noise == "none":
+            return [None] * len(self.noise_sides)
+        if noise == "const":
+            return [layer.noise_const for layer in self.modules() if isinstance(layer, StyledConv2d)]
+        if noise == "random":
+            like = self.taps
+            return [
+                torch.randn(count, 1, side, side, device=like.device, dtype=like.dtype) for side in self.noise_sides
+            ]
+        assert not isinstance(noise, str)
+        return [each.to(self.taps) for each in noise]
+
+
+class Generator(nn.Module):
+    """Latents (N, latent_dim) and labels (N,) to pictures (N, channels, resolution, resolution), beyond [-1, 1] too."""
+
+    def __init__(self, mapping: Mapping, synthesis: Synthesis, w_dim: int) -> None:
+        super().__init__()
+        self.mapping, self.synthesis = mapping, synthesis
+        self.w_average: Tensor
+        self.register_buffer("w_average", torch.zeros(w_dim))
+
+    @torch.no_grad()
+    def track(self, w: Tensor, beta: float) -> None:
+        """Moves the average of intermediate latents towards the mean of `w` (N, w_dim), over all ranks."""
+        self.w_average.copy_(torch.lerp(joint_mean(w.mean(0)), self.w_average, beta))
+
+    def ws(self, z: Tensor, labels: Tensor, psi: float = 1.0, cutoff: int | None = None) -> Tensor:
+        """Intermediate latents of every layer, (N, layers, w_dim), truncated; float32 under autocast too."""
+        with torch.autocast(z.device.type, enabled=False):
+            ws = broadcast(self.mapping(z, labels), self.synthesis.layers)
+            return ws if psi == 1 else self.truncated(ws, psi, cutoff)
+
+    def truncated(self, ws: Tensor, psi: float, cutoff: int | None) -> Tensor:
+        """`ws` (N, layers, w_dim), the first `cutoff` layers, all if None, moved towards the average."""
+        nearer = torch.lerp(self.w_average, ws, psi)
+        return nearer if cutoff is None else torch.cat([nearer[:, :cutoff], ws[:, cutoff:]], dim=1)
+
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        return self.synthesis(self.ws(z, labels))
+
+
+class DiscriminatorBlock(nn.Module):
+    """Halves the side: (N, inputs, H, W) to (N, outputs, H/2, W/2), residual or not (figure 7c, 7a)."""
+
+    def __init__(self, inputs: int, outputs: int, residual: bool, clamp: float | None) -> None:
+        super().__init__()
+        self.conv0 = EqualizedConv2d(inputs, inputs, 3, clamp=clamp)
+        self.conv1 = EqualizedConv2d(inputs, outputs, 3, down=True, clamp=clamp)
+        self.skip = EqualizedConv2d(inputs, outputs, 1, "linear", down=True, bias=False) if residual else None
+
+    def forward(self, x: Tensor, taps: Tensor) -> Tensor:
+        if self.skip is None:
+            return self.conv1(self.conv0(x, taps), taps)
+        half = math.sqrt(0.5)  # two summands of variance 1 come to 1
+        return self.skip(x, taps, half) + self.conv1(self.conv0(x, taps), taps, half)
+
+
+class Discriminator(nn.Module):
+    """Pictures (N, channels, resolution, resolution) and labels (N,) to logits (N,).
+
+    Conditional, it is a projection discriminator (Miyato & Koyama 2018) whose class vectors a mapping network makes.
+
+    Args:
+        widths: channels at 4 px, 8 px, ...
+        channels: of the pictures.
+        classes: 0 for none.
+        residual: whether the blocks are.
+        minibatch_group: samples over which the minibatch standard deviation is taken; None leaves the statistic out.
+        clamp: bound of the convolutions' outputs.
+        low_sides: under autocast, sides in pixels whose layers compute in its 16 bits.
+        mapping_layers: of the class vectors.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        channels: int,
+        classes: int,
+        residual: bool,
+        minibatch_group: int | None,
+        clamp: float | None,
+        low_sides: Sequence[int],
+        mapping_layers: int = 8,
+    ) -> None:
+        super().__init__()
+        self.minibatch_group, self.low_sides = minibatch_group, tuple(low_sides)
+        self.from_picture = EqualizedConv2d(channels, widths[-1], 1, clamp=clamp)
+        self.blocks = nn.ModuleList(
+            DiscriminatorBlock(larger, smaller, residual, clamp) for smaller, larger in itertools.pairwise(widths)
+        )[::-1]
+        width = widths[0]
+        self.mapping = Mapping(0, width, classes, mapping_layers) if classes else None
+        self.conv = EqualizedConv2d(width + (minibatch_group is not None), width, 3, clamp=clamp)
+        self.inner = EqualizedLinear(16 * width, width, "lrelu")
+        self.last = EqualizedLinear(width, width if classes else 1)
+        self.taps: Tensor
+        self.register_buffer("taps", low_pass(1, 3, 3, 1), persistent=False)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        low, full, side = autocast_dtype(x), self.taps.dtype, x.shape[-1]
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(low if side in self.low_sides else full, memory_format=torch.channels_last)
+            x = self.from_picture(x, self.taps)
+            for block in self.blocks:
+                x = block(x.to(low if side in self.low_sides else full), self.taps)
+                side //= 2
+            x = x.to(full)
+            if self.minibatch_group is not None:
+                x = with_minibatch_deviation(x, self.minibatch_group, unbiased=False)
+            x = self.last(self.inner(self.conv(x, self.taps).flatten(1)))
+            if self.mapping is None:
+                return x.squeeze(1)
+            return (x * self.mapping(None, labels)).sum(1) / math.sqrt(x.shape[1])
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """What autocast would compute in on the device of `x`; the dtype of `x` where it is off."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def joint_mean(x: Tensor) -> Tensor:
+    """The mean of `x` over all ranks, differentiable."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return x
+    return joint_sum(x) / dist.get_world_size()
+
+
+def broadcast(w: Tensor, layers: int) -> Tensor:
+    """The same intermediate latent (N, w_dim) for every layer, (N, layers, w_dim)."""
+    return w[:, None].expand(-1, layers, -1)
+
+
+def mixed(w: Tensor, other: Tensor, cutoff: int, layers: int) -> Tensor:
+    """`w` for the first `cutoff` layers, `other` for the rest, (N, layers, w_dim) (Karras et al. 2019, section 3.1)."""
+    return torch.cat([broadcast(w, cutoff), broadcast(other, layers - cutoff)], dim=1)
+
+
+class StyleGAN2(GAN):
+    """StyleGAN2. Parameters: 30,370,060 and 29,012,513 at 1024 px with the defaults.
+
+    Penalties are lazy, as published (appendix B): every so many steps a network makes one for its penalties alone after
+    that for its loss, and Adam's learning rate and betas are corrected for all. With an interval of 1 they are added to
+    the loss, and nothing is corrected. The path length's interval counts for the generator even where its weight is 0
+    and no such step is made, as in the authors' code, whose smallest setting was trained so.
+
+    Noise of sample i, where it is random, is a function of its latent: `decode` draws it as `sample` does, whatever the
+    batch. Intermediate latents, which can be moved too, come from `to_w`; `from_w` makes pictures of them.
+
+    The authors choose their settings for a resolution, a number of devices and a batch (`auto`): batch
+    max(min(devices * min(4096 / resolution, 32), 64), devices), group min(batch / devices, 4), channel_base 32768 from
+    512 px and 16384 below, learning rate 2e-3 from 1024 px and 2.5e-3 below, R1's gamma 0.0002 * resolution^2 / batch,
+    ema_halflife_kimg batch * 10 / 32, ema_rampup 0.05, mapping_layers 2.
+
+    Args:
+        data_shape: (C, H, W); H = W, a power of two from 8 up.
+        num_classes: classes of the data; used where `conditional`.
+        channel_base: at a resolution both networks have channel_base / resolution channels,
+        channel_max: but never more than this.
+        latent_dim: size of the latent.
+        w_dim: size of the intermediate latent.
+        mapping_layers: of the generator's mapping network.
+        architecture: of the discriminator, residual or not; "resnet" or "orig".
+        minibatch_group: samples over which the discriminator takes its minibatch standard deviation; None leaves the
+            statistic out.
+        conditional: whether both networks see the labels.
+        clamp: bound of the convolutions' outputs, which fp16 needs; None for none.
+        low_resolutions: under mixed precision, how many of the highest resolutions, 8 px and up, compute in 16 bits.
+        mixing: probability that a batch's layers from a random one on take the styles of other latents.
+        w_average_beta: what the average of the intermediate latents keeps in one pass of the generator.
+        path_length_weight: of the penalty (section 3.2), 0 for none.
+        path_length_every: its interval in generator steps.
+        path_length_decay: of the average length towards a batch's.
+        path_length_shrink: the penalty's batch is a training batch divided by this.
+        adversarial: how the players are trained; the paper's, with an average of 10 kimg, if left out. Its regularizers
+            must have one interval.
+    """
+
+    settings_class: ClassVar[type[LatentSettings]] = StyleGAN2Settings
+    generator: Generator
+
+    def __init__(
+        self,
+        data_shape: Sequence[int],
+        num_classes: int = 0,
+        channel_base: int = 32768,
+        channel_max: int = 512,
+        latent_dim: int = 512,
+        w_dim: int = 512,
+        mapping_layers: int = 8,
+        architecture: Literal["resnet", "orig"] = "resnet",
+        minibatch_group: int | None = 4,
+        conditional: bool = False,
+        clamp: float | None = 256.0,
+        low_resolutions: int = 4,
+        mixing: float = 0.9,
+        w_average_beta: float = 0.995,
+        path_length_weight: float = 2.0,
+        path_length_every: int = 4,
+        path_length_decay: float = 0.01,
+        path_length_shrink: int = 2,
+        adversarial: AdversarialTraining | None = None,
+    ) -> None:
+        channels, height, resolution = picture_shape(data_shape)
+        if height != resolution or resolution < 8 or resolution & (resolution - 1):
+            raise ValueError(
+                "StyleGAN2 needs square pictures whose side is a power of two from 8 up, not "
+                f"{height}x{resolution}: set data.resolution"
+            )
+        if conditional and not num_classes:
+            raise ValueError("conditional: true needs labels, and this data set has none")
+        if minibatch_group is not None and minibatch_group < 2:
+            raise ValueError(
+                f"minibatch_group must be at least 2, or null for no such statistic, not {minibatch_group}"
+            )
+        if not 0 <= mixing <= 1:
+            raise ValueError(f"mixing is a probability, not {mixing}")
+        for name, count in (
+            ("mapping_layers", mapping_layers),
+            ("path_length_every", path_length_every),
+            ("path_length_shrink", path_length_shrink),
+        ):
+            if count < 1:
+                raise ValueError(f"{name} must be at least 1, not {count}")
+        if adversarial is None:
+            adversarial = AdversarialTraining(NonSaturating(), [R1(10.0, every=16)], lr=2e-3, beta1=0.0, beta2=0.99)
+        intervals = {regularizer.every for regularizer in adversarial.regularizers}
+        if len(intervals) > 1:
+            raise ValueError(
+                f"regularizers of StyleGAN2 share optimizer steps, and must share one interval, not {sorted(intervals)}"
+            )
+        sides = [4 << i for i in range(resolution.bit_length() - 2)]
+        widths = [min(channel_base // side, channel_max) for side in sides]
+        if min(widths) < 1:
+            raise ValueError(
+                f"channel_base {channel_base} leaves no channels at {resolution} px, channel_max {channel_max}"
+            )
+        classes = num_classes if conditional else 0
+        low_sides = sides[1:][-low_resolutions:] if low_resolutions > 0 else []
+        generator = Generator(
+            Mapping(latent_dim, w_dim, classes, mapping_layers),
+            Synthesis(w_dim, widths, channels, clamp, low_sides),
+            w_dim,
+        )
+        residual = architecture == "resnet"
+        discriminator = Discriminator(widths, channels, classes, residual, minibatch_group, clamp, low_sides)
+        super().__init__(data_shape, num_classes, generator, discriminator, latent_dim, adversarial)
+        self.channel_base, self.channel_max = channel_base, channel_max
+        self.w_dim, self.mapping_layers = w_dim, mapping_layers
+        self.architecture: Literal["resnet", "orig"] = architecture
+        self.minibatch_group, self.conditional = minibatch_group, conditional
+        self.clamp, self.low_resolutions = clamp, low_resolutions
+        self.mixing, self.w_average_beta = mixing, w_average_beta
+        self.path_length_weight, self.path_length_every = path_length_weight, path_length_every
+        self.path_length_decay, self.path_length_shrink = path_length_decay, path_length_shrink
+        self._intervals = {"discriminator": intervals.pop() if intervals else 1, "generator": path_length_every}
+        if path_length_weight:
+            self.cost_period = math.lcm(self.cost_period, path_length_every)
+        self.path_length_mean: Tensor
+        self.register_buffer("path_length_mean", torch.zeros(()))
+
+    @property
+    def label_classes(self) -> int:
+        return self.num_classes if self.conditional else 0
+
+    # Training.
+
+    def _fakes(self, labels: Tensor, with_graph: bool) -> Tensor:
+        with torch.set_grad_enabled(with_graph):
+            return self.generator.synthesis(self._training_ws(labels))
+
+    def _training_ws(self, labels: Tensor) -> Tensor:
+        """Intermediate latents of a training batch, (N, layers, w_dim), styles mixed; their average is tracked."""
+        mapping, layers = self.generator.mapping, self.generator.synthesis.layers
+        with torch.autocast(self.device.type, enabled=False):
+            w = mapping(self._training_latents(len(labels)), labels)
+            self.generator.track(w, self.w_average_beta)
+            cutoff = self._mixing_cutoff()
+            if cutoff == layers:
+                return broadcast(w, layers)
+            return mixed(w, mapping(self._training_latents(len(labels)), labels), cutoff, layers)
+
+    def _mixing_cutoff(self) -> int:
+        """The first layer of another style, the number of layers for none: one for a batch, the same on all ranks."""
+        layers = self.generator.synthesis.layers
+        assert self.training_seed is not None
+        generator = keyed_generator(self.training_seed, self.samples_seen, self._latent_draws, 1)
+        if float(torch.rand((), generator=generator)) >= self.mixing:
+            return layers
+        return int(torch.randint(1, layers, (), generator=generator))
+
+    def penalties_apart(self, network: str, step: int) -> bool:
+        every = self._intervals[network]
+        penalised = self.path_length_weight if network == "generator" else self.adversarial.regularizers
+        return bool(penalised) and every > 1 and step % every == 0
+
+    def lazy_correction(self, network: str) -> float:
+        every = self._intervals[network]
+        return every / (every + 1) if every > 1 else 1.0
+
+    def extra_penalties(self, network: str, labels: Sequence[Tensor], step: int) -> list[Penalty]:
+        """The generator's path lengths, where they are due: of each micro-batch, for the memory that two would take."""
+        if network != "generator" or not self.path_length_weight or step % self.path_length_every:
+            return []
+        strength = self.path_length_weight * self.path_length_every / len(labels)
+        return [
+            ("path_length_penalty", lambda mine=mine: strength * self._path_length_penalty(mine))  # type: ignore[misc]
+            for mine in labels
+        ]
+
+    def _path_length_penalty(self, labels: Tensor) -> Tensor:
+        """(|J^T y| - a)^2, its mean over a smaller batch; the average length a moves first (eq. 4)."""
+        ws = self._training_ws(labels[: max(len(labels) // self.path_length_shrink, 1)])
+        pictures = self.generator.synthesis(ws)
+        lengths = path_lengths(pictures, ws, torch.randn_like(pictures) / math.sqrt(pictures[0, 0].numel()))
+        average = torch.lerp(self.path_length_mean, joint_mean(lengths.mean()), self.path_length_decay)
+        self.path_length_mean.copy_(average.detach())
+        self.observe("path_length", lengths)
+        return (lengths - average).square().mean()
+
+    # Sampling.
+
+    def _decode(self, latents: Tensor, labels: Tensor, settings: LatentSettings) -> Tensor:
+        ws = self._ws(latents, labels, settings)
+        return self._network(settings).synthesis(ws, self._sampling_noise(latents, settings)).clamp(-1, 1)
+
+    def _ws(self, latents: Tensor, labels: Tensor, settings: LatentSettings) -> Tensor:
+        assert isinstance(settings, StyleGAN2Settings)
+        psi, cutoff = settings.truncation_psi, settings.truncation_cutoff
+        return self._network(settings).ws(latents.to(self.dtype), labels, psi, cutoff)
+
+    def _network(self, settings: LatentSettings) -> Generator:
+        network = self.average.module if settings.weights == "ema" else self.generator
+        assert isinstance(network, Generator)
+        return network
+
+    @torch.no_grad()
+    def to_w(
+        self, latents: Tensor, labels: Tensor | None = None, *, settings: StyleGAN2Settings | None = None
+    ) -> Tensor:
+        """Intermediate latents (N, layers, w_dim) of latents (N, latent_dim), truncated as the settings say."""
+        wanted = torch.zeros(len(latents), dtype=torch.int64, device=self.device) if labels is None else labels
+        with self.evaluating():
+            return self._ws(latents, wanted, settings or StyleGAN2Settings())
+
+    def from_w(
+        self, ws: Tensor, *, noise: Sequence[Tensor] | None = None, settings: StyleGAN2Settings | None = None
+    ) -> Tensor:
+        """Pictures (N, *data_shape) of intermediate latents (N, layers, w_dim), which are truncated no further.
+
+        Differentiable by `ws` and `noise`, and so not cut off at -1 and 1: for projection. Random noise is, where none
+        is given, a function of `ws`.
+
+        Args:
+            ws: intermediate latents.
+            noise: (N, 1, H, W) for each of `generator.synthesis.noise_sides`, in place of the settings'.
+            settings: weights, precision and noise.
+        """
+        settings = settings or StyleGAN2Settings()
+        with self.evaluating(), self._sampling_precision(settings):
+            chosen = self._sampling_noise(ws, settings) if noise is None else noise
+            return self._network(settings).synthesis(ws.to(self.dtype), chosen).float()
+
+    def _sampling_noise(self, latents: Tensor, settings: LatentSettings) -> Noise:
+        """The settings' noise; where it is random, each sample's own, a function of its latent."""
+        assert isinstance(settings, StyleGAN2Settings)
+        if settings.noise != "random":
+            return settings.noise
+        sides = self.generator.synthesis.noise_sides
+        drawn = [noise_of(latent, sides) for latent in latents.detach().float().cpu()]
+        return [torch.stack(layer).to(self.device, non_blocking=True) for layer in zip(*drawn, strict=True)]
+
+
+def noise_of(latent: Tensor, sides: Sequence[int]) -> list[Tensor]:
+    """Standard normal (1, side, side) for each side, as a function of a latent's bits; float32 on the CPU."""
+    digest = hashlib.blake2b(latent.contiguous().numpy().tobytes(), digest_size=8).digest()
+    generator = keyed_generator(int.from_bytes(digest, "little"))
+    return [torch.randn(1, side, side, generator=generator) for side in sides]
