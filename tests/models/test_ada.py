@@ -32,6 +32,7 @@ from models.augment.ada import (
     saturation,
     scaling,
     shift,
+    upsampled,
 )
 from models.base import Batch, read_checkpoint
 from models.gan import GAN
@@ -99,6 +100,21 @@ def test_bands_sum_to_the_signal_and_lie_where_they_should() -> None:
     close(gain[:, 0], numbers(1, 0, 0, 0))
     close(gain[:, -1], numbers(0, 0, 0, 1))
     assert gain.argmax(0)[[4, 22, 48, 96, 200]].tolist() == [0, 0, 1, 2, 3]  # they meet near 1/16, 1/8 and 1/4
+
+
+@pytest.mark.parametrize("margins", [(0, 0, 0, 0), (1, 4, 7, 2)])
+def test_large_pictures_are_upsampled_as_small_ones_are(
+    margins: tuple[int, int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = pictures()
+    small = upsampled(x, *margins)
+    h, padded = numbers(*SYM6) * math.sqrt(2), F.pad(x, margins, mode="reflect")
+    stuffed = torch.zeros(2, 3, 2 * padded.shape[2], 2 * padded.shape[3], dtype=torch.float64)
+    stuffed[:, :, ::2, ::2] = padded
+    weight = torch.outer(h, h).flip(0, 1).expand(3, 1, 12, 12)
+    close(small, F.conv2d(F.pad(stuffed, (6, 5, 6, 5)), weight, groups=3), 1e-9)
+    monkeypatch.setattr("models.augment.ada.LARGEST_BY_MATRICES", 8)  # pixels high, and 10 wide
+    close(upsampled(x, *margins), small)
 
 
 # The changes, their draws given.
