@@ -135,8 +135,8 @@ def saturation(factor: Tensor) -> Tensor:
 class _Sampled(torch.autograd.Function):
     """Bilinear samples of x (N, C, H, W) at a fixed grid (N, h, w, 2), zeros outside.
 
-    A gradient penalty differentiates twice, which torch's own `grid_sample` long refused (pytorch issue 34704; 2.15 does
-    it on the CPU). But what is linear is its own derivative, and its adjoint's derivative is the thing itself.
+    A gradient penalty differentiates twice, which torch's own `grid_sample` long refused (pytorch issue 34704; on the
+    CPU 2.15 does it). But what is linear is its own derivative, and its adjoint's derivative is the thing itself.
     """
 
     @staticmethod
