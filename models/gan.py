@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models.augment import Augmentation
-from models.base import Batch, GenerativeModel, SamplerSettings
+from models.base import Batch, GenerativeModel, SamplerSettings, own_fields
 from models.ema import WeightAverage, decay_for
 from models.losses import AdversarialLoss, NonSaturating
 from models.part import Part
@@ -178,6 +178,8 @@ class GAN(GenerativeModel):
         fake_logits = self.discriminator(self._augmented(fake), labels)
         self.observe("d_real", real_logits)
         self.observe("d_fake", fake_logits)
+        if self.adversarial.augmentation is not None:
+            self.adversarial.augmentation.judged(real_logits)
         return self.adversarial.loss.discriminator(real_logits, fake_logits)
 
     def generator_loss(self, fake: Tensor, real: Tensor, labels: Tensor) -> Tensor:
@@ -265,6 +267,7 @@ class GAN(GenerativeModel):
         decay = decay_for(joint, self.samples_seen, halflife, settings.ema_rampup, settings.ema_start_kimg)
         self.average.update(self.generator, decay)
         self.count(joint)
+        self._adapt_augmentation()
         self.on_samples_seen()
 
     def _rounds(self, batch: Batch) -> list[list[tuple[Tensor, Tensor]]]:
@@ -328,6 +331,13 @@ class GAN(GenerativeModel):
         augmentation = self.adversarial.augmentation
         return x if augmentation is None else augmentation(x, self.samples_seen)
 
+    def _adapt_augmentation(self) -> None:
+        augmentation = self.adversarial.augmentation
+        if augmentation is not None:
+            reported = augmentation.adapt(self.steps, self.samples_seen, self._sum_over_ranks)
+            for name, value in reported.items():
+                self.observe(name, value.to(self.device, non_blocking=True))
+
     # Optimizers.
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -387,6 +397,18 @@ class GAN(GenerativeModel):
         if self.adversarial.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.adversarial.clip_norm, norm)
 
+    # Checkpoints.
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.adversarial.augmentation is not None:
+            checkpoint["atelier"]["augmentation"] = self.adversarial.augmentation.state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if self.adversarial.augmentation is not None:
+            self.adversarial.augmentation.load_state(own_fields(checkpoint).get("augmentation", {}))
+
     # Several devices.
 
     @property
@@ -405,6 +427,11 @@ class GAN(GenerativeModel):
         wrapped = self.trainer.model
         if isinstance(wrapped, DistributedDataParallel):
             wrapped.require_backward_grad_sync = False
+
+    def _sum_over_ranks(self, values: Tensor) -> Tensor:
+        if self._world_size > 1:
+            dist.all_reduce(values)
+        return values
 
     def _average_gradients(self, network: nn.Module) -> None:
         if self._world_size == 1:
