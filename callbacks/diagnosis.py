@@ -24,10 +24,11 @@ from metrics.diagnosis import (
     mode_collapse,
     uneven_classes,
 )
-from metrics.evaluation import Observation, PictureSet, Reference
 from metrics.extractors import Extractor
 from metrics.neighbours import nearest
+from metrics.observation import Observation
 from metrics.pictures import grid
+from metrics.reference import PictureSet, Reference
 from models.base import GenerativeModel, HasCritic
 
 SHOWN, NEAREST = 8, 4

@@ -5,8 +5,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from metrics.evaluation import PictureSet
 from metrics.pictures import to_uint8
+from metrics.reference import PictureSet
 from models.base import GenerativeModel, SamplerSettings
 
 

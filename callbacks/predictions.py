@@ -8,7 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from metrics.evaluation import share_of
+from metrics.observation import share_of
 from metrics.pictures import save_png, to_uint8
 
 

@@ -18,9 +18,11 @@ from callbacks.measuring import ReferenceData, in_batches, model_samples, real_p
 from callbacks.run import run_of
 from callbacks.stops import Stops
 from metrics.cache import default_folder
-from metrics.evaluation import Figure, Metric, Observation, Reference, check_metrics, figures, headline, share_of
+from metrics.evaluation import Figure, check_metrics, figures, headline
 from metrics.extractors import Extractor, make_extractor
+from metrics.observation import Observation, share_of
 from metrics.precision import Precision
+from metrics.reference import Metric, Reference
 from metrics.resize import Filter
 from models.base import GenerativeModel, SamplerSettings
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from metrics.evaluation import Figure, KnownStatistics, Metric, Observation, PictureSet, Reference
+    from metrics.evaluation import Figure
     from metrics.extractors import Extractor
+    from metrics.observation import Observation
+    from metrics.reference import KnownStatistics, Metric, PictureSet, Reference
 
 
 def parser() -> argparse.ArgumentParser:
@@ -159,7 +161,7 @@ def reference(
         ValueError: it is not named and not known, or does not fit; one line.
     """
     from commands.sources import config_of_run, pictures_at
-    from metrics.evaluation import Reference
+    from metrics.reference import Reference
     from metrics.statistics import known_statistics
 
     path = options.reference
@@ -186,7 +188,8 @@ def reference(
 
 def applicable(extractor: "Extractor", real: "PictureSet | None", fake: "PictureSet") -> "list[Metric]":
     """The metrics that can be measured here; lpips, whose weights may have to be downloaded, only when asked for."""
-    from metrics.evaluation import METRICS, check_metrics
+    from metrics.evaluation import check_metrics
+    from metrics.reference import METRICS
 
     found: list[Metric] = []
     for metric in METRICS:
@@ -215,7 +218,7 @@ def observe(
     from tqdm import tqdm
 
     from callbacks.measuring import in_batches
-    from metrics.evaluation import Observation
+    from metrics.observation import Observation
 
     modes = real.modes if real is not None else None
     seen = Observation(metrics, extractor, fake.count, range(fake.count), folder, modes, _device(options.device))
@@ -240,7 +243,7 @@ def described(
     real: "Reference | KnownStatistics", options: argparse.Namespace, checkpoint: Path | None
 ) -> dict[str, Any]:
     """The real side's part of the protocol."""
-    from metrics.evaluation import Reference
+    from metrics.reference import Reference
 
     if not isinstance(real, Reference):
         return {"data": real.fingerprint, "reference": str(options.reference), "reference_samples": real.count or None}

@@ -13,7 +13,7 @@ from commands.checkpoints import run_folder_of
 from commands.errors import one_line
 from datamodules.archives import open_archive
 from datamodules.base import DataModule
-from metrics.evaluation import PictureSet
+from metrics.reference import PictureSet
 
 
 def data_from(config: Path) -> DataModule:

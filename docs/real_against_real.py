@@ -20,9 +20,11 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from commands.sources import data_from
-from metrics.evaluation import Observation, PictureSet, Reference, figures
+from metrics.evaluation import figures
 from metrics.extractors import make_extractor
+from metrics.observation import Observation
 from metrics.pictures import to_uint8
+from metrics.reference import PictureSet, Reference
 
 BLURS = (0.5, 1.0, 1.5, 2.0)
 NOISES = (5.0, 10.0, 20.0, 40.0)

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from metrics.evaluation import KnownStatistics
 from metrics.extractors import Extractor
 from metrics.frechet import GaussianStatistics
+from metrics.reference import KnownStatistics
 
 
 def known_statistics(path: Path, extractor: Extractor) -> KnownStatistics | None:

@@ -26,7 +26,7 @@ from callbacks.sample_grid import sample_grid
 from callbacks.stops import Stops
 from callbacks.throughput import Throughput
 from commands.training import quietly
-from metrics.evaluation import share_of
+from metrics.observation import share_of
 from models.dcgan import DCGAN
 from models.gan import AdversarialTraining
 from models.regularizers import R1

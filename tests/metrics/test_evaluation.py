@@ -13,21 +13,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 import metrics.evaluation
+import metrics.observation
+import metrics.reference
 from metrics.discriminant import class_accuracy
-from metrics.evaluation import (
-    METRICS,
-    Figure,
-    KnownStatistics,
-    Metric,
-    Observation,
-    PictureSet,
-    Reference,
-    check_metrics,
-    figures,
-    headline,
-    share_of,
-    suffix_of,
-)
+from metrics.evaluation import Figure, check_metrics, figures, headline, suffix_of
 from metrics.extractors import Extractor
 from metrics.frechet import GaussianStatistics, frechet_distance
 from metrics.inception_score import ScoreStatistics, inception_score
@@ -35,6 +24,8 @@ from metrics.kernel import kernel_distance
 from metrics.lpips import lpips_diversity
 from metrics.modes import mode_coverage
 from metrics.neighbours import neighbour_figures
+from metrics.observation import Observation, share_of
+from metrics.reference import METRICS, KnownStatistics, Metric, PictureSet, Reference
 
 CLASSES, DIMENSION = 4, 12
 ALL: tuple[Metric, ...] = tuple(metric for metric in METRICS if metric != "lpips")
@@ -93,6 +84,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics.evaluation, "SUBSET_SIZE", 30)
     monkeypatch.setattr(metrics.evaluation, "SUBSETS", 7)
     monkeypatch.setattr(metrics.evaluation, "SPLITS", 3)
+    monkeypatch.setattr(metrics.observation, "SPLITS", 3)
 
 
 def observed(fake: PictureSet, folder: Path, batch: int = 7, rank: int = 0, world: int = 1) -> Observation:
@@ -320,7 +312,7 @@ def test_modes_are_counted_by_hand() -> None:
 
 
 def test_rows_on_disk_leave_no_file_behind(tmp_path: Path) -> None:
-    store = metrics.evaluation.RowStore(10, 3, tmp_path / "new")
+    store = metrics.reference.RowStore(10, 3, tmp_path / "new")
     store.write(4, torch.full((2, 3), 7.0))
     assert store.rows[4:6].tolist() == [[7.0] * 3] * 2
     assert os.listdir(tmp_path / "new") == []  # noqa: PTH208 - what the folder shows to anyone

@@ -9,8 +9,10 @@ from torchvision.transforms.v2 import functional as transforms
 
 from datamodules.fashion_mnist import FashionMNIST
 from metrics.efficientnet import EfficientNetFeatures
-from metrics.evaluation import Observation, PictureSet, Reference, figures
+from metrics.evaluation import figures
+from metrics.observation import Observation
 from metrics.pictures import to_uint8
+from metrics.reference import PictureSet, Reference
 
 COUNT = 350
 

@@ -1,0 +1,241 @@
+"""The real side of every figure: what is known of the real pictures, computed once and kept."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from metrics.cache import cached_arrays
+from metrics.discriminant import DiscriminantStatistics, LinearDiscriminant
+from metrics.extractors import Extractor
+from metrics.frechet import GaussianStatistics
+from metrics.neighbours import neighbour_distances
+
+Metric = Literal[
+    "frechet", "kernel", "inception_score", "precision_recall", "density_coverage", "lpips", "class_accuracy", "modes"
+]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+NEED_ROWS = {"kernel", "precision_recall", "density_coverage", "class_accuracy"}
+"""Metrics that need every feature, not only sums of them."""
+
+DENSITY_NEIGHBOURS = 5
+"""The k of density and coverage, as they were published; the largest of any metric."""
+NEIGHBOURS = 10_000
+"""Real pictures, and samples, that neighbours are sought among at most: the work grows with the square."""
+CLASSIFIER_HOLD_OUT = 5
+"""One in so many real pictures is kept from the classifier, to state its accuracy."""
+
+
+@dataclass(frozen=True, eq=False)
+class PictureSet:
+    """Pictures that can be asked for by index, wherever they come from.
+
+    Attributes:
+        name: What messages call it.
+        fingerprint: Changes with the pictures.
+        count: How many there are.
+        read: The pictures of these indices, uint8 (n, C, H, W) on any device, and their labels, int64 (n,), or None.
+        modes: The mode that each of some pictures shows, where modes are known; -1 for none.
+        num_modes: How many modes there are, in equal numbers; 0 where they are not known.
+        num_classes: Of the labels; 0 where there are none.
+    """
+
+    name: str
+    fingerprint: str
+    count: int
+    read: Callable[[Sequence[int]], tuple[Tensor, Tensor | None]]
+    modes: Callable[[Tensor], Tensor] | None = None
+    num_modes: int = 0
+    num_classes: int = 0
+
+    def subset(self, count: int) -> "PictureSet":
+        """So many of them, drawn without replacement and with a fixed seed: data may lie sorted by class."""
+        if count >= self.count:
+            return self
+        chosen = np.sort(np.random.RandomState(0).permutation(self.count)[:count])
+        return PictureSet(
+            name=self.name,
+            fingerprint=f"{self.fingerprint} {count} at random",
+            count=count,
+            read=lambda indices: self.read([int(chosen[index]) for index in indices]),
+            modes=self.modes,
+            num_modes=self.num_modes,
+            num_classes=self.num_classes,
+        )
+
+
+class RowStore:
+    """Features on disk, float32 (count, dimension): a memory map over a file without a name, gone with its last user.
+
+    Args:
+        count: Rows.
+        dimension: Of a row.
+        folder: Where the file lies; made if missing.
+    """
+
+    def __init__(self, count: int, dimension: int, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as the map
+        self.rows: np.ndarray = np.memmap(self._file, np.float32, "w+", shape=(count, dimension))
+
+    def write(self, start: int, features: Tensor) -> None:
+        """Features float (n, dimension) as rows `start` and on."""
+        self.rows[start : start + len(features)] = features.detach().float().cpu().numpy()
+
+
+def some_rows(rows: np.ndarray) -> np.ndarray:
+    """Rows that neighbours are sought among: all, or `NEIGHBOURS` of them, drawn with a fixed seed."""
+    if len(rows) <= NEIGHBOURS:
+        return rows
+    return rows[np.sort(np.random.RandomState(0).permutation(len(rows))[:NEIGHBOURS])]
+
+
+class Reference:
+    """What figures need to know of the real pictures; each part is computed once and kept in a cache folder.
+
+    Args:
+        pictures: The real pictures.
+        extractor: Of the features.
+        folder: Of the cache.
+        batch_size: Pictures a pass of the network.
+        quiet: No progress bars.
+    """
+
+    def __init__(
+        self, pictures: PictureSet, extractor: Extractor, folder: Path, batch_size: int = 128, quiet: bool = True
+    ) -> None:
+        self.pictures, self.extractor, self.folder = pictures, extractor, folder
+        self.batch_size, self.quiet = batch_size, quiet
+        self._key = f"{pictures.fingerprint} {pictures.count} {sorted(extractor.protocol().items())}"
+        self._rows: np.ndarray | None = None
+        self._labels: Tensor | None = None
+        self._gaussian: GaussianStatistics | None = None
+        self._classifier: tuple[LinearDiscriminant, float] | None = None
+
+    @property
+    def count(self) -> int:
+        """How many real pictures there are."""
+        return self.pictures.count
+
+    def prepare(self, metrics: Sequence[Metric]) -> None:
+        """Computes what these metrics need, in one pass of the network, so that nothing is computed twice."""
+        if NEED_ROWS & set(metrics):
+            self.rows  # noqa: B018 - computed on first access
+        if {"precision_recall", "density_coverage"} & set(metrics):
+            self.distances  # noqa: B018
+        if "frechet" in metrics:
+            self.gaussian  # noqa: B018
+
+    @property
+    def gaussian(self) -> GaussianStatistics:
+        """Mean and covariance of the features."""
+        if self._gaussian is None:
+
+            def compute() -> dict[str, np.ndarray]:
+                statistics = GaussianStatistics.empty(self.extractor.dimension)
+                for features, _ in self._features():
+                    statistics.update(features)
+                return {name: value.numpy() for name, value in statistics.state().items()}
+
+            kept = cached_arrays(self.folder, f"gaussian {self._key}", compute)
+            self._gaussian = GaussianStatistics.from_state({name: _tensor(value) for name, value in kept.items()})
+        return self._gaussian
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The features, float32 (N, D), a read-only memory map."""
+        if self._rows is None:
+
+            def compute() -> dict[str, np.ndarray]:
+                store = RowStore(self.count, self.extractor.dimension, self.folder)
+                labels = torch.full((self.count,), -1)
+                start = 0
+                for features, some in self._features():
+                    store.write(start, features)
+                    if some is not None:
+                        labels[start : start + len(features)] = some
+                    start += len(features)
+                return {"rows": store.rows, "labels": labels.numpy()}
+
+            kept = cached_arrays(self.folder, f"rows {self._key}", compute)
+            self._rows, self._labels = kept["rows"], _tensor(kept["labels"])
+        return self._rows
+
+    @property
+    def labels(self) -> Tensor:
+        """The labels, int64 (N,); -1 where there are none."""
+        self.rows  # noqa: B018
+        assert self._labels is not None
+        return self._labels
+
+    @property
+    def neighbours(self) -> np.ndarray:
+        """The rows that neighbours are sought among, at most `NEIGHBOURS`, drawn with a fixed seed."""
+        return some_rows(self.rows)
+
+    @property
+    def distances(self) -> np.ndarray:
+        """Distances from each of `neighbours` to its nearest others, float64 (n, DENSITY_NEIGHBOURS)."""
+
+        def compute() -> dict[str, np.ndarray]:
+            return {"distances": neighbour_distances(self.neighbours, DENSITY_NEIGHBOURS)}
+
+        key = f"distances {DENSITY_NEIGHBOURS} {NEIGHBOURS} {self._key}"
+        return cached_arrays(self.folder, key, compute)["distances"]
+
+    def classifier(self) -> tuple[LinearDiscriminant, float]:
+        """A classifier fitted to the labelled features, and its accuracy on those that were kept from it."""
+        if self._classifier is None:
+            rows, labels = self.rows, self.labels
+            held_out = torch.arange(self.count) % CLASSIFIER_HOLD_OUT == 0
+            # A seeded order first: labels may come in turns, as those of drawn shapes do.
+            order = torch.from_numpy(np.random.RandomState(0).permutation(self.count))
+            statistics = DiscriminantStatistics.empty(self.pictures.num_classes, self.extractor.dimension)
+            for part in order[~held_out].sort().values.split(4096):
+                statistics.update(torch.from_numpy(rows[part.numpy()]), labels[part])
+            fitted = LinearDiscriminant.fitted(statistics)
+            right = 0
+            for part in order[held_out].sort().values.split(4096):
+                right += int((fitted.predict(torch.from_numpy(rows[part.numpy()])) == labels[part]).sum())
+            self._classifier = fitted, right / int(held_out.sum())
+        return self._classifier
+
+    def _features(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """The features of all pictures, batch by batch; from the cached rows where they are there already."""
+        if self._rows is not None:
+            for start in range(0, self.count, self.batch_size):
+                yield torch.from_numpy(np.array(self._rows[start : start + self.batch_size])), None
+            return
+        starts = range(0, self.count, self.batch_size)
+        for start in tqdm(starts, f"Features of {self.pictures.name}", unit="batch", disable=self.quiet or None):
+            pictures, labels = self.pictures.read(range(start, min(start + self.batch_size, self.count)))
+            yield self.extractor(pictures), labels
+
+
+@dataclass(frozen=True)
+class KnownStatistics:
+    """A reference of which only mean and covariance are known, as others publish them.
+
+    Attributes:
+        gaussian: Mean and covariance.
+        count: Pictures behind them; 0 where the file does not say.
+        fingerprint: Of the file.
+    """
+
+    gaussian: GaussianStatistics
+    count: int
+    fingerprint: str
+
+    def prepare(self, metrics: Sequence[Metric]) -> None:
+        """Nothing is left to compute."""
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """A copy in memory: torch does not take read-only maps."""
+    return torch.from_numpy(np.array(array))
