@@ -632,7 +632,7 @@ class StyleGAN2(GAN):
             settings: weights, precision and noise.
         """
         settings = settings or StyleGAN2Settings()
-        with self.evaluating(), self._sampling_precision(settings):
+        with self.phase("sampling"), self.evaluating(), self._sampling_precision(settings):
             chosen = self._sampling_noise(ws, settings) if noise is None else noise
             return self._network(settings).synthesis(ws.to(self.dtype), chosen).float()
 
