@@ -76,24 +76,20 @@ def _wait_for_rows(config: Path, count: int, process: subprocess.Popen[str]) -> 
     raise AssertionError(f"no rows: {process.poll()}")
 
 
-def _fit_in_child(config: str, arguments: list[str]) -> None:
-    torch.set_num_threads(1)
-    sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - the process ends with it
-    sys.exit(main(["fit", "--config", config, *arguments]))
-
-
 @pytest.mark.slow
-def test_a_run_killed_at_twenty_random_moments_always_resumes(config: Path) -> None:
+def test_a_run_killed_at_twenty_random_moments_always_resumes(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`kill -9` anywhere after a first checkpoint, in the middle of a write too: one is written at every batch."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(["commands.training", "datamodules.shapes", "models.dcgan"])
-    arguments = ["--budget.kimg", "1000", "--checkpoints.every_kimg", "0.008", "--quality.every_kimg", "5000",
-                 "--samples.every_kimg", "5000"]  # fmt: skip
+    # The children import `main`, not this file: others' packages may bring a module `tests` of their own.
+    arguments = ["fit", "--config", str(config), "--budget.kimg", "1000", "--checkpoints.every_kimg", "0.008",
+                 "--quality.every_kimg", "5000", "--samples.every_kimg", "5000"]  # fmt: skip
     draw = random.Random(0)
     seen = 0
     for attempt in range(20):
         resume = ["--ckpt_path", "last"] if attempt else []
-        child = forks.Process(target=_fit_in_child, args=(str(config), [*arguments, *resume]))
+        child = forks.Process(target=main, args=([*arguments, *resume],))
         child.start()
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and child.is_alive() and _newest(config) <= seen:
