@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -131,7 +132,7 @@ class _Zip:
         name = self.names[index]
         try:
             content = self.archive.read(name)
-        except (OSError, zipfile.BadZipFile, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
+        except (OSError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"{self.archive.filename}: {name} cannot be read ({one_line(error)})") from error
         return _decoded(content, Path(str(self.archive.filename)) / name)
 

@@ -1,7 +1,6 @@
 """Gaussian statistics of features, and the Fréchet distance between two of them, in float64 on the CPU."""
 
 import math
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -92,7 +91,8 @@ class GaussianStatistics:
     def save(self, path: Path, key: str = "") -> None:
         """Write an npz of `mu`, `sigma` (the unbiased covariance), `count` and `key`, whole or not at all.
 
-        `key` says what these are statistics of. ValueError for fewer than two features; OSError as `write_whole`.
+        `key` says what these are statistics of; `metrics.statistics` reads it back. ValueError for fewer than two
+        features; OSError as `write_whole`.
         """
         mean, covariance = self.mean.numpy(), self.covariance().numpy()
 
@@ -100,33 +100,6 @@ class GaussianStatistics:
             np.savez(file, mu=mean, sigma=covariance, count=np.array(self.count), key=np.array(key))
 
         write_whole(path, write)
-
-    @classmethod
-    def load(cls, path: Path, key: str | None = None) -> Self:
-        """Read what `save` wrote; with `key`, only if it was saved under the same one.
-
-        ValueError, naming the file, if it is damaged, lacks an array, or bears another key; FileNotFoundError.
-        """
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                mean = np.asarray(arrays["mu"], dtype=np.float64)
-                covariance = np.asarray(arrays["sigma"], dtype=np.float64)
-                count, found = int(arrays["count"]), str(arrays["key"])
-        except FileNotFoundError:
-            raise
-        except KeyError as error:
-            raise ValueError(f"{path}: no array {error} in it; write it with GaussianStatistics.save") from None
-        except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path}: not an npz of statistics ({error}); delete it and compute anew") from None
-        if key is not None and found != key:
-            raise ValueError(f"{path}: holds statistics of {found!r}, not of {key!r}; delete it and compute anew")
-        if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)) or count < 2:
-            raise ValueError(
-                f"{path}: mu of shape {mean.shape}, sigma of {covariance.shape} and count {count} don't belong together"
-            )
-        if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-            raise ValueError(f"{path}: holds NaN or infinity; delete it and compute anew")
-        return cls(count, torch.from_numpy(mean), torch.from_numpy(covariance) * (count - 1))
 
 
 def frechet_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:

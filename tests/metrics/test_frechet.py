@@ -1,5 +1,4 @@
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,43 +100,6 @@ def test_bad_features_are_refused_and_leave_no_trace() -> None:
 def test_one_sample_has_no_covariance() -> None:
     with pytest.raises(ValueError, match="1 samples"):
         statistics(features(1, 3)).covariance()
-
-
-def test_a_file_holds_mu_sigma_count_and_key(tmp_path: Path) -> None:
-    result = statistics(features(20, 3))
-    result.save(tmp_path / "a.npz", key="train, é")
-    with np.load(tmp_path / "a.npz", allow_pickle=False) as arrays:
-        assert set(arrays) == {"mu", "sigma", "count", "key"}
-        np.testing.assert_array_equal(arrays["sigma"], result.covariance().numpy())
-    again = GaussianStatistics.load(tmp_path / "a.npz", key="train, é")
-    assert (again.count, again.dimension) == (20, 3)
-    assert torch.equal(again.mean, result.mean)
-    torch.testing.assert_close(again.scatter, result.scatter, rtol=1e-14, atol=0)
-    with pytest.raises(ValueError, match=r"a\.npz: holds statistics of 'train, é', not of 'test'"):
-        GaussianStatistics.load(tmp_path / "a.npz", key="test")
-
-
-def test_files_that_are_not_statistics_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "a.npz"
-    statistics(features(20, 3)).save(path)
-    good = path.read_bytes()
-    flipped = bytearray(good)
-    flipped[len(good) // 2] ^= 0xFF
-    for content in (b"", b"not a zip", good[: len(good) // 2], bytes(flipped)):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"a\.npz"):
-            GaussianStatistics.load(path)
-    np.savez(path, mu=np.zeros(3), sigma=np.eye(3))
-    with pytest.raises(ValueError, match=r"a\.npz: no array .*count"):
-        GaussianStatistics.load(path)
-    np.savez(path, mu=np.zeros(3), sigma=np.eye(4), count=5, key="")
-    with pytest.raises(ValueError, match="don't belong together"):
-        GaussianStatistics.load(path)
-    np.savez(path, mu=np.zeros(3), sigma=np.full((3, 3), np.nan), count=5, key="")
-    with pytest.raises(ValueError, match="NaN"):
-        GaussianStatistics.load(path)
-    with pytest.raises(FileNotFoundError):
-        GaussianStatistics.load(tmp_path / "none.npz")
 
 
 # Distance
