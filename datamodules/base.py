@@ -265,6 +265,27 @@ class Pictures:
         return self.images[indices], self.labels[indices]
 
 
+@dataclass(frozen=True, eq=False)
+class Subset:
+    """Some examples of a split.
+
+    Attributes:
+        whole: the split.
+        chosen: int64 (n,), which of its examples, in this order.
+    """
+
+    whole: Examples
+    chosen: Tensor
+
+    def __len__(self) -> int:
+        """The number of examples chosen."""
+        return len(self.chosen)
+
+    def __getitem__(self, indices: Tensor) -> Batch:
+        """Those at n indices among the chosen."""
+        return self.whole[self.chosen[indices]]
+
+
 def to_float(images: Tensor) -> Tensor:
     """Pictures as models see them: uint8 (N, H, W, C) to float32 (N, C, H, W) in [-1, 1], in channels_last memory.
 
@@ -295,6 +316,8 @@ class PictureDataModule(DataModule):
         batch_size: As in `DataModule`.
         seed: As in `DataModule`.
         num_workers: As in `DataModule`.
+        train_limit: Train on so many pictures only, all where None. Which ones is the same for every seed, and those of
+            a smaller limit are among those of a larger. Where a data set has no test split, the others become it.
     """
 
     def __init__(
@@ -307,12 +330,25 @@ class PictureDataModule(DataModule):
         batch_size: int,
         seed: int,
         num_workers: int,
+        train_limit: int | None = None,
     ) -> None:
         at_least("resolution", resolution, 1)
+        if train_limit is not None:
+            at_least("train_limit", train_limit, 1)
         super().__init__((channels, resolution, resolution), num_classes, class_names, batch_size, seed, num_workers)
         self.resolution = resolution
         self.flip = flip
+        self.train_limit = train_limit
         self._loaded: dict[Split, Examples] = {}
+
+    @abstractmethod
+    def stored_splits(self) -> tuple[Split, ...]:
+        """The splits that the data set itself has, "train" first."""
+
+    def splits(self) -> tuple[Split, ...]:
+        """Those of the data set; and "test", if it has none, where `train_limit` leaves pictures over."""
+        stored = self.stored_splits()
+        return stored if self.train_limit is None or "test" in stored else (*stored, "test")
 
     @abstractmethod
     def load(self, split: Split) -> Examples:
@@ -322,12 +358,27 @@ class PictureDataModule(DataModule):
         """One split: uint8 (n, H, W, C) and int64 (n,) for n indices. Loaded at the first call, then kept."""
         self.require(split)
         if split not in self._loaded:
-            self._loaded[split] = self.load(split)
+            if self.train_limit is None or (split == "test" and "test" in self.stored_splits()):
+                self._loaded[split] = self.load(split)
+            else:
+                self._divide(self.train_limit)
         return self._loaded[split]
+
+    def _divide(self, limit: int) -> None:
+        """Loads the training pictures, keeps `limit` of them as such, and the others as a test split if it is none."""
+        whole = self.load("train")
+        if limit >= len(whole):
+            raise ValueError(f"train_limit: must be below the {len(whole)} training pictures there are, got {limit}")
+        order = torch.randperm(len(whole), generator=keyed_generator("train_limit"))
+        self._loaded["train"] = Subset(whole, order[:limit])
+        if "test" not in self.stored_splits():
+            self._loaded["test"] = Subset(whole, order[limit:])
 
     def setup(self, stage: str | None = None) -> None:
         """Fixes the fingerprint; for a fit it also loads every split, so that bad data show before the first batch."""
         super().setup(stage)
+        if self.train_limit is not None:
+            self.fingerprint = hashlib.sha256(f"{self.fingerprint} {self.train_limit}".encode()).hexdigest()
         if stage == "fit":
             for split in self.splits():
                 self.dataset(split)

@@ -24,6 +24,7 @@ class CIFAR10(PictureDataModule):
         batch_size: Of one D step, over all ranks.
         seed: Of the order and of the flips.
         num_workers: Loading processes a rank. 0 is fastest: a batch is one gather from memory.
+        train_limit: Train on so many pictures only. The test split stays whole.
     """
 
     def __init__(
@@ -34,11 +35,12 @@ class CIFAR10(PictureDataModule):
         batch_size: int = 64,
         seed: int = 0,
         num_workers: int = 0,
+        train_limit: int | None = None,
     ) -> None:
-        super().__init__(resolution, 3, len(CLASS_NAMES), CLASS_NAMES, flip, batch_size, seed, num_workers)
+        super().__init__(resolution, 3, len(CLASS_NAMES), CLASS_NAMES, flip, batch_size, seed, num_workers, train_limit)
         self.data_dir = data_dir
 
-    def splits(self) -> tuple[Split, ...]:
+    def stored_splits(self) -> tuple[Split, ...]:
         """Both."""
         return ("train", "test")
 

@@ -81,9 +81,12 @@ class FashionMNIST(PictureDataModule):
         batch_size: Of one D step, over all ranks.
         seed: Of the order and of the flips.
         num_workers: Loading processes a rank. 0 is fastest: a batch is one gather from memory.
+        train_limit: Train on so many pictures only. Of the excerpt, the others are then the test split.
     """
 
-    split_remedy: ClassVar[str] = "the excerpt has training pictures only; use split 'train' or set excerpt: false"
+    split_remedy: ClassVar[str] = (
+        "the excerpt has training pictures only; use split 'train', hold some back by train_limit, or set excerpt: false"
+    )
 
     def __init__(
         self,
@@ -94,12 +97,13 @@ class FashionMNIST(PictureDataModule):
         batch_size: int = 64,
         seed: int = 0,
         num_workers: int = 0,
+        train_limit: int | None = None,
     ) -> None:
-        super().__init__(resolution, 1, len(CLASS_NAMES), CLASS_NAMES, flip, batch_size, seed, num_workers)
+        super().__init__(resolution, 1, len(CLASS_NAMES), CLASS_NAMES, flip, batch_size, seed, num_workers, train_limit)
         self.data_dir = data_dir
         self.excerpt = excerpt
 
-    def splits(self) -> tuple[Split, ...]:
+    def stored_splits(self) -> tuple[Split, ...]:
         """Only "train" for the excerpt."""
         return ("train",) if self.excerpt else ("train", "test")
 
@@ -143,12 +147,12 @@ class FashionMNIST(PictureDataModule):
         own = Path(self.data_dir)
         for folder in [EXCERPT] if self.excerpt else [own, own / "FashionMNIST" / "raw", DEBIAN]:
             found: dict[Split, tuple[Path, Path]] = {}
-            for split in self.splits():
+            for split in self.stored_splits():
                 images = find_idx(folder, f"{FILE_PREFIX[split]}-images-idx3-ubyte")
                 labels = find_idx(folder, f"{FILE_PREFIX[split]}-labels-idx1-ubyte")
                 if images is not None and labels is not None:
                     found[split] = (images, labels)
-            if len(found) == len(self.splits()):
+            if len(found) == len(self.stored_splits()):
                 return found
         return None
 

@@ -214,7 +214,7 @@ class ImageFolder(PictureDataModule):
         self._folders = folders
         self._sources = {split: PictureFiles(files[split], labels[split], decoder) for split in folders}
 
-    def splits(self) -> tuple[Split, ...]:
+    def stored_splits(self) -> tuple[Split, ...]:
         """Both where there are sub-folders train and test, otherwise "train"."""
         return tuple(self._folders)
 

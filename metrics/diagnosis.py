@@ -127,7 +127,13 @@ def memorisation(train: np.ndarray, unseen: np.ndarray | None, fake: np.ndarray)
     return Finding("memorisation", verdict, says, "" if verdict == "fine" else helps, figures)
 
 
-def discriminator_overfitting(train: Tensor, unseen: Tensor | None, fake: Tensor) -> Finding:
+def discriminator_overfitting(
+    train: Tensor,
+    unseen: Tensor | None,
+    fake: Tensor,
+    zero_is_undecided: bool = True,
+    rows: Sequence[Mapping[str, float]] = (),
+) -> Finding:
     """Whether the discriminator knows its training pictures by heart.
 
     Karras et al. 2020 (ADA, arXiv:2006.06676, eq. 1): r_v is how far held-out pictures have gone from the training
@@ -137,16 +143,28 @@ def discriminator_overfitting(train: Tensor, unseen: Tensor | None, fake: Tensor
         train: logits of training pictures, (N,).
         unseen: logits of pictures kept from training, or None where there are none.
         fake: logits of samples.
+        zero_is_undecided: whether logits have a sign that means something; there is no r_t otherwise.
+        rows: of metrics.jsonl, in order: r_t of pictures as they were augmented in training, and ADA's p.
     """
     from torchmetrics.functional.classification import binary_auroc
 
-    r_t = float(train.double().sign().mean())
-    figures = {"r_t": r_t, "gap_to_samples": float(train.double().mean() - fake.double().mean())}
+    figures = {"gap_to_samples": float(train.double().mean() - fake.double().mean())}
+    r_t, signs = -math.inf, "the sign of a logit means nothing under this loss"
+    if zero_is_undecided:
+        r_t = float(train.double().sign().mean())
+        signs = f"r_t is {r_t:.2f}"
+        figures["r_t"] = r_t
+        if (in_training := _last_tenth(rows, "r_t")) is not None:
+            figures["r_t_in_training"] = in_training
+            signs += f", and was {in_training:.2f} in training"
+    if (p := _last_tenth(rows, "ada_p")) is not None:
+        figures["ada_p"] = p
+        signs += f" under ADA with p = {p:.2f}"
     helps = (
         "augmentation of what the discriminator sees (DiffAugment, ADA), more data, a stronger R1, or an earlier stop"
     )
     if unseen is None:
-        says = f"r_t is {r_t:.2f}; no pictures are kept from training, so that the gap to unseen ones is not known"
+        says = f"{signs}; no pictures are kept from training, so that the gap to unseen ones is not known"
         # ADA aims at 0.6; well above it discriminators overfit in every one of the paper's runs.
         verdict: Verdict = "suspect" if r_t > 0.8 else "unknown"
         return Finding("discriminator overfitting", verdict, says, helps if verdict == "suspect" else "", figures)
@@ -157,12 +175,18 @@ def discriminator_overfitting(train: Tensor, unseen: Tensor | None, fake: Tensor
     figures |= {"gap_to_unseen": gap, "r_v": r_v, "auroc": auroc}
     says = (
         f"training pictures are told from held-out ones with AUROC {auroc:.2f} (0.5 is chance); the gap between their "
-        f"logits is {r_v:.0%} of that to samples (r_v); r_t is {r_t:.2f}"
+        f"logits is {r_v:.0%} of that to samples (r_v); {signs}"
     )
     if auroc > 0.75 or r_v > 0.5:
         return Finding("discriminator overfitting", "found", says, helps, figures)
     verdict = "suspect" if auroc > 0.6 or r_v > 0.25 else "fine"
     return Finding("discriminator overfitting", verdict, says, "" if verdict == "fine" else helps, figures)
+
+
+def _last_tenth(rows: Sequence[Mapping[str, float]], name: str) -> float | None:
+    """The mean of a curve over its last tenth; None where there is no such curve."""
+    values = [row[name] for row in rows if isinstance(row.get(name), int | float)]
+    return float(np.mean(values[-max(len(values) // 10, 1) :])) if values else None
 
 
 def instability(rows: Sequence[Mapping[str, float]], figure: str) -> Finding:

@@ -51,6 +51,11 @@ class HasCritic(Protocol):
 
     def logits(self, x: Tensor, y: Tensor) -> Tensor: ...
 
+    @property
+    def zero_is_undecided(self) -> bool:
+        """Whether a logit of 0 means that the critic cannot tell; elsewhere only differences mean something."""
+        ...
+
 
 class OutOfMemoryInPhaseError(RuntimeError):
     """Memory ran out in a named phase of training; the message says what to turn down."""

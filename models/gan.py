@@ -87,6 +87,11 @@ class AdversarialTraining(Part):
             if count < 1:
                 raise ValueError(f"{name} must be at least 1, not {count}")
         self.loss = NonSaturating() if loss is None else loss
+        if augmentation is not None and augmentation.reads_signs and not self.loss.zero_is_undecided:
+            raise ValueError(
+                f"{type(augmentation).__name__} adapts to the signs of logits, which mean nothing under "
+                f"{type(self.loss).__name__}: set target: null, and p to a number or a schedule"
+            )
         self.regularizers = list(regularizers or [])
         self.augmentation = augmentation
         self.lr, self.d_lr = lr, d_lr
@@ -162,6 +167,10 @@ class GAN(GenerativeModel):
         network = self.average.module if settings.weights == "ema" else self.generator
         return network(latents.to(self.dtype), labels)
 
+    @property
+    def zero_is_undecided(self) -> bool:
+        return self.adversarial.loss.zero_is_undecided
+
     def logits(self, x: Tensor, y: Tensor) -> Tensor:
         """How real the discriminator holds samples, (N,); higher is more real."""
         return self.discriminator(x, y)
@@ -174,10 +183,12 @@ class GAN(GenerativeModel):
 
     def discriminator_loss(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
         """The discriminator's loss of each sample, (N,)."""
-        real_logits = self.discriminator(self._augmented(real), labels)
-        fake_logits = self.discriminator(self._augmented(fake), labels)
+        real_logits = self.judge(self._augmented(real), labels)
+        fake_logits = self.judge(self._augmented(fake), labels)
         self.observe("d_real", real_logits)
         self.observe("d_fake", fake_logits)
+        if self.zero_is_undecided:
+            self.observe("r_t", real_logits.sign())  # of overfitting: Karras et al. 2020 (ADA), eq. 1
         if self.adversarial.augmentation is not None:
             self.adversarial.augmentation.judged(real_logits)
         return self.adversarial.loss.discriminator(real_logits, fake_logits)
@@ -188,8 +199,12 @@ class GAN(GenerativeModel):
         real_logits = None
         if loss.needs_real_in_generator_step:
             with torch.no_grad():
-                real_logits = self.discriminator(self._augmented(real), labels)
-        return loss.generator(self.discriminator(self._augmented(fake), labels), real_logits)
+                real_logits = self.judge(self._augmented(real), labels)
+        return loss.generator(self.judge(self._augmented(fake), labels), real_logits)
+
+    def judge(self, x: Tensor, labels: Tensor) -> Tensor:
+        """The discriminator in the passes of a loss, (N,): a family may have a form that differentiates only once."""
+        return self.discriminator(x, labels)
 
     def extra_penalties(self, network: str, labels: Sequence[Tensor], step: int) -> list[Penalty]:
         """Penalties, by name, that an optimizer step of `network` adds to its gradients; none by default.

@@ -14,6 +14,8 @@ from models.part import Part
 class AdversarialLoss(Part, ABC):
     """The pair of objectives that discriminator and generator minimise."""
 
+    zero_is_undecided: bool = True
+    """Whether a logit of 0 means that the discriminator cannot tell; elsewhere only differences mean something."""
     needs_real_in_generator_step: bool = False
     """Whether the generator's loss reads the discriminator's logits of real samples too."""
 
@@ -54,6 +56,8 @@ class Wasserstein(AdversarialLoss):
             2018, appendix A.1: 0.001).
     """
 
+    zero_is_undecided = False
+
     def __init__(self, drift: float = 0.0) -> None:
         if drift < 0:
             raise ValueError(f"drift of Wasserstein must not be negative, not {drift}")
@@ -69,6 +73,8 @@ class Wasserstein(AdversarialLoss):
 class LeastSquares(AdversarialLoss):
     """LSGAN, Mao et al. 2017, eq. 9: targets 0 for fake, 1 for real, 1 for the generator."""
 
+    zero_is_undecided = False
+
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         return 0.5 * ((real_logits - 1).square() + fake_logits.square())
 
@@ -79,6 +85,7 @@ class LeastSquares(AdversarialLoss):
 class RelativisticPairing(AdversarialLoss):
     """RpGAN, Jolicoeur-Martineau 2019, as R3GAN has it (Huang et al. 2024, eq. 2): a fake is judged beside a real."""
 
+    zero_is_undecided = False
     needs_real_in_generator_step = True
 
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.base import picture_shape
+from models.compiling import Compiled, Ops
 from models.gan import GAN, AdversarialTraining, LatentSettings, Penalty
 from models.layers import joint_sum, one_hot, pixel_norm, with_minibatch_deviation
 from models.losses import NonSaturating
@@ -447,6 +448,8 @@ class StyleGAN2(GAN):
         path_length_every: its interval in generator steps.
         path_length_decay: of the average length towards a batch's.
         path_length_shrink: the penalty's batch is a training batch divided by this.
+        ops: how the passes of the losses compute: as they are written here (reference), by torch.compile (compiled), or
+            by it on CUDA where it works (auto).
         adversarial: how the players are trained; the paper's, with an average of 10 kimg, if left out. Its regularizers
             must have one interval.
     """
@@ -474,6 +477,7 @@ class StyleGAN2(GAN):
         path_length_every: int = 4,
         path_length_decay: float = 0.01,
         path_length_shrink: int = 2,
+        ops: Ops = "auto",
         adversarial: AdversarialTraining | None = None,
     ) -> None:
         channels, height, resolution = picture_shape(data_shape)
@@ -528,6 +532,8 @@ class StyleGAN2(GAN):
         self.mixing, self.w_average_beta = mixing, w_average_beta
         self.path_length_weight, self.path_length_every = path_length_weight, path_length_every
         self.path_length_decay, self.path_length_shrink = path_length_decay, path_length_shrink
+        self.ops: Ops = ops
+        self._synthesize, self._judge = Compiled(generator.synthesis, ops), Compiled(discriminator, ops)
         self._intervals = {"discriminator": intervals.pop() if intervals else 1, "generator": path_length_every}
         if path_length_weight:
             self.cost_period = math.lcm(self.cost_period, path_length_every)
@@ -542,7 +548,10 @@ class StyleGAN2(GAN):
 
     def _fakes(self, labels: Tensor, with_graph: bool) -> Tensor:
         with torch.set_grad_enabled(with_graph):
-            return self.generator.synthesis(self._training_ws(labels))
+            return self._synthesize(self._training_ws(labels))
+
+    def judge(self, x: Tensor, labels: Tensor) -> Tensor:
+        return self._judge(x, labels)
 
     def _training_ws(self, labels: Tensor) -> Tensor:
         """Intermediate latents of a training batch, (N, layers, w_dim), styles mixed; their average is tracked."""

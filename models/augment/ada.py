@@ -491,13 +491,21 @@ class ADA(Augmentation):
 
     # The adaptive p.
 
+    @property
+    def reads_signs(self) -> bool:
+        return self.target is not None
+
     def judged(self, real_logits: Tensor) -> None:
+        if self.target is None:
+            return
         signs = real_logits.detach().float().sign()
         heard = torch.stack([signs.sum(), signs.new_full((), len(signs))])
         self._heard = heard if self._heard is None else self._heard + heard
 
     def adapt(self, step: int, samples_seen: int, over_ranks: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        """Adjusts p after every `interval`-th step; reports it as ada_p, and the r_t of these steps as ada_r_t."""
+        """Adjusts p after every `interval`-th step, by the r_t of these steps; reports it as ada_p."""
+        if self.target is None:
+            return {} if step % self.interval else {"ada_p": torch.tensor(self.p_at(samples_seen))}
         if self._heard is None:
             return {}
         self._signs = self._signs.to(self._heard.device) + over_ranks(self._heard)
@@ -507,10 +515,9 @@ class ADA(Augmentation):
         signs, judged = self._signs.tolist()  # the one wait for the device
         self._signs = torch.zeros(2)
         r_t = signs / judged
-        if self.target is not None:
-            direction = (r_t > self.target) - (r_t < self.target)
-            self._adapted_p = max(self._adapted_p + direction * judged / (1000 * self.speed_kimg), 0.0)
-        return {"ada_p": torch.tensor(self.p_at(samples_seen)), "ada_r_t": torch.tensor(r_t)}
+        direction = (r_t > self.target) - (r_t < self.target)
+        self._adapted_p = max(self._adapted_p + direction * judged / (1000 * self.speed_kimg), 0.0)
+        return {"ada_p": torch.tensor(self.p_at(samples_seen))}
 
     def state(self) -> dict[str, float]:
         signs, judged = self._signs.tolist()

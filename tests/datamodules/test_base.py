@@ -17,12 +17,18 @@ class Numbered(PictureDataModule):
     """Picture i has i in its top left pixel and in its label, so that a batch shows what it holds."""
 
     def __init__(
-        self, batch_size: int = 4, seed: int = 0, num_workers: int = 0, flip: bool = True, test: bool = True
+        self,
+        batch_size: int = 4,
+        seed: int = 0,
+        num_workers: int = 0,
+        flip: bool = True,
+        test: bool = True,
+        train_limit: int | None = None,
     ) -> None:
-        super().__init__(2, 3, 25, (), flip, batch_size, seed, num_workers)
+        super().__init__(2, 3, 25, (), flip, batch_size, seed, num_workers, train_limit)
         self.test = test
 
-    def splits(self) -> tuple[Split, ...]:
+    def stored_splits(self) -> tuple[Split, ...]:
         return ("train", "test") if self.test else ("train",)
 
     def identity(self) -> tuple[object, ...]:
@@ -291,3 +297,42 @@ def test_lightnings_epochs_go_on_in_the_order_and_validate_on_all_of_test() -> N
     trainer(6, limit_train_batches=3).fit(model, datamodule=Numbered())
     assert torch.cat([y for _, y in model.batches]).tolist() == positions(0, 0, 24, 25).tolist()
     assert model.seen_in_validation == 2 * list(range(11))
+
+
+# Fewer training pictures.
+
+
+def labels_of(data: Numbered, split: Split) -> list[int]:
+    data.prepare_data()
+    data.setup()
+    return data.examples(split, range(data.size(split)))[1].tolist()
+
+
+def test_a_limit_keeps_some_training_pictures_the_same_for_every_seed_and_smaller_ones_within_larger() -> None:
+    five, nine = (labels_of(Numbered(train_limit=limit, seed=limit), "train") for limit in (5, 9))
+    assert len(set(nine)) == 9
+    assert nine[:5] == five == labels_of(Numbered(train_limit=5, seed=1), "train")
+    assert five != sorted(five)
+    assert labels_of(Numbered(train_limit=5), "test") == list(range(11))
+
+
+def test_where_there_is_no_test_split_what_a_limit_leaves_over_becomes_it() -> None:
+    data = Numbered(train_limit=5, test=False)
+    assert data.splits() == ("train", "test")
+    assert sorted(labels_of(data, "train") + labels_of(data, "test")) == list(range(25))
+    assert data.train_size == 5
+    assert Numbered(test=False).splits() == ("train",)
+
+
+def test_a_limit_is_other_data_and_must_leave_something_out() -> None:
+    fingerprints = set()
+    for limit in (None, 5, 9):
+        data = Numbered(train_limit=limit)
+        data.setup()
+        fingerprints.add(data.fingerprint)
+        assert data.settings()["init_args"]["train_limit"] == limit
+    assert len(fingerprints) == 3
+    with pytest.raises(ValueError, match=r"train_limit: must be below the 25 training pictures there are, got 25"):
+        labels_of(Numbered(train_limit=25), "train")
+    with pytest.raises(ValueError, match="train_limit: must be at least 1, got 0"):
+        Numbered(train_limit=0)

@@ -99,6 +99,18 @@ def test_a_discriminator_that_knows_its_pictures_by_heart_is_named() -> None:
     assert discriminator_overfitting(train - 2.5, None, fake).verdict == "unknown"
 
 
+def test_r_t_and_p_are_read_from_the_run_and_r_t_only_where_signs_have_a_meaning() -> None:
+    logits = torch.ones(20)
+    rows = [{"samples_seen": 1.0 * i, "r_t": i / 20, "ada_p": 0.5} for i in range(20)]
+    found = discriminator_overfitting(logits, None, -logits, rows=[*rows, {"samples_seen": 20.0, "fd": 3.0}])
+    assert found.figures == {"gap_to_samples": 2.0, "r_t": 1.0, "r_t_in_training": 18.5 / 20, "ada_p": 0.5}
+    assert "r_t is 1.00, and was 0.93 in training under ADA with p = 0.50" in found.says
+    relative = discriminator_overfitting(logits, None, -logits, zero_is_undecided=False)
+    assert relative.figures == {"gap_to_samples": 2.0}
+    assert relative.verdict == "unknown"
+    assert "means nothing" in relative.says
+
+
 def curve(figures: list[float], norms: list[float]) -> list[dict[str, float]]:
     rows = [{"samples_seen": 1000.0 * i, "d_grad_norm": norm, "g_grad_norm": 1.0} for i, norm in enumerate(norms)]
     return [*rows, *({"samples_seen": 1000.0 * i, "fd": value} for i, value in enumerate(figures))]

@@ -439,7 +439,6 @@ def test_p_moves_by_what_was_judged_as_published() -> None:
     assert told(ada, 3, overfits) == {}
     assert ada.p_at(0) == 0
     reported = told(ada, 1, overfits, first=4)
-    assert float(reported["ada_r_t"]) == pytest.approx(0.8)
     assert ada.p_at(0) == float(reported["ada_p"].double().round(decimals=6)) == 0.04  # 40 pictures of 1,000
     told(ada, 8, overfits)
     assert ada.p_at(0) == pytest.approx(0.12)
@@ -458,11 +457,13 @@ def test_500_kimg_take_p_from_0_to_1() -> None:
 
 
 def test_a_logit_of_0_is_no_sign_and_the_mean_is_over_all_steps_of_an_interval() -> None:
-    ada = ADA(interval=2, speed_kimg=1.0)
+    ada = ADA(p=0.3, interval=2, speed_kimg=1.0, target=0.5)  # of six logits, four above 0 and one below
     ada.judged(torch.tensor([1.0, 0.0]))
     ada.judged(torch.tensor([1.0, 1.0]))  # a second discriminator step
     assert ada.adapt(1, 0, lambda values: values) == {}
-    assert float(told(ada, 1, torch.tensor([-1.0, 1.0]), first=2)["ada_r_t"]) == pytest.approx(3 / 6)
+    assert float(told(ada, 1, torch.tensor([-1.0, 1.0]), first=2)["ada_p"]) == pytest.approx(0.3)
+    told(ada, 2, torch.tensor([1.0, 1.0, 1.0, -1.0, 0.0]))
+    assert ada.p_at(0) == 0.3 - 10 / 1000
 
 
 def test_all_ranks_adapt_to_the_mean_of_all() -> None:
@@ -471,13 +472,15 @@ def test_all_ranks_adapt_to_the_mean_of_all() -> None:
     joint = sum(torch.tensor([float(each.sign().sum()), 2.0]) for each in logits)
     for ada, mine in zip(ranks, logits, strict=True):
         ada.judged(mine)
-        assert float(ada.adapt(1, 0, lambda values: joint)["ada_r_t"]) == 0  # type: ignore[return-value]
+        ada.adapt(1, 0, lambda values: joint)  # type: ignore[arg-type, return-value]
     assert [ada.p_at(0) for ada in ranks] == [0.5 - 4 / 1000] * 2
 
 
-def test_without_a_target_p_is_fixed_or_follows_its_schedule_and_r_t_is_still_told() -> None:
+def test_without_a_target_p_is_fixed_or_follows_its_schedule_and_no_logit_is_read() -> None:
     fixed, scheduled = ADA(p=0.3, target=None), ADA(p=Linear(0.0, 1.0, kimg=10), target=None)
-    assert float(told(fixed, 4, torch.ones(10))["ada_r_t"]) == 1
+    assert told(fixed, 3, torch.ones(10)) == {}
+    assert float(told(fixed, 4, torch.ones(10))["ada_p"]) == pytest.approx(0.3)
+    assert fixed.state() == {"p": 0.3, "signs": 0.0, "judged": 0.0}
     assert fixed.p_at(0) == fixed.p_at(5000) == 0.3
     assert [scheduled.p_at(seen) for seen in (0, 5000, 20000)] == [0, 0.5, 1]
 
@@ -505,7 +508,7 @@ class Reports(lightning.Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: GAN, *rest: Any) -> None:  # noqa: ANN401
         reported = pl_module.reported()
         if "ada_p" in reported:
-            assert -1 <= reported["ada_r_t"] <= 1
+            assert reported["r_t"] == 1  # `Certain`
             self.p.append(reported["ada_p"])
 
 
