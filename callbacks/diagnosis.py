@@ -101,9 +101,7 @@ def diagnose(
         ]
         unseen_logits = logits[1] if unseen is not None else None
         rows = () if curves is None else curves[0]
-        findings.append(
-            discriminator_overfitting(logits[0], unseen_logits, logits[-1], judge.zero_is_undecided, rows)
-        )
+        findings.append(discriminator_overfitting(logits[0], unseen_logits, logits[-1], judge.zero_is_undecided, rows))
     if curves is not None:
         findings.append(instability(*curves))
     if data.num_classes and set(train.labels.tolist()) != {-1}:

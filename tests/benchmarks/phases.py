@@ -1,0 +1,57 @@
+"""Seconds by phase of a training step, for the benchmarks beside this file."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import IterableDataset
+
+from models.base import Batch
+
+
+class Clock:
+    """Adds up the time of each phase; waits for the device at both ends of one. Phases within a phase are part of it.
+
+    Args:
+        device: what is waited for.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = {}
+        self._open = False
+
+    @contextlib.contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        if self._open:
+            yield
+            return
+        self._open, start = True, self.now()
+        try:
+            yield
+        finally:
+            self._open = False
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + self.now() - start
+
+    def now(self) -> float:
+        """Seconds, once the device has done all that it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def read(self) -> dict[str, float]:
+        """What was added up since the last call."""
+        seconds, self.seconds = self.seconds, {}
+        return seconds
+
+
+class SameBatch(IterableDataset[Batch]):
+    """One batch again and again, where it is not loading that is measured."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            yield self.batch
