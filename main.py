@@ -14,6 +14,7 @@ COMMANDS = {
     "sample": "draw samples from a checkpoint: PNGs, one grid, or an npz",
     "evaluate": "figures of quality of a checkpoint, or of finished samples, with their protocol",
     "diagnose": "what is wrong with a checkpoint: collapse, memorisation, overfitting, instability, uneven classes",
+    "export": "the averaged generator as ONNX, torch.export, TorchScript or safetensors",
     "info": "parameters, output, memory and time of a checkpoint or a config",
 }
 USAGE = "usage: python main.py VERB [--help] [--debug] [arguments]"
