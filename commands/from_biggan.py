@@ -132,15 +132,14 @@ def arguments_of(generator: dict[str, Tensor]) -> dict[str, Any]:
     try:
         first, last = generator["linear.weight"], generator["conv.weight"]
         gain = generator["blocks.0.0.norm1.gain.weight"]
-        final = generator["norm.weight"].shape[0]
     except KeyError as error:
         raise ValueError(f"it has no {str(error)[1:-1]}, as generators of BigGAN-PyTorch have") from error
     if resolution is None:
         raise ValueError(f"a generator of {len(blocks)} blocks is not BigGAN's: it has 3 to 7")
     if "blocks.0.0.conv1.u" not in generator:
         raise ValueError("it has no spectral norms (G_param other than SN), and BigGAN here has them")
-    # At 32 px the last stage has four widths, at all others one.
-    width = final // 4 if resolution == 32 else final
+    # Of 4 x 4 places, with four widths at 32 px, and sixteen otherwise.
+    width = first.shape[0] // 16 // (4 if resolution == 32 else 16)
     arguments: dict[str, Any] = {
         "data_shape": [last.shape[0], resolution, resolution],
         "width": width,

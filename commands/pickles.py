@@ -181,7 +181,10 @@ def _storage(content: object) -> torch.storage.TypedStorage:
     """The numbers of a tensor, which torch keeps in a file within the pickle."""
     if not isinstance(content, bytes):
         raise ValueError("it holds a storage that is none")
-    storage = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    try:
+        storage = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:  # torch's message advises to run the file's code
+        raise ValueError("it holds a tensor whose numbers are damaged, or more than numbers") from error
     if not isinstance(storage, torch.storage.TypedStorage):
         raise ValueError(f"it holds a {type(storage).__name__} in place of a storage")
     return storage
