@@ -1,6 +1,6 @@
-"""`export`: the averaged generator in a file that needs nothing of Atelier's: safetensors, TorchScript, torch.export, ONNX.
+"""`export`: the averaged generator in a file that needs nothing of Atelier's.
 
-Each writer gives the whole file as bytes, and what opens them again. Nothing is written before the pictures of what was
+As safetensors, TorchScript, torch.export or ONNX. Each writer gives the whole file as bytes, and what opens them again. Nothing is written before the pictures of what was
 opened were compared with the model's own.
 """
 
@@ -37,8 +37,8 @@ def parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
     parser = argparse.ArgumentParser(
         prog="python main.py export",
-        description="Writes the averaged generator: latents float32 (N, latent_dim), and labels int64 (N,) where it has "
-        "classes, to pictures float32 (N, C, H, W) in [-1, 1], for any N.",
+        description="Writes the averaged generator: latents float32 (N, latent_dim), and labels int64 (N,) where it "
+        "has classes, to pictures float32 (N, C, H, W) in [-1, 1], for any N.",
     )
     parser.add_argument("--ckpt_path", required=True, help="a checkpoint, or a run's folder for its newest one")
     parser.add_argument(

@@ -1,7 +1,8 @@
 """What a reader of others' checkpoints hands over, and the checkpoint that is made of it.
 
-A reader turns files into plain data: what to build, by class path, and tensors under our names. So it needs no import of
-a family, whose names it knows by heart; that they fit is checked here, tensor by tensor.
+A reader, of which there is one for each official code, turns files into plain data: what to build, by class path, and
+tensors under our names. So it imports no family, whose names it knows by heart; that they fit is checked here, tensor
+by tensor.
 """
 
 from dataclasses import dataclass, field

@@ -38,7 +38,9 @@ def read(path: Path) -> Foreign:
     """
     named = re.fullmatch(r"(?:G_ema|G)(_.*)?", path.stem)
     if named is None:
-        raise ValueError(f"{path.name} is not called G{path.suffix} or G_ema{path.suffix}, as BigGAN-PyTorch calls them")
+        raise ValueError(
+            f"{path.name} is not called G{path.suffix} or G_ema{path.suffix}, as BigGAN-PyTorch calls them"
+        )
     ending = (named[1] or "") + path.suffix
     states = {
         name: state_dict_at(found) for name in ("G", "G_ema", "D") if (found := path.parent / (name + ending)).is_file()
@@ -100,7 +102,9 @@ def generator_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
         named[name] = value
     # A counter of training steps, which a running average with a momentum does not use.
     counters = [name for name in named if name.endswith("running_mean")]
-    return named | {name.replace("running_mean", "num_batches_tracked"): torch.zeros((), dtype=torch.int64) for name in counters}
+    return named | {
+        name.replace("running_mean", "num_batches_tracked"): torch.zeros((), dtype=torch.int64) for name in counters
+    }
 
 
 def discriminator_names(state: dict[str, Tensor], conditional: bool) -> dict[str, Tensor]:
@@ -143,7 +147,9 @@ def arguments_of(generator: dict[str, Tensor]) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "data_shape": [last.shape[0], resolution, resolution],
         "width": width,
-        "attention": sorted(8 << int(found[1]) for name in generator if (found := re.match(r"blocks\.(\d+)\.1\.gamma", name))),
+        "attention": sorted(
+            8 << int(found[1]) for name in generator if (found := re.match(r"blocks\.(\d+)\.1\.gamma", name))
+        ),
         "latent_dim": first.shape[1],
         "conditional": True,
         "initialization": "orthogonal",

@@ -104,7 +104,9 @@ def arguments_of(generator: Record, discriminator: Record | None) -> dict[str, A
     # Frozen layers are a choice of training, not of the network.
     refuse_others(dict(theirs.get("block_kwargs", {})), "discriminator", {**layers, "freeze_layers": ...})
     refuse_others(dict(theirs.get("mapping_kwargs", {})), "discriminator's mapping", {**features, "num_layers": 8})
-    refuse_others(epilogue, "discriminator", {"mbstd_group_size": ..., "mbstd_num_channels": ..., "activation": "lrelu"})
+    refuse_others(
+        epilogue, "discriminator", {"mbstd_group_size": ..., "mbstd_num_channels": ..., "activation": "lrelu"}
+    )
     same = (
         ("channel_base", "channel_base", 32768), ("channel_max", "channel_max", 512), ("clamp", "conv_clamp", None),
     )  # fmt: skip
@@ -144,7 +146,9 @@ def discriminator_names(discriminator: Record, resolution: int) -> dict[str, Ten
     for name, value in without_filters(discriminator).items():
         name = re.sub(rf"^b{resolution}\.fromrgb\.", "from_picture.", name)
         name = re.sub(r"^mapping\.fc(\d+)\.", r"mapping.layers.\1.", name)
-        name = re.sub(r"^b4\.(conv|fc|out)\.", lambda found: {"fc": "inner", "out": "last"}.get(found[1], "conv") + ".", name)
+        name = re.sub(
+            r"^b4\.(conv|fc|out)\.", lambda found: {"fc": "inner", "out": "last"}.get(found[1], "conv") + ".", name
+        )
         named[re.sub(r"^b(\d+)\.", lambda found: f"blocks.{last - _stage(found[1])}.", name)] = value
     return named
 

@@ -15,9 +15,9 @@ def parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
     parser = argparse.ArgumentParser(
         prog="python main.py import",
-        description="Makes a checkpoint of an official one: a snapshot of stylegan2-ada-pytorch (network-snapshot-*.pkl), "
-        "or weights of BigGAN-PyTorch (G_ema.pth or G_ema.safetensors, with G and D beside it). Nothing that the file "
-        "holds is run.",
+        description="Makes a checkpoint of an official one: a snapshot of stylegan2-ada-pytorch "
+        "(network-snapshot-*.pkl), or weights of BigGAN-PyTorch (G_ema.pth or G_ema.safetensors, with G and D beside "
+        "it). Nothing that the file holds is run.",
     )
     parser.add_argument("path", type=Path, help="the snapshot, or the generator's weights")
     parser.add_argument("-o", "--out", required=True, type=Path, help="the checkpoint to write, x.ckpt")

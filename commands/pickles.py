@@ -1,8 +1,8 @@
 """Networks of stylegan2-ada-pytorch's kind of pickle, read without running a line of what it holds.
 
 Such a pickle asks for functions by name, and brings the source code of its classes, which the authors' reader executes.
-Here every name is looked up in a closed list of inert stand-ins, and everything else is refused by name, before anything
-is called; a class becomes the plain record of its name and state, and its source is dropped unread.
+Here every name is looked up in a closed list of inert stand-ins, and everything else is refused by name, before it is
+called; a class becomes the plain record of its name and state, and its source is dropped unread.
 """
 
 import io
@@ -145,6 +145,7 @@ class _Function:
     """Something that a pickle may call, and do nothing else with."""
 
     __slots__ = ("_call",)
+    _call: Callable[..., Any]
 
     def __init__(self, call: Callable[..., Any]) -> None:
         object.__setattr__(self, "_call", call)

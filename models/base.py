@@ -293,7 +293,7 @@ def picture_shape(data_shape: Sequence[int] | None) -> tuple[int, int, int]:
 
 
 def own_fields(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """What Atelier itself keeps in a checkpoint: format, model, samples_seen, steps, training_seed; origin where it has one.
+    """What Atelier itself keeps in a checkpoint: format, model, samples_seen, steps, training_seed; origin, if any.
 
     Raises:
         ValueError: if it is none of ours, or of a later format.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Deployed(nn.Module):
-    """Latents float32 (N, latent_dim), and labels int64 (N,) where there are classes, to samples (N, *shape) in [-1, 1].
+    """Latents float32 (N, latent_dim), and labels int64 (N,) if there are classes, to samples (N, *shape) in [-1, 1].
 
     Args:
         network: of `forward(z, labels)`. It is copied, to the CPU and in float32, and trained no more.
@@ -15,7 +15,7 @@ class Deployed(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        own = copy.deepcopy(network).to("cpu", torch.float32, memory_format=torch.contiguous_format)
+        own = copy.deepcopy(network).to("cpu", torch.float32).to(memory_format=torch.contiguous_format)
         self.network = own.requires_grad_(False).eval()
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:

@@ -227,8 +227,8 @@ def without_spectral_norm(network: nn.Module) -> nn.Module:
             else:
                 replacement = nn.Embedding(layer.num_embeddings, layer.embedding_dim)
             replacement.to(weight)
-            state = {"weight": weight} if getattr(layer, "bias", None) is None else {"weight": weight, "bias": layer.bias}
-            replacement.load_state_dict(state)
+            bias = getattr(layer, "bias", None)
+            replacement.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
         parent, _, own = name.rpartition(".")
         setattr(plain.get_submodule(parent), own, replacement.train(layer.training))
     return plain

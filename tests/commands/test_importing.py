@@ -336,7 +336,7 @@ def test_names_within_names_are_not_followed(tmp_path: Path, program: bytes, nam
 
 
 def test_the_source_that_a_record_brings_is_never_run(tmp_path: Path) -> None:
-    """It is in every record of an honest file; in this one it would leave a marker, wherever it were compiled and run."""
+    """It is in every record of an honest file; in this one it would leave a marker if it were run."""
     content = snapshot(original := stylegan2())
     for name in ("G", "D", "G_ema"):
         content[name].source = f"import os\nos.system({marked(tmp_path)!r})\nclass Generator: pass\n"
