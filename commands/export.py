@@ -1,7 +1,7 @@
 """`export`: the averaged generator in a file that needs nothing of Atelier's.
 
-As safetensors, TorchScript, torch.export or ONNX. Each writer gives the whole file as bytes, and what opens them again. Nothing is written before the pictures of what was
-opened were compared with the model's own.
+As safetensors, TorchScript, torch.export or ONNX. Each writer gives the whole file as bytes, and what opens them again.
+Nothing is written before the pictures of what was opened were compared with the model's own.
 """
 
 import argparse

@@ -5,6 +5,7 @@ import hashlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -48,6 +49,10 @@ def run(arguments: Sequence[str]) -> int:
     except ValueError as error:
         named = str(error).startswith(str(options.path))
         raise ValueError(str(error) if named else f"{options.path}: {error}") from error
+    except (TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+        # Well-formed files may hold anything in place of a size or a tensor, and what that breaks is theirs to choose.
+        reason = shorten(str(error), 200) or type(error).__name__
+        raise ValueError(f"{options.path} holds no such networks as are known here: {reason}") from error
     WholeCheckpointIO().save_checkpoint(checkpoint, options.out)
     for note in foreign.notes:
         print(f"note: {note}", file=sys.stderr)

@@ -166,6 +166,9 @@ def test_what_is_imported_is_a_checkpoint_like_any(tmp_path: Path, capsys: pytes
     with np.load(out) as arrays:
         assert json.loads(str(arrays["protocol"]))["origin"]["file"] == "x.pkl"
     assert main(["export", "--ckpt_path", str(tmp_path / "x.ckpt"), "--out", str(tmp_path / "x.pt2")]) == 0
+    capsys.readouterr()
+    assert main(["info", str(tmp_path / "x.ckpt"), "--json", "--device", "cpu", "--batch_size", "4"]) == 0
+    assert json.loads(capsys.readouterr().out)["origin"]["licence"].startswith("NVIDIA")  # after steps of training
     # The licence stays with what is saved from it.
     saved: dict[str, Any] = {}
     load(tmp_path / "x.ckpt").on_save_checkpoint(saved)
@@ -221,6 +224,10 @@ def not_finite(content: dict[str, Any]) -> None:
     content["D"].put("b4.out.bias", torch.full((1,), torch.nan), True)
 
 
+def a_word(content: dict[str, Any]) -> None:
+    content["G_ema"].state["_init_kwargs"]["c_dim"] = "many"
+
+
 def a_number(content: dict[str, Any]) -> None:
     content["G"].state["_parameters"]["weight"] = 3
 
@@ -235,6 +242,7 @@ def a_number(content: dict[str, Any]) -> None:
         (more, "StyleGAN2 has no discriminator.blocks.0.conv7.weight"),
         (another_shape, "discriminator.last.bias has shape (2,), not (1,)"),
         (not_finite, "discriminator.last.bias is not finite"),
+        (a_word, "holds no such networks"),
         (a_number, "weight is a int, not a Tensor"),
         (lambda content: content.pop("G_ema"), "it has no G_ema"),
         (lambda content: content.update(D=content["G"]), "its D is no Discriminator"),
@@ -453,6 +461,7 @@ def test_files_of_biggan_that_are_missing_or_wrong_are_named(
 
     wrong: dict[str, object] = {
         "linear.weight": {name: value for name, value in state.items() if name != "linear.weight"},
+        "holds no such networks": {**state, "linear.weight": torch.ones(3)},
         "u1": {**state, "linear.u1": torch.ones(1, 4)},
         "something else": {"state": 3},
         "holds more than tensors": {"x": Calls(os.system, marked(tmp_path))},
