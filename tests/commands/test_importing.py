@@ -25,6 +25,7 @@ from models import load
 from models.base import read_checkpoint
 from models.biggan import BigGAN
 from models.stylegan2 import StyleGAN2, StyleGAN2Settings
+from tests.commands.conftest import Run, checkpoint, only_run, record
 
 SIZES = {"channel_base": 64, "channel_max": 8}
 
@@ -173,6 +174,17 @@ def test_what_is_imported_is_a_checkpoint_like_any(tmp_path: Path, capsys: pytes
     saved: dict[str, Any] = {}
     load(tmp_path / "x.ckpt").on_save_checkpoint(saved)
     assert saved["atelier"]["origin"] == read_checkpoint(tmp_path / "x.ckpt")["atelier"]["origin"]
+
+
+def test_the_licence_goes_into_run_json(config: Path, fit: Run, tmp_path: Path) -> None:
+    assert fit("--budget.kimg", 0.008) == 0
+    content = checkpoint(only_run(config))
+    content["atelier"]["origin"] = {"code": "theirs", "licence": "strict"}
+    torch.save(content, tmp_path / "x.ckpt")
+    assert fit("--budget.kimg", 0.016, "--ckpt_path", tmp_path / "x.ckpt", "--run.name", "on") == 0
+    (folder,) = (tmp_path / "runs" / "on").iterdir()
+    assert record(folder)["origin"] == checkpoint(folder)["atelier"]["origin"] == content["atelier"]["origin"]
+    assert "origin" not in record(only_run(config))
 
 
 def test_it_cannot_be_resumed_and_says_so(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
