@@ -14,8 +14,13 @@ COMMANDS = {
     "sample": "draw samples from a checkpoint: PNGs, one grid, or an npz",
     "evaluate": "figures of quality of a checkpoint, or of finished samples, with their protocol",
     "diagnose": "what is wrong with a checkpoint: collapse, memorisation, overfitting, instability, uneven classes",
+    "import": "a checkpoint of an official one: stylegan2-ada-pytorch, BigGAN-PyTorch",
+    "export": "the averaged generator as ONNX, torch.export, TorchScript or safetensors",
     "info": "parameters, output, memory and time of a checkpoint or a config",
 }
+MODULES = {"import": "importing"}
+"""Of verbs whose name no module can have."""
+
 USAGE = "usage: python main.py VERB [--help] [--debug] [arguments]"
 
 
@@ -36,7 +41,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         if verb in TRAINING:
             return int(importlib.import_module("commands.training").run(verb, rest))
-        return int(importlib.import_module(f"commands.{verb}").run(rest))
+        return int(importlib.import_module(f"commands.{MODULES.get(verb, verb)}").run(rest))
     except InputError as error:
         if debug:
             raise

@@ -234,6 +234,7 @@ class Run(Callback):
                 "data_shape": list(model.data_shape),
                 "num_classes": model.num_classes,
             },
+            **({} if model.origin is None else {"origin": model.origin}),
             samples_seen=model.samples_seen,
             devices=trainer.world_size,
             hardware=hardware(trainer.strategy.root_device),

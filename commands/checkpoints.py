@@ -48,3 +48,8 @@ def usable_device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
     return name
+
+
+def origin_line(origin: dict[str, str]) -> str:
+    """Where imported weights come from and under which licence, in a line."""
+    return f"weights from {origin.get('code', 'elsewhere')}; licence: {origin.get('licence', 'unknown')}"

@@ -32,6 +32,7 @@ def run(arguments: Sequence[str]) -> int:
         raise FileNotFoundError(f"no checkpoint, run or config at {options.path}")
 
     from callbacks.plan import describe_cost
+    from commands.checkpoints import origin_line
     from commands.training import default_precision
 
     if options.path.suffix in (".yaml", ".yml"):
@@ -59,6 +60,8 @@ def run(arguments: Sequence[str]) -> int:
         "checkpoint": f"{cost.checkpoint_bytes / 1e6:.0f} MB",
         "measured": f"batch {model.samples_per_step(cost.samples_seen, batch_size)}, {precision}",
     }
+    if model.origin is not None:
+        facts["origin"] = origin_line(model.origin)
     if len(model.stage_starts) > 1:
         facts["measured"] += f", in the last of {len(model.stage_starts)} stages"
     for name, text in facts.items():
@@ -115,6 +118,7 @@ def as_json(model: "GenerativeModel", cost: "Cost", batch_size: int, precision: 
         "precision": precision,
         "device": str(model.device),
         "s_per_kimg": cost.seconds_per_kimg,
+        "origin": model.origin,
         "peak_bytes": cost.peak_bytes or None,
         "peak_source": cost.peak_source,
         "checkpoint_bytes": cost.checkpoint_bytes,

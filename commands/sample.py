@@ -49,7 +49,7 @@ def run(arguments: Sequence[str]) -> int:
     import torch
     from tqdm import tqdm
 
-    from commands.checkpoints import checkpoint_at, usable_device
+    from commands.checkpoints import checkpoint_at, origin_line, usable_device
     from metrics.pictures import to_uint8
     from models import load
 
@@ -74,8 +74,11 @@ def run(arguments: Sequence[str]) -> int:
         "seed": options.seed,
         "labels": options.labels,
         "settings": vars(settings),
+        "origin": model.origin,
     }
     write(torch.cat(drawn), labels, options.out, protocol)
+    if model.origin is not None:
+        print(origin_line(model.origin), file=sys.stderr)
     print(options.out)
     return 0
 

@@ -157,7 +157,9 @@ def fit(cli: TrainingCLI) -> int:
     ckpt_path = cli.arguments.get("ckpt_path")
     if ckpt_path is not None:
         with as_input_errors():
-            require_same(read_checkpoint(ckpt_path), cli.model, cli.datamodule, cli.arguments.seed_everything)
+            checkpoint = read_checkpoint(ckpt_path)
+            require_resumable(checkpoint, ckpt_path)
+            require_same(checkpoint, cli.model, cli.datamodule, cli.arguments.seed_everything)
         record.resume_folder = run_folder_of(Path(ckpt_path))
     try:
         with quietly(), cli.stops.handling():
@@ -229,6 +231,19 @@ def newest_checkpoint(folder: Path) -> Path:
     if found is None:
         raise InputError(f"--ckpt_path last: no run in {folder} has a checkpoint; start one without --ckpt_path")
     return found
+
+
+def require_resumable(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Refuses to go on from weights alone, such as imported ones.
+
+    Raises:
+        InputError: naming the file.
+    """
+    if "optimizer_states" not in checkpoint:
+        raise InputError(
+            f"{path} has no states of optimizers, as imported weights have none, and training cannot go on from it: "
+            "sample, evaluate or export it"
+        )
 
 
 def require_same(

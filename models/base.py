@@ -57,6 +57,13 @@ class HasCritic(Protocol):
         ...
 
 
+@runtime_checkable
+class Deployable(Protocol):
+    """A model whose sampling is one module, forward(z[, labels]), that runs without the rest: for `export`."""
+
+    def deployed(self, settings: Any = None) -> nn.Module: ...  # noqa: ANN401
+
+
 class OutOfMemoryInPhaseError(RuntimeError):
     """Memory ran out in a named phase of training; the message says what to turn down."""
 
@@ -88,6 +95,8 @@ class GenerativeModel(lightning.LightningModule, Part, ABC):
         self.samples_seen = 0
         self.steps = 0
         self.training_seed: int | None = None
+        self.origin: dict[str, str] | None = None
+        """Of weights that others trained: where they come from, and their licence. It stays with all that follows."""
         self.phase_observers: list[PhaseObserver] = []
         self._observed: dict[str, tuple[Tensor, int]] = {}
 
@@ -263,12 +272,15 @@ class GenerativeModel(lightning.LightningModule, Part, ABC):
             "steps": self.steps,
             "training_seed": self.training_seed,
         }
+        if self.origin is not None:
+            checkpoint["atelier"]["origin"] = self.origin
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         own = own_fields(checkpoint)
         self.samples_seen = own["samples_seen"]
         self.steps = own["steps"]
         self.training_seed = own["training_seed"]
+        self.origin = own.get("origin")
 
 
 def picture_shape(data_shape: Sequence[int] | None) -> tuple[int, int, int]:
@@ -286,7 +298,7 @@ def picture_shape(data_shape: Sequence[int] | None) -> tuple[int, int, int]:
 
 
 def own_fields(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """What Atelier itself keeps in a checkpoint: format, model, samples_seen, steps, training_seed.
+    """What Atelier itself keeps in a checkpoint: format, model, samples_seen, steps, training_seed; origin, if any.
 
     Raises:
         ValueError: if it is none of ours, or of a later format.

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.base import picture_shape
+from models.deployed import Deployed
 from models.gan import GAN, AdversarialTraining, LatentSettings, Penalty
 from models.layers import (
     BatchNorm2d,
@@ -35,6 +36,7 @@ from models.layers import (
     Statistics,
     normalising_by,
     standing_statistics,
+    without_spectral_norm,
 )
 from models.losses import Hinge
 from models.randomness import keyed_seed
@@ -342,10 +344,21 @@ class BigGAN(GAN):
 
     # Sampling.
 
+    def deployed(self, settings: LatentSettings | None = None) -> Deployed:
+        """The generator with its running statistics and plain layers: each weight has its singular value taken out.
+
+        Raises:
+            ValueError: for standing statistics, which belong to a truncation, and so to the caller's latents.
+        """
+        settings = settings or BigGANSettings()
+        if isinstance(settings, BigGANSettings) and settings.standing_statistics:
+            raise ValueError("a generator is exported with its running statistics: standing_statistics must be 0")
+        return Deployed(without_spectral_norm(self._sampled_network(settings)))
+
     def _decode(self, latents: Tensor, labels: Tensor, settings: LatentSettings) -> Tensor:
         if not isinstance(settings, BigGANSettings) or not settings.standing_statistics:
             return super()._decode(latents, labels, settings)
-        network = self.average.module if settings.weights == "ema" else self.generator
+        network = self._sampled_network(settings)
         with normalising_by(network, self._standing_statistics(network, settings)):
             return super()._decode(latents, labels, settings)
 

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models.augment import Augmentation
 from models.base import Batch, GenerativeModel, SamplerSettings, own_fields
+from models.deployed import Deployed
 from models.ema import WeightAverage, decay_for
 from models.losses import AdversarialLoss, NonSaturating
 from models.part import Part
@@ -164,8 +165,17 @@ class GAN(GenerativeModel):
             return self._decode(latents, wanted, settings).float()
 
     def _decode(self, latents: Tensor, labels: Tensor, settings: LatentSettings) -> Tensor:
-        network = self.average.module if settings.weights == "ema" else self.generator
-        return network(latents.to(self.dtype), labels)
+        return self._sampled_network(settings)(latents.to(self.dtype), labels)
+
+    def deployed(self, settings: LatentSettings | None = None) -> Deployed:
+        """A copy of the averaged generator (the raw one, if the settings say so) that stands by itself, for `export`.
+
+        Latents are the caller's, so `settings.truncation` has no say in it; it computes in float32.
+        """
+        return Deployed(self._sampled_network(settings or self.settings_class()))
+
+    def _sampled_network(self, settings: LatentSettings) -> nn.Module:
+        return self.average.module if settings.weights == "ema" else self.generator
 
     @property
     def zero_is_undecided(self) -> bool:

@@ -1,6 +1,7 @@
 """Layers that families share."""
 
 import contextlib
+import copy
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -205,6 +206,32 @@ class SpectralEmbedding(nn.Embedding):
 
     def forward(self, labels: Tensor) -> Tensor:
         return F.embedding(labels, spectrally_normalised(self.weight, self.u, self.eps, update=self.training))
+
+
+def without_spectral_norm(network: nn.Module) -> nn.Module:
+    """A copy of `network` of plain layers, whose weights are those that evaluation would divide in every pass."""
+    plain = copy.deepcopy(network)
+    for name, layer in list(plain.named_modules()):
+        if not isinstance(layer, (SpectralConv2d, SpectralLinear, SpectralEmbedding)):
+            continue
+        with torch.no_grad():
+            weight = spectrally_normalised(layer.weight, layer.u, layer.eps, update=False)
+            replacement: nn.Module
+            if isinstance(layer, SpectralConv2d):
+                replacement = nn.Conv2d(
+                    layer.in_channels, layer.out_channels, layer.kernel_size, padding=layer.padding,  # type: ignore[arg-type]
+                    bias=layer.bias is not None,
+                )  # fmt: skip
+            elif isinstance(layer, SpectralLinear):
+                replacement = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
+            else:
+                replacement = nn.Embedding(layer.num_embeddings, layer.embedding_dim)
+            replacement.to(weight)
+            bias = getattr(layer, "bias", None)
+            replacement.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
+        parent, _, own = name.rpartition(".")
+        setattr(plain.get_submodule(parent), own, replacement.train(layer.training))
+    return plain
 
 
 class SelfAttention(nn.Module):

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.base import picture_shape
+from models.deployed import Deployed
 from models.gan import GAN, AdversarialTraining, LatentSettings
 from models.layers import one_hot, pixel_norm, with_minibatch_deviation
 from models.losses import Wasserstein
@@ -282,9 +283,25 @@ class ProGAN(GAN):
         """How real the discriminator holds pictures (N, *data_shape), (N,); its minibatch statistic is of these."""
         return super().logits(self.prepare_real(x), y)
 
+    def deployed(self, settings: LatentSettings | None = None) -> Deployed:
+        """The generator at this stage of its growth; its pictures have `data_shape` all the same."""
+        network = self._sampled_network(settings or LatentSettings())
+        return DeployedProGAN(network, self.data_shape[1:])
+
     def _decode(self, latents: Tensor, labels: Tensor, settings: LatentSettings) -> Tensor:
         pictures = super()._decode(latents, labels, settings).clamp(-1, 1)  # they come from a linear layer
         return F.interpolate(pictures, self.data_shape[1:], mode="nearest")
+
+
+class DeployedProGAN(Deployed):
+    """A generator whose pictures are cut off at -1 and 1, and enlarged to the final size."""
+
+    def __init__(self, network: nn.Module, size: Sequence[int]) -> None:
+        super().__init__(network)
+        self.size = tuple(size)
+
+    def samples(self, z: Tensor, labels: Tensor) -> Tensor:
+        return F.interpolate(super().samples(z, labels).clamp(-1, 1), self.size, mode="nearest")
 
 
 def _each(name: str, kimg: float | list[float], count: int) -> list[float]:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from models.base import picture_shape
 from models.compiling import Compiled, Ops
+from models.deployed import Deployed
 from models.gan import GAN, AdversarialTraining, LatentSettings, Penalty
 from models.layers import joint_sum, one_hot, pixel_norm, with_minibatch_deviation
 from models.losses import NonSaturating
@@ -262,8 +263,9 @@ class Synthesis(nn.Module):
     def forward(self, ws: Tensor, noise: Noise = "random") -> Tensor:
         low = autocast_dtype(ws)
         with torch.autocast(ws.device.type, enabled=False):
-            noises = self._noise(len(ws), noise)
-            x = self.const.expand(len(ws), -1, -1, -1).contiguous(memory_format=torch.channels_last)
+            noises = self._noise(ws.shape[0], noise)
+            # Not len(ws), which a tracer takes for a constant.
+            x = self.const.expand(ws.shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
             picture: Tensor | None = None
             for i, block in enumerate(self.blocks):
                 x = x.to(low if 4 << i in self.low_sides else ws.dtype)
@@ -614,9 +616,19 @@ class StyleGAN2(GAN):
         return self._network(settings).ws(latents.to(self.dtype), labels, psi, cutoff)
 
     def _network(self, settings: LatentSettings) -> Generator:
-        network = self.average.module if settings.weights == "ema" else self.generator
+        network = self._sampled_network(settings)
         assert isinstance(network, Generator)
         return network
+
+    def deployed(self, settings: LatentSettings | None = None) -> Deployed:
+        """The generator with its truncation, and with noise that is the same for every sample, or none.
+
+        Raises:
+            ValueError: for random noise, which a function of the latents alone cannot draw.
+        """
+        settings = settings or StyleGAN2Settings(noise="const")
+        assert isinstance(settings, StyleGAN2Settings)
+        return DeployedStyleGAN2(self._network(settings), settings)
 
     @torch.no_grad()
     def to_w(
@@ -653,6 +665,22 @@ class StyleGAN2(GAN):
         sides = self.generator.synthesis.noise_sides
         drawn = [noise_of(latent, sides) for latent in latents.detach().float().cpu()]
         return [torch.stack(layer).to(self.device, non_blocking=True) for layer in zip(*drawn, strict=True)]
+
+
+class DeployedStyleGAN2(Deployed):
+    """A generator with settings that are fixed: truncation, its cutoff, and noise, "const" or "none"."""
+
+    network: Generator
+
+    def __init__(self, network: Generator, settings: StyleGAN2Settings) -> None:
+        if settings.noise == "random":
+            raise ValueError("a generator is exported with noise const or none: random noise is drawn for each sample")
+        super().__init__(network)
+        self.psi, self.cutoff = settings.truncation_psi, settings.truncation_cutoff
+        self.noise: Literal["const", "none"] = settings.noise
+
+    def samples(self, z: Tensor, labels: Tensor) -> Tensor:
+        return self.network.synthesis(self.network.ws(z, labels, self.psi, self.cutoff), self.noise).clamp(-1, 1)
 
 
 def noise_of(latent: Tensor, sides: Sequence[int]) -> list[Tensor]:

@@ -1,6 +1,7 @@
 """The README's commands, word for word and in order, on budgets and networks small enough for a test."""
 
 import gzip
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -59,6 +60,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_commands_of_the_readme(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     commands = [arguments for arguments in COMMANDS if "configs/dcgan_cifar10.yaml" not in arguments]
+    if importlib.util.find_spec("onnxscript") is None or importlib.util.find_spec("onnxruntime") is None:
+        commands = [arguments for arguments in commands if not arguments[-1].endswith(".onnx")]
     assert len(commands) >= 13
     for arguments in commands:
         if "--print_config" in arguments:

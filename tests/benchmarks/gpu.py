@@ -24,20 +24,21 @@ import yaml
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(CHECKOUT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from phases import Clock, SameBatch
 
 from models.base import Batch
 from models.part import build
 from models.stylegan2 import StyleGAN2
-from phases import Clock, SameBatch
 
+CHECKOUT = Path(__file__).resolve().parents[2]
 DEVICES_OF_AUTHORS = {"cifar10": 2, "paper256": 8, "ffhq1024": 8}
 """Of stylegan2-ada-pytorch's presets: a batch is shared by so many."""
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 TOLERANCE = {"32-true": 1e-3, "bf16-mixed": 0.1, "16-mixed": 0.03}
-"""Largest relative error, in norm, of pictures and logits. 16 bits keep 8 (bf16) and 11 (fp16) binary digits a layer."""
+"""Largest relative error, in norm, of pictures and logits: bf16 keeps 8 binary digits a layer, fp16 11."""
 GIB = 2**30
 
 

@@ -36,6 +36,8 @@ from torch.utils.data import DataLoader
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from phases import Clock, SameBatch
+
 import models.stylegan2
 from callbacks.hardware import hardware, has_bf16_units
 from callbacks.memory import GIB, PeakMeter
@@ -46,7 +48,6 @@ from models.losses import NonSaturating
 from models.ops import modulated_conv2d
 from models.regularizers import R1, path_lengths, squared_gradient_norm
 from models.stylegan2 import Discriminator, Generator, StyleGAN2, broadcast
-from phases import Clock, SameBatch
 
 LR, BETAS, GAMMA, R1_EVERY = 2.5e-3, (0.0, 0.99), 0.1, 16
 PATH_WEIGHT, PATH_EVERY, PATH_DECAY, HALFLIFE_KIMG = 2.0, 4, 0.01, 10.0

@@ -1,0 +1,236 @@
+"""`export`: the averaged generator in a file that needs nothing of Atelier's.
+
+As safetensors, TorchScript, torch.export or ONNX. Each writer gives the whole file as bytes, and what opens them again.
+Nothing is written before the pictures of what was opened were compared with the model's own.
+"""
+
+import argparse
+import dataclasses
+import importlib.util
+import io
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from models.base import GenerativeModel, SamplerSettings
+
+TOLERANCE = 1e-3
+"""Pictures in [-1, 1] may differ by this: an eighth of a step of 8 bits."""
+
+Inputs: TypeAlias = "tuple[Tensor, ...]"
+"""Latents (N, latent_dim), and labels (N,) where the model has classes."""
+
+Sampler: TypeAlias = "Callable[[Inputs], Tensor]"
+"""What a file holds, opened: inputs to pictures (N, C, H, W)."""
+
+Written: TypeAlias = tuple[bytes, Sampler]
+
+NEEDS = {".safetensors": ("safetensors",), ".onnx": ("onnx", "onnxscript", "onnxruntime")}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The verb's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="python main.py export",
+        description="Writes the averaged generator: latents float32 (N, latent_dim), and labels int64 (N,) where it "
+        "has classes, to pictures float32 (N, C, H, W) in [-1, 1], for any N.",
+    )
+    parser.add_argument("--ckpt_path", required=True, help="a checkpoint, or a run's folder for its newest one")
+    parser.add_argument(
+        "--out", required=True, type=Path,
+        help="x.onnx, x.pt2 (torch.export), x.pt (TorchScript), or x.safetensors (weights alone)",
+    )  # fmt: skip
+    parser.add_argument("--truncation_psi", type=float, help="StyleGAN2: towards the average style; 1 where left out")
+    parser.add_argument("--truncation_cutoff", type=int, help="StyleGAN2: layers truncated, from 4 px; all if left out")
+    parser.add_argument("--noise", choices=("const", "none"), help="StyleGAN2: of its layers (const)")
+    return parser
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Converts, compares, writes; prints where to, and the largest difference."""
+    options = parser().parse_args(arguments)
+    write = WRITERS.get(options.out.suffix)
+    if write is None:
+        raise ValueError(f"--out {options.out} must end in {', '.join(WRITERS)}")
+    require_installed(NEEDS.get(options.out.suffix, ()))
+
+    from commands.checkpoints import checkpoint_at
+    from metrics.files import write_whole
+    from models import load
+    from models.base import Deployable
+
+    path = checkpoint_at(options.ckpt_path)
+    model = load(path)
+    if not isinstance(model, Deployable):
+        raise ValueError(f"{path}: samples of a {type(model).__name__} are not those of one network, to be exported")
+    settings = settings_of(model, options)
+    network = model.deployed(settings)
+    content, reopened = write(network, example(model, 2), metadata(model, settings, path))
+    difference = largest_difference(model, settings, reopened)
+    if not difference <= TOLERANCE:  # NaN is refused too
+        raise ValueError(
+            f"--out {options.out} is not written: its pictures would differ from the model's by {difference:.2g}"
+        )
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+
+    def save(file: BinaryIO) -> None:
+        file.write(content)
+
+    write_whole(options.out, save)
+    print(f"{options.out}  largest difference from the model's pictures: {difference:.1g}")
+    return 0
+
+
+def require_installed(packages: Sequence[str]) -> None:
+    """Raises ModuleNotFoundError, with the remedy, where one is not there."""
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise ModuleNotFoundError(f"this format needs {', '.join(missing)}: pip install 'atelier-generative[export]'")
+
+
+def settings_of(model: "GenerativeModel", options: argparse.Namespace) -> "SamplerSettings":
+    """The model's settings with what the options name; noise that is the same for all samples, where there is noise.
+
+    Raises:
+        ValueError: for an option that this family does not have, or that weights alone cannot hold.
+    """
+    fields = {field.name for field in dataclasses.fields(model.settings_class)}
+    named: dict[str, Any] = {"noise": "const"} if "noise" in fields else {}
+    for name in ("truncation_psi", "truncation_cutoff", "noise"):
+        if (value := getattr(options, name)) is None:
+            continue
+        if name not in fields:
+            raise ValueError(f"{type(model).__name__} has no {name}")
+        if options.out.suffix == ".safetensors":
+            raise ValueError(f"--{name} has no place in {options.out}, which holds weights and not what uses them")
+        named[name] = value
+    return model.settings_class(**named)
+
+
+def metadata(model: "GenerativeModel", settings: "SamplerSettings", checkpoint: Path) -> dict[str, str]:
+    """What the file says of itself, each value as JSON."""
+    facts = {
+        "checkpoint": checkpoint.name,
+        "model": type(model).__name__,
+        "samples_seen": model.samples_seen,
+        "settings": dataclasses.asdict(settings),
+        "latent_dim": example(model, 1)[0].shape[1],
+        "classes": model.label_classes,
+        "data_shape": list(model.data_shape),
+        "data_range": [-1, 1],
+        "origin": model.origin,
+    }
+    return {name: json.dumps(value) for name, value in facts.items()}
+
+
+def example(model: "GenerativeModel", count: int) -> Inputs:
+    """Inputs of the model's own sampling, on the CPU."""
+    from models.base import HasLatents
+
+    if not isinstance(model, HasLatents):
+        raise ValueError(f"samples of a {type(model).__name__} have no latents, which an exported network would take")
+    indices = range(count)
+    latents = model.draw_latents(indices).float()
+    return (latents, model.sample_labels(indices)) if model.label_classes else (latents,)
+
+
+def largest_difference(model: "GenerativeModel", settings: "SamplerSettings", sampler: Sampler) -> float:
+    """Between the pictures that a file and the model make of the same inputs, in batches of 1 and of 3."""
+    from models.base import HasLatents
+
+    assert isinstance(model, HasLatents)
+    found = []
+    for count in (1, 3):
+        inputs = example(model, count)
+        theirs, ours = sampler(inputs), model.decode(*inputs, settings=settings)
+        if theirs.shape != ours.shape:
+            raise ValueError(f"it would give pictures of shape {tuple(theirs.shape)}, not {tuple(ours.shape)}")
+        found.append(float((theirs - ours).abs().max()))
+    return max(found)
+
+
+# The formats.
+
+
+def safetensors(network: "nn.Module", inputs: Inputs, facts: dict[str, str]) -> Written:
+    """The weights, under the names of the family's generator. Nothing in the file is a program."""
+    import copy
+
+    from safetensors.torch import load, save
+
+    content = save({name: value.contiguous() for name, value in network.state_dict().items()}, facts)
+    reopened = copy.deepcopy(network)
+    for value in reopened.state_dict().values():
+        value.zero_()  # that the weights come from the file alone
+    reopened.load_state_dict(load(content))
+    return content, lambda inputs: reopened(*inputs)
+
+
+def torchscript(network: "nn.Module", inputs: Inputs, facts: dict[str, str]) -> Written:
+    """A traced module, for `torch.jit.load` and libtorch."""
+    import torch
+
+    buffer = io.BytesIO()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates TorchScript, and its tracer warns of shapes that are checked
+        torch.jit.save(torch.jit.trace(network, inputs, check_trace=False), buffer, facts)
+        content = buffer.getvalue()
+        reopened = torch.jit.load(io.BytesIO(content))
+    return content, lambda inputs: reopened(*inputs)
+
+
+def exported_program(network: "nn.Module", inputs: Inputs, facts: dict[str, str]) -> Written:
+    """A graph of torch's operators, for `torch.export.load(path).module()`."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.export.save(traced(network, inputs), buffer, extra_files=facts)
+    content = buffer.getvalue()
+    reopened = torch.export.load(io.BytesIO(content)).module()
+    return content, lambda inputs: reopened(*inputs)
+
+
+def onnx(network: "nn.Module", inputs: Inputs, facts: dict[str, str]) -> Written:
+    """An ONNX model with inputs `z` and `labels` and an output `samples`, and a batch of any size."""
+    import onnxruntime
+    import torch
+
+    names = ["z", "labels"][: len(inputs)]
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's exporter about itself
+        program = torch.onnx.export(
+            traced(network, inputs), inputs, dynamo=True, input_names=names, output_names=["samples"], verbose=False
+        )
+    assert program is not None
+    program.model.metadata_props.update(facts)
+    content = program.model_proto.SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+
+    def sample(inputs: Inputs) -> "Tensor":
+        feed = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
+        return torch.from_numpy(session.run(["samples"], feed)[0])
+
+    return content, sample
+
+
+def traced(network: "nn.Module", inputs: Inputs) -> Any:  # noqa: ANN401 - a torch.export.ExportedProgram
+    """The graph of a network for a batch of any size."""
+    import torch
+
+    batch = torch.export.Dim("batch")
+    dynamic = {name: {0: batch} for name, _ in zip(("z", "labels"), inputs, strict=False)}
+    with torch.no_grad():
+        return torch.export.export(network, inputs, dynamic_shapes=dynamic)
+
+
+WRITERS: dict[str, Callable[["nn.Module", Inputs, dict[str, str]], Written]] = {
+    ".safetensors": safetensors,
+    ".pt": torchscript,
+    ".pt2": exported_program,
+    ".onnx": onnx,
+}

@@ -1,0 +1,214 @@
+"""Networks of stylegan2-ada-pytorch's kind of pickle, read without running a line of what it holds.
+
+Such a pickle asks for functions by name, and brings the source code of its classes, which the authors' reader executes.
+Here every name is looked up in a closed list of inert stand-ins, and everything else is refused by name, before it is
+called; a class becomes the plain record of its name and state, and its source is dropped unread.
+"""
+
+import io
+import pickle
+import struct
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NUMBERS = {"f8": "d", "f4": "f", "i8": "q", "i4": "i", "b1": "?"}
+"""NumPy's names of what its scalars may be, and `struct`'s; all little-endian."""
+
+
+@dataclass(eq=False)
+class Record:
+    """One object of a class that was pickled with its source: a network, or a part of one.
+
+    Args:
+        class_name: as it is called in the source.
+        state: the object's attributes: plain values, tensors and further records.
+    """
+
+    class_name: str
+    state: dict[str, Any]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments that it was constructed with; what was left out had its default.
+
+        Raises:
+            ValueError: if they are not recorded, or some were given by position.
+        """
+        given, named = self.state.get("_init_args", ()), self.state.get("_init_kwargs")
+        if given or not isinstance(named, dict):
+            raise ValueError(f"its {self.class_name} does not say by name what it was constructed with")
+        return dict(named)
+
+    def part(self, name: str) -> "Record":
+        """A module of this one.
+
+        Raises:
+            ValueError: if there is no such.
+        """
+        modules = self.state.get("_modules")
+        found = modules.get(name) if isinstance(modules, dict) else None
+        if not isinstance(found, Record):
+            raise ValueError(f"its {self.class_name} has no {name}")
+        return found
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Parameters and buffers by dotted name, as the module's own `state_dict` would have them.
+
+        Raises:
+            ValueError: if it holds anything else in their place.
+        """
+        return dict(self._tensors("", []))
+
+    def _tensors(self, prefix: str, above: Sequence["Record"]) -> Iterator[tuple[str, Tensor]]:
+        if any(self is record for record in above):
+            raise ValueError(f"its {self.class_name} contains itself")
+        for kind, expected in (("_parameters", Tensor), ("_buffers", Tensor), ("_modules", Record)):
+            held = self.state.get(kind, {})
+            if not isinstance(held, dict):
+                raise ValueError(f"its {self.class_name} has no {kind}")
+            for name, value in held.items():
+                if value is None:
+                    continue
+                if not isinstance(value, expected):
+                    raise ValueError(f"{prefix}{name} is a {type(value).__name__}, not a {expected.__name__}")
+                if isinstance(value, Record):
+                    yield from value._tensors(f"{prefix}{name}.", [*above, self])
+                else:
+                    yield f"{prefix}{name}", value
+
+
+def read_network_pickle(path: Path, classes: Sequence[str]) -> dict[str, Any]:
+    """The content of a pickle of networks: a dict of plain values, tensors and `Record`s.
+
+    Args:
+        path: the file.
+        classes: the names of what may be a record.
+
+    Raises:
+        ValueError: if it is damaged or no such pickle, or asks for anything that is not in the list, which is named.
+    """
+    try:
+        with path.open("rb") as file:
+            content = _Reader(file, classes).load()
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # the bytes of a damaged file decide which of a dozen errors the unpickler raises
+        reason = shorten(str(error), 300) or type(error).__name__
+        raise ValueError(f"{path} is not a pickle of networks that can be read: {reason}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not the networks of a snapshot")
+    return content
+
+
+class _Reader(pickle.Unpickler):
+    """An unpickler that knows nothing but what is listed here."""
+
+    def __init__(self, file: Any, classes: Sequence[str]) -> None:  # noqa: ANN401 - a binary file
+        super().__init__(file)
+
+        def reconstruct(meta: object) -> Record:
+            if not isinstance(meta, dict) or not isinstance(meta.get("state"), dict):
+                raise ValueError("it holds an object without a state")
+            if meta.get("type") != "class" or meta.get("class_name") not in classes:
+                raise ValueError(f"it holds an object of class {meta.get('class_name')!r}, which is not known here")
+            return Record(meta["class_name"], dict(meta["state"]))
+
+        # Made anew for each file: a pickle may set attributes on what it names, and these it may spoil for itself only.
+        self.known: dict[tuple[str, str], Any] = {
+            ("torch_utils.persistence", "_reconstruct_persistent_obj"): _Function(reconstruct),
+            ("dnnlib.util", "EasyDict"): type("EasyDict", (dict,), {}),
+            ("collections", "OrderedDict"): OrderedDict,
+            ("builtins", "set"): set,
+            ("torch._utils", "_rebuild_parameter"): _Function(lambda data, requires_grad, hooks: _tensor(data)),
+            ("torch._utils", "_rebuild_tensor_v2"): _Function(_view),
+            ("torch.storage", "_load_from_bytes"): _Function(_storage),
+            ("numpy", "dtype"): type("dtype", (_NumberType,), {}),
+            ("numpy.core.multiarray", "scalar"): _Function(_number),
+            ("numpy._core.multiarray", "scalar"): _Function(_number),
+        }
+
+    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - as pickle has it
+        if (module, name) not in self.known:
+            raise ValueError(f"it asks for {module}.{name}, which is not run")
+        return self.known[module, name]
+
+
+class _Function:
+    """Something that a pickle may call, and do nothing else with."""
+
+    __slots__ = ("_call",)
+    _call: Callable[..., Any]
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        object.__setattr__(self, "_call", call)
+
+    def __call__(self, *arguments: Any) -> Any:  # noqa: ANN401 - whatever the pickle gives
+        return self._call(*arguments)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("a pickle may not change what it calls")
+
+
+class _NumberType:
+    """In place of numpy.dtype: the name of a kind of number."""
+
+    def __init__(self, name: str, *flags: object) -> None:
+        if name not in NUMBERS:
+            raise ValueError(f"it holds a NumPy number of type {name!r}")
+        self.format = "<" + NUMBERS[name]
+
+    def __setstate__(self, state: object) -> None:
+        """NumPy's byte order and the like, of which pickles of these types have one."""
+        if not (isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", "|")):
+            raise ValueError("it holds a NumPy number that is not little-endian")
+
+
+def _number(kind: object, content: object) -> float | int | bool:
+    if not isinstance(kind, _NumberType) or not isinstance(content, bytes):
+        raise ValueError("it holds a NumPy number that is none")
+    (value,) = struct.unpack(kind.format, content)
+    return value
+
+
+def _storage(content: object) -> torch.storage.TypedStorage:
+    """The numbers of a tensor, which torch keeps in a file within the pickle."""
+    if not isinstance(content, bytes):
+        raise ValueError("it holds a storage that is none")
+    try:
+        storage = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:  # torch's message advises to run the file's code
+        raise ValueError("it holds a tensor whose numbers are damaged, or more than numbers") from error
+    if not isinstance(storage, torch.storage.TypedStorage):
+        raise ValueError(f"it holds a {type(storage).__name__} in place of a storage")
+    return storage
+
+
+def _view(
+    storage: object, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *others: object
+) -> Tensor:  # others: requires_grad, hooks, metadata
+    """A tensor over a storage; within its bounds, where torch would enlarge it by whatever lies in memory."""
+    if not isinstance(storage, torch.storage.TypedStorage):
+        raise ValueError("it holds a tensor without a storage")
+    if len(size) != len(stride) or any(type(n) is not int or n < 0 for n in (offset, *size, *stride)):
+        raise ValueError("it holds a tensor of impossible size")
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates the kind of storage that these pickles have
+        if 0 not in size and last >= storage.size():
+            raise ValueError("it holds a tensor that is larger than its storage")
+        empty = torch.empty(0, dtype=storage.dtype)
+        return empty.set_(storage.untyped(), offset, size, stride).clone()
+
+
+def _tensor(data: object) -> Tensor:
+    if not isinstance(data, Tensor):
+        raise ValueError(f"it holds a {type(data).__name__} in place of a parameter")
+    return data
