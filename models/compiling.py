@@ -40,9 +40,7 @@ class Compiled:
             raise
         except Exception as error:  # a compiler fails in as many ways as there are compilers
             if self.ops == "compiled":
-                raise ValueError(
-                    f"ops: compiled is not possible here, set auto or reference: {_gist(error)}"
-                ) from error
+                raise ValueError(f"ops: compiled fails here, set auto or reference: {_gist(error)}") from error
             value = self.function(x, *rest)  # where this fails too, compiling is not to blame
             self.ops = "reference"
             _log_once(_gist(error))

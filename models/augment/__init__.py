@@ -15,12 +15,14 @@ class Augmentation(Part, ABC):
     after each training step, and its state is kept in checkpoints.
     """
 
-    reads_signs: bool = False
-    """Whether it adapts to the signs of logits, which not every loss gives a meaning."""
-
     @abstractmethod
     def __call__(self, x: Tensor, samples_seen: int) -> Tensor:
         """Samples (N, *data_shape) to augmented samples of the same shape."""
+
+    @property
+    def reads_signs(self) -> bool:
+        """Whether it adapts to the signs of logits, which not every loss gives a meaning."""
+        return False
 
     def judged(self, real_logits: Tensor) -> None:
         """Called in each discriminator step with its logits of augmented real samples, (N,): this rank's."""

@@ -35,7 +35,8 @@ from models.augment.ada import (
     upsampled,
 )
 from models.base import Batch, read_checkpoint
-from models.gan import GAN
+from models.gan import GAN, AdversarialTraining
+from models.losses import RelativisticPairing
 from models.part import build, describe
 from models.regularizers import R1
 from models.schedules import Linear
@@ -496,6 +497,12 @@ def test_state_goes_on_in_the_midst_of_an_interval() -> None:
     assert whole.state() == resumed.state() == {"p": pytest.approx(0.04), "signs": 0.0, "judged": 0.0}
     with pytest.raises(ValueError, match="lacks p"):
         resumed.load_state({})
+
+
+def test_adapting_to_signs_is_refused_where_they_mean_nothing() -> None:
+    with pytest.raises(ValueError, match="signs of logits, which mean nothing under RelativisticPairing"):
+        AdversarialTraining(RelativisticPairing(), augmentation=ADA())
+    AdversarialTraining(RelativisticPairing(), augmentation=ADA(p=0.1, target=None))
 
 
 # In training.
