@@ -12,7 +12,10 @@ TRAINING = {
 }
 COMMANDS = {
     "sample": "draw samples from a checkpoint: PNGs, one grid, or an npz",
+    "interpolate": "ways between samples of a checkpoint, as a strip of pictures, a GIF or an MP4",
+    "mix": "a sheet of samples that mix the styles of two (StyleGAN2)",
     "evaluate": "figures of quality of a checkpoint, or of finished samples, with their protocol",
+    "path_length": "how evenly a checkpoint's pictures change with its latents: perceptual path length",
     "diagnose": "what is wrong with a checkpoint: collapse, memorisation, overfitting, instability, uneven classes",
     "import": "a checkpoint of an official one: stylegan2-ada-pytorch, BigGAN-PyTorch",
     "export": "the averaged generator as ONNX, torch.export, TorchScript or safetensors",

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from commands.sampler import add_arguments, settings_of, sweep_of
+
 if TYPE_CHECKING:
     from metrics.evaluation import Figure
     from metrics.extractors import Extractor
@@ -45,15 +47,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--resolution", type=int, help="side of the extractor's input, in pixels (its own; effnet 64)")
     parser.add_argument("--extractor_precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--seed", type=int, default=0, help="of a checkpoint's samples (0)")
-    parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged or last weights (ema)")
-    parser.add_argument(
-        "--precision", choices=("float32", "bfloat16", "float16"), default="float32", help="of sampling"
-    )
-    parser.add_argument("--truncation", type=float, help="redraw latents beyond this; off where left out")
-    parser.add_argument("--standing_statistics", type=int, help="batches that batch norms are re-estimated from")
-    parser.add_argument("--truncation_psi", type=float, help="StyleGAN2: towards the average style; 1 where left out")
-    parser.add_argument("--truncation_cutoff", type=int, help="StyleGAN2: layers truncated, from 4 px; all if left out")
-    parser.add_argument("--noise", choices=("random", "const", "none"), help="StyleGAN2: of its layers (random)")
+    add_arguments(parser, several=True)
     parser.add_argument("--batch_size", type=int, default=128, help="pictures a pass (128)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (cpu)")
     parser.add_argument("--cache_dir", type=Path, help="where real statistics are kept (the user's cache folder)")
@@ -70,6 +64,9 @@ def run(arguments: Sequence[str]) -> int:
             raise ValueError(f"--{name} must be at least 2")
     if options.batch_size < 1:
         raise ValueError("--batch_size must be at least 1")
+    swept, variants = sweep_of(options)
+    if swept is not None and (options.ckpt_path is None or options.save_statistics is not None):
+        raise ValueError(f"several values of --{swept} need --ckpt_path, and leave no one sample for --save_statistics")
 
     # Imported after the arguments are known to be right: --help and typing errors answer at once.
     from commands.checkpoints import run_folder_of, usable_device
@@ -86,7 +83,8 @@ def run(arguments: Sequence[str]) -> int:
         weights=options.extractor_weights,
     ).to(_device(device))
     folder = options.cache_dir or default_folder()
-    fake, shape, facts, checkpoint = judged(options, device)
+    sides, shape, checkpoint = judged(variants, device)
+    fake = sides[0][0]
     if options.reference is None and checkpoint is None:
         if options.save_statistics is None:
             raise ValueError("--samples needs --reference (or --save_statistics, to write their statistics)")
@@ -98,54 +96,68 @@ def run(arguments: Sequence[str]) -> int:
     metrics = options.metrics or applicable(extractor, pictures, fake)
     check_metrics(metrics, extractor, pictures, fake, real.count or 2)
     real.prepare(metrics)
-    seen = observe(metrics, extractor, fake, pictures, folder, options)
-    found = figures(metrics, real, seen)
-    if options.save_statistics is not None:
-        save(seen, extractor, fake, options.save_statistics)
-    protocol = {**extractor.protocol(), **described(real, options, checkpoint), "num_samples": fake.count, **facts}
-    result = {
-        "figures": {name: as_plain(figure, protocol) for name, figure in found.items()},
-        "measured": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
     run_folder = run_folder_of(checkpoint) if checkpoint is not None else None
-    if run_folder is not None:
-        keep(result, run_folder)
+    rows: list[tuple[dict[str, Figure], dict[str, Any]]] = []
+    results = []
+    for fake, facts in sides:
+        seen = observe(metrics, extractor, fake, pictures, folder, options)
+        found = figures(metrics, real, seen)
+        if options.save_statistics is not None:
+            save(seen, extractor, fake, options.save_statistics)
+        protocol = {**extractor.protocol(), **described(real, options, checkpoint), "num_samples": fake.count, **facts}
+        rows.append((found, protocol))
+        results.append(
+            {
+                "figures": {name: as_plain(figure, protocol) for name, figure in found.items()},
+                "measured": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            }
+        )
+        if run_folder is not None:
+            keep(results[-1], run_folder)
     if options.json:
-        print(json.dumps(_finite(result), indent=2))
+        sweep = {"swept": swept, "values": getattr(options, swept), "results": results} if swept else results[0]
+        print(json.dumps(_finite(sweep), indent=2))
+    elif swept is not None:
+        print(sweep_table(swept, getattr(options, swept), rows, extractor, real.count))
     else:
-        print(table(found, protocol, extractor, real.count))
+        print(table(*rows[0], extractor, real.count))
     return 0
 
 
 def judged(
-    options: argparse.Namespace, device: str
-) -> "tuple[PictureSet, tuple[int, ...], dict[str, Any], Path | None]":
-    """What is measured: its pictures, the shape of each, how they came about, and the checkpoint they come from."""
+    variants: Sequence[argparse.Namespace], device: str
+) -> "tuple[list[tuple[PictureSet, dict[str, Any]]], tuple[int, ...], Path | None]":
+    """What is measured: the pictures of each variant of the options, and how they came about; the shape of a picture;
+    and the checkpoint that they come from."""
     from callbacks.measuring import model_samples
     from commands.checkpoints import checkpoint_at
-    from commands.sample import settings_of
     from commands.sources import pictures_at
     from models import load
 
+    options = variants[0]
     if options.ckpt_path is None:
         pictures, shape = pictures_at(options.samples, options.samples_split)
         count = options.num_samples or pictures.count
         if count > pictures.count:
             raise ValueError(f"--num_samples {count}: {options.samples} holds {pictures.count}")
-        return pictures.subset(count), shape, {"samples": pictures.name, "samples_data": pictures.fingerprint}, None
+        facts = {"samples": pictures.name, "samples_data": pictures.fingerprint}
+        return [(pictures.subset(count), facts)], shape, None
     path = checkpoint_at(options.ckpt_path)
     model = load(path, device)
     if len(model.data_shape) != 3 or model.data_shape[0] not in (1, 3):
         raise ValueError(f"{path}: samples of shape {model.data_shape} are no pictures")
-    settings = settings_of(model, options)
-    fake = model_samples(model, options.num_samples or 10_000, options.seed, settings)
-    facts = {
-        "model": type(model).__name__,
-        "samples_seen": model.samples_seen,
-        "seed": options.seed,
-        "sampler": dict(vars(settings)),
-    }
-    return fake, model.data_shape, facts, path
+    sides = []
+    for variant in variants:
+        settings = settings_of(model, variant)
+        fake = model_samples(model, options.num_samples or 10_000, options.seed, settings)
+        facts = {
+            "model": type(model).__name__,
+            "samples_seen": model.samples_seen,
+            "seed": options.seed,
+            "sampler": dict(vars(settings)),
+        }
+        sides.append((fake, facts))
+    return sides, model.data_shape, path
 
 
 def reference(
@@ -278,13 +290,41 @@ def table(found: "dict[str, Figure]", protocol: dict[str, Any], extractor: "Extr
             rows.append((f"  class {number}", f"{value:.4g}", ""))
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     lines = [f"{name:<{widths[0]}}  {value:<{widths[1]}}  {arrow}".rstrip() for name, value, arrow in rows]
+    return "\n".join([*lines, *_notes(found, protocol, extractor, real_count), "", *table_lines(protocol)])
+
+
+def sweep_table(
+    swept: str,
+    values: Sequence[float],
+    rows: "Sequence[tuple[dict[str, Figure], dict[str, Any]]]",
+    extractor: "Extractor",
+    real_count: int,
+) -> str:
+    """A Markdown table, a row for each value of the swept setting; below it the protocol that the rows share."""
+    names = list({name: None for found, _ in rows for name in found})  # modes_kl is left out where it has no value
+    cells = [[swept, *names], ["---"] * (len(names) + 1)]
+    for value, (found, _) in zip(values, rows, strict=True):
+        cells.append([f"{value:g}", *(f"{found[name].value:.6g}" if name in found else "" for name in names)])
+    widths = [max(len(row[column]) for row in cells) for column in range(len(names) + 1)]
+    lines = [f"| {' | '.join(f'{cell:<{width}}' for cell, width in zip(row, widths, strict=True))} |" for row in cells]
+    found, protocol = rows[0]
+    shared = {**protocol, "sampler": {key: value for key, value in protocol["sampler"].items() if key != swept}}
+    return "\n".join([*lines, "", *_notes(found, protocol, extractor, real_count), *table_lines(shared)])
+
+
+def _notes(found: "dict[str, Figure]", protocol: dict[str, Any], extractor: "Extractor", real_count: int) -> list[str]:
     fewest = min(protocol["num_samples"], real_count or protocol["num_samples"])
-    if fewest <= extractor.dimension and any(name.startswith(("fd_", "fid")) for name in found):
-        lines.append(
-            f"note: {fewest} pictures are no more than the {extractor.dimension} features: the distance is biased far "
-            "upwards, and compares only with figures of the same counts"
-        )
-    return "\n".join([*lines, "", *(f"  {key:<20} {_short(value)}" for key, value in protocol.items())])
+    if fewest > extractor.dimension or not any(name.startswith(("fd_", "fid")) for name in found):
+        return []
+    return [
+        f"note: {fewest} pictures are no more than the {extractor.dimension} features: the distance is biased far "
+        "upwards, and compares only with figures of the same counts"
+    ]
+
+
+def table_lines(protocol: dict[str, Any]) -> list[str]:
+    """A protocol for a terminal, a line each."""
+    return [f"  {key:<20} {_short(value)}" for key, value in protocol.items()]
 
 
 def _short(value: object) -> str:

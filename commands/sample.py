@@ -1,15 +1,13 @@
 """`sample`: a checkpoint's samples as PNGs, as one grid, or as an npz. No config is needed."""
 
 import argparse
-import dataclasses
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
-if TYPE_CHECKING:
-    from models.base import GenerativeModel, SamplerSettings
+from commands.sampler import add_arguments, in_turn, keep_protocol, settings_of, sweep_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -18,22 +16,13 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--ckpt_path", required=True, help="a checkpoint, or a run's folder for its newest one")
     parser.add_argument(
         "--out", required=True, type=Path,
-        help="x.png for one grid, x.npz for arrays (samples uint8 NHWC, labels), anything else for a folder of PNGs",
+        help="x.png for one grid, x.npz for arrays (samples uint8 NHWC, labels), anything else for a folder of PNGs; "
+        "of several truncations one sheet, x.png, a row each",
     )  # fmt: skip
-    parser.add_argument("--num", type=int, default=64, help="number of samples (64)")
+    parser.add_argument("--num", type=int, help="number of samples (64; 8 a row of a sheet)")
     parser.add_argument("--seed", type=int, default=0, help="samples are a function of seed and index (0)")
     parser.add_argument("--labels", type=int, nargs="+", help="classes, used in turn; drawn uniformly where left out")
-    parser.add_argument("--truncation", type=float, help="redraw latents beyond this; off where left out")
-    parser.add_argument(
-        "--standing_statistics",
-        type=int,
-        help="batches that batch-norm statistics are re-estimated from; as trained where left out",
-    )
-    parser.add_argument("--truncation_psi", type=float, help="StyleGAN2: towards the average style; 1 where left out")
-    parser.add_argument("--truncation_cutoff", type=int, help="StyleGAN2: layers truncated, from 4 px; all if left out")
-    parser.add_argument("--noise", choices=("random", "const", "none"), help="StyleGAN2: of its layers (random)")
-    parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged or last weights (ema)")
-    parser.add_argument("--precision", choices=("float32", "bfloat16", "float16"), default="float32")
+    add_arguments(parser, several=True)
     parser.add_argument("--batch_size", type=int, default=64, help="samples drawn at once (64)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (cpu)")
     return parser
@@ -42,8 +31,12 @@ def parser() -> argparse.ArgumentParser:
 def run(arguments: Sequence[str]) -> int:
     """Draws and writes; prints where to."""
     options = parser().parse_args(arguments)
-    if options.num < 1 or options.batch_size < 1:
+    swept, variants = sweep_of(options)
+    num = options.num if options.num is not None else 64 if swept is None else 8
+    if num < 1 or options.batch_size < 1:
         raise ValueError("--num and --batch_size must be at least 1")
+    if swept is not None and options.out.suffix != ".png":
+        raise ValueError(f"--out {options.out}: several values of --{swept} make one sheet; name a file ending in .png")
 
     # Imported after the arguments are known to be right: --help and typing errors answer at once.
     import torch
@@ -57,51 +50,47 @@ def run(arguments: Sequence[str]) -> int:
     model = load(path, usable_device(options.device))
     if len(model.data_shape) != 3:
         raise ValueError(f"{path}: samples of shape {model.data_shape} are no pictures")
-    settings = settings_of(model, options)
-    labels = options.labels and [options.labels[i % len(options.labels)] for i in range(options.num)]
+    all_settings = [settings_of(model, variant) for variant in variants]
+    labels = in_turn(options.labels, num)
     drawn = []
-    with tqdm(total=options.num, unit="sample", disable=not sys.stderr.isatty()) as bar:
-        for start in range(0, options.num, options.batch_size):
-            indices = range(start, min(start + options.batch_size, options.num))
-            chosen = labels[indices.start : indices.stop] if labels else None
-            drawn.append(to_uint8(model.sample(indices, chosen, seed=options.seed, settings=settings)).cpu())
-            bar.update(len(indices))
-    protocol = {
+    with tqdm(total=num * len(all_settings), unit="sample", disable=not sys.stderr.isatty()) as bar:
+        for settings in all_settings:
+            for start in range(0, num, options.batch_size):
+                indices = range(start, min(start + options.batch_size, num))
+                chosen = labels[indices.start : indices.stop] if labels else None
+                drawn.append(to_uint8(model.sample(indices, chosen, seed=options.seed, settings=settings)).cpu())
+                bar.update(len(indices))
+    protocol: dict[str, Any] = {
         "checkpoint": str(path),
         "model": type(model).__name__,
         "samples_seen": model.samples_seen,
-        "num": options.num,
+        "num": num,
         "seed": options.seed,
         "labels": options.labels,
-        "settings": vars(settings),
+        "settings": vars(all_settings[0]),
         "origin": model.origin,
     }
-    write(torch.cat(drawn), labels, options.out, protocol)
+    if swept is not None:
+        protocol["rows"] = {swept: getattr(options, swept)}
+    columns = num if swept is not None else max(1, round(num**0.5))
+    write(torch.cat(drawn), labels, options.out, protocol, columns)
     if model.origin is not None:
         print(origin_line(model.origin), file=sys.stderr)
     print(options.out)
     return 0
 
 
-def settings_of(model: "GenerativeModel", options: argparse.Namespace) -> "SamplerSettings":
-    """The model's settings with what the options name.
-
-    Raises:
-        ValueError: for an option that this family does not have.
-    """
-    named: dict[str, Any] = {"weights": options.weights, "precision": options.precision}
-    for name in ("truncation", "standing_statistics", "truncation_psi", "truncation_cutoff", "noise"):
-        if (value := getattr(options, name)) is not None:
-            if name not in {field.name for field in dataclasses.fields(model.settings_class)}:
-                raise ValueError(f"{type(model).__name__} has no {name}")
-            named[name] = value
-    return model.settings_class(**named)
-
-
-def write(pictures: Any, labels: Sequence[int] | None, out: Path, protocol: dict[str, Any]) -> None:  # noqa: ANN401 - a uint8 tensor; torch is not imported here
+def write(
+    pictures: Any,  # noqa: ANN401 - a uint8 tensor; torch is not imported here
+    labels: Sequence[int] | None,
+    out: Path,
+    protocol: dict[str, Any],
+    columns: int,
+) -> None:
     """Writes uint8 (N, C, H, W) pictures, each file whole or not at all.
 
-    A folder is filled with 000000.png, ...; its protocol.json, or an npz's `protocol`, says how they were drawn.
+    A folder is filled with 000000.png, ...; its protocol.json, an npz's `protocol`, or a grid's x.png.json says how
+    they were drawn. `columns` are those of a grid.
     """
     import numpy as np
 
@@ -110,7 +99,8 @@ def write(pictures: Any, labels: Sequence[int] | None, out: Path, protocol: dict
 
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".png":
-        save_png(grid(pictures, columns=max(1, round(len(pictures) ** 0.5))), out)
+        save_png(grid(pictures, columns), out)
+        keep_protocol(out, protocol)
     elif out.suffix == ".npz":
         arrays = {"samples": pictures.permute(0, 2, 3, 1).numpy(), "protocol": np.array(json.dumps(protocol))}
         if labels:

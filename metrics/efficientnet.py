@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metrics.features import NetworkFeatures, as_input, check_precision, fold, load
-from metrics.precision import DTYPES, Precision
-from metrics.resize import Filter, check_filter, resized
+from metrics.precision import DTYPES, Precision, exact_arithmetic
+from metrics.resize import Filter, check_filter, resized, resized_floats
 from metrics.weights import read_weights
 
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -174,9 +174,21 @@ class EfficientNetFeatures(NetworkFeatures):
         self.resize: Filter = resize
         self.precision: Precision = precision
 
+    def unrounded(self, pictures: Tensor) -> Tensor:
+        """Features, float32 (N, dimension), of pictures float32 (N, 1 or 3, H, W) in [0, 255], not rounded to bytes.
+
+        For differences of pictures that are closer than bytes can tell; figures of samples take `forward`.
+        """
+        with exact_arithmetic(self._device):
+            x = resized_floats(pictures.to(self._device), self.resolution, self.resize)
+            return self._network(self._normalised(x))
+
     def _features(self, pictures: Tensor) -> Tensor:
         return self._network(self._preprocess(pictures))
 
     def _preprocess(self, pictures: Tensor) -> Tensor:
+        return self._normalised(resized(pictures, self.resolution, self.resize))
+
+    def _normalised(self, x: Tensor) -> Tensor:
         """(N, 3, resolution, resolution) in [-127/128, 1], as the network was trained."""
-        return as_input((resized(pictures, self.resolution, self.resize) - 127) / 128, self.precision)
+        return as_input((x - 127) / 128, self.precision)

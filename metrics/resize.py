@@ -32,8 +32,12 @@ def resized(pictures: Tensor, side: int, filter: Filter) -> Tensor:
         raise ValueError(f"pictures: expected uint8 (N, C, H, W), got {pictures.dtype} of {tuple(pictures.shape)}")
     if side < 1:
         raise ValueError(f"side={side}: expected at least 1")
-    x = pictures.float()
-    if pictures.shape[2:] == (side, side):
+    return resized_floats(pictures.float(), side, filter)
+
+
+def resized_floats(x: Tensor, side: int, filter: Filter) -> Tensor:
+    """As `resized`, of pictures float32 (N, C, H, W) in [0, 255] that were not rounded to bytes."""
+    if x.shape[2:] == (side, side):
         return x
     return _bicubic(x, side) if filter == "bicubic" else _tensorflow1_bilinear(x, side)
 

@@ -46,6 +46,25 @@ class HasLatents(Protocol):
 
 
 @runtime_checkable
+class HasStyles(HasLatents, Protocol):
+    """A model that first makes an intermediate latent a layer of its latents: styles, which can be moved and mixed."""
+
+    def to_w(self, latents: Tensor, labels: Tensor | None = None, *, settings: Any = None) -> Tensor:  # noqa: ANN401
+        """Styles (N, layers, w_dim) of latents, truncated as the settings say."""
+        ...
+
+    def from_w(
+        self,
+        ws: Tensor,
+        *,
+        noise: Sequence[Tensor] | None = None,
+        settings: Any = None,  # noqa: ANN401
+    ) -> Tensor:
+        """Samples (N, *data_shape) of styles, which are truncated no further; not cut off at -1 and 1."""
+        ...
+
+
+@runtime_checkable
 class HasCritic(Protocol):
     """A model that can say how real a sample looks."""
 

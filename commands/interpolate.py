@@ -1,0 +1,146 @@
+"""`interpolate`: ways between samples of a checkpoint, as a strip of pictures or as an animation."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from commands.sampler import add_arguments, in_turn, keep_protocol, settings_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SUFFIXES = (".png", ".gif", ".mp4")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The verb's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="python main.py interpolate",
+        description="Walks between samples of a checkpoint: latents on great circles, or styles on straight lines.",
+    )
+    parser.add_argument("--ckpt_path", required=True, help="a checkpoint, or a run's folder for its newest one")
+    parser.add_argument(
+        "--out", required=True, type=Path,
+        help="x.png for a strip, a row a path; x.gif or x.mp4 for an animation that closes, all paths in one picture",
+    )  # fmt: skip
+    parser.add_argument("--space", choices=("z", "w"), default="z", help="latents, or StyleGAN2's styles (z)")
+    parser.add_argument("--rows", type=int, default=4, help="number of paths (4)")
+    parser.add_argument("--points", type=int, help="samples that a path passes through (2 in a strip, 4 if animated)")
+    parser.add_argument(
+        "--indices", type=int, nargs="+", help="of these samples, path after path (0, 1, 2, ...); rows x points of them"
+    )
+    parser.add_argument("--steps", type=int, help="steps from a sample to the next (8 in a strip, 25 if animated)")
+    parser.add_argument("--fps", type=int, default=25, help="frames a second (25)")
+    parser.add_argument("--seed", type=int, default=0, help="samples are a function of seed and index (0)")
+    parser.add_argument(
+        "--labels", type=int, nargs="+", help="the paths' classes, used in turn; that of its first sample if left out"
+    )
+    add_arguments(parser)
+    parser.add_argument("--batch_size", type=int, default=64, help="pictures drawn at once (64)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (cpu)")
+    return parser
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Draws and writes; prints where to."""
+    options = parser().parse_args(arguments)
+    animated = options.out.suffix != ".png"
+    if options.out.suffix not in SUFFIXES:
+        raise ValueError(f"--out {options.out}: name a file that ends in {', '.join(SUFFIXES)}")
+    paths = indices_of(options, animated)
+    steps = options.steps if options.steps is not None else 25 if animated else 8
+    if steps < 1 or options.batch_size < 1 or options.fps < 1:
+        raise ValueError("--steps, --batch_size and --fps must be at least 1")
+
+    # Imported after the arguments are known to be right: --help and typing errors answer at once.
+    import torch
+    from tqdm import tqdm
+
+    from commands.checkpoints import checkpoint_at, usable_device
+    from commands.latents import decoded, decoder, with_latents, with_styles
+    from metrics.animations import GIF_FPS, save_gif, save_mp4, video_package
+    from metrics.interpolation import along, lerp, slerp
+    from metrics.pictures import grid, save_png
+    from models import load
+
+    if options.out.suffix == ".mp4":
+        video_package()
+    if options.out.suffix == ".gif" and options.fps > GIF_FPS:
+        raise ValueError(f"--fps {options.fps}: a GIF shows {GIF_FPS} frames a second at most; name an .mp4")
+    path = checkpoint_at(options.ckpt_path)
+    model = load(path, usable_device(options.device))
+    latent = with_latents(model, path)
+    if options.space == "w":
+        with_styles(model, path, "; leave out --space w")
+    settings = settings_of(model, options, still_noise=True)
+    rows = len(paths)
+    firsts = [points[0] for points in paths]
+    labels = model.sample_labels(firsts, in_turn(options.labels, rows), seed=options.seed)
+
+    walked = []
+    for points, label in zip(paths, labels, strict=True):
+        z = latent.draw_latents(points, seed=options.seed, settings=settings)
+        if options.space == "w":
+            ws = with_styles(model, path).to_w(z, label.repeat(len(z)), settings=settings)
+            walked.append(along(ws, steps, animated, lerp))
+        else:  # float64, which not every device has
+            walked.append(along(z.cpu().double(), steps, animated, slerp).to(z))
+    frames = torch.stack(walked, 1)  # (frames, rows, ...)
+    decode = decoder(latent, options.space, settings)
+    pictures = decoded(decode, frames.flatten(0, 1), labels.repeat(len(frames)), options.batch_size)
+
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    protocol: dict[str, Any] = {
+        "checkpoint": str(path),
+        "model": type(model).__name__,
+        "samples_seen": model.samples_seen,
+        "space": options.space,
+        "indices": paths,
+        "steps": steps,
+        "seed": options.seed,
+        "labels": labels.tolist() if model.label_classes else None,
+        "settings": vars(settings),
+    }
+    total = frames.shape[0] * rows
+    with tqdm(pictures, total=total, unit="picture", disable=not sys.stderr.isatty()) as bar:
+        if not animated:
+            strip = torch.stack(list(bar)).unflatten(0, (-1, rows)).transpose(0, 1).flatten(0, 1)
+            save_png(grid(strip, columns=len(frames)), options.out)
+        else:
+            protocol["fps"] = options.fps
+            columns = max(1, round(rows**0.5))
+            save = save_gif if options.out.suffix == ".gif" else save_mp4
+            save((grid(torch.stack(frame), columns) for frame in groups(bar, rows)), options.out, options.fps)
+    keep_protocol(options.out, protocol)
+    print(options.out)
+    return 0
+
+
+def indices_of(options: argparse.Namespace, animated: bool) -> list[list[int]]:
+    """The samples that each path passes through.
+
+    Raises:
+        ValueError: their number and those of paths and points do not agree.
+    """
+    rows = options.rows
+    points = options.points if options.points is not None else 4 if animated else 2
+    if options.indices is not None and options.points is None:
+        points = len(options.indices) // max(rows, 1)
+    if rows < 1 or points < 2:
+        raise ValueError(f"--rows {rows} of {points} samples each: take at least 1 path, through at least 2 samples")
+    indices = options.indices or list(range(rows * points))
+    if len(indices) != rows * points:
+        raise ValueError(f"--indices names {len(indices)} samples; {rows} rows of {points} points need {rows * points}")
+    if min(indices) < 0:
+        raise ValueError(f"--indices must not be negative, as {min(indices)} is")
+    return [indices[row * points : (row + 1) * points] for row in range(rows)]
+
+
+def groups(pictures: "Iterator[Tensor]", size: int) -> "Iterator[list[Tensor]]":
+    """So many pictures at a time."""
+    rest = iter(pictures)
+    while group := list(islice(rest, size)):
+        yield group

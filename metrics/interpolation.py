@@ -1,0 +1,73 @@
+"""Ways from one latent to another."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+Interpolation: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(a, b, t) to the points at t, 0 for `a` and 1 for `b`: a and b (N, ...), t (N,), the points as `a`."""
+
+
+def lerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """Along the straight line, a + t (b - a)."""
+    return torch.lerp(a, b, t.to(a).reshape(-1, *[1] * (a.ndim - 1)))
+
+
+def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """Along the great circle through both directions, at constant speed (Shoemake 1985, section 3.3).
+
+    The length goes linearly from that of `a` to that of `b`. Normal latents of many dimensions all have about the same
+    length; the straight line between two passes through lengths that are never drawn. A model that normalises its
+    latents, as StyleGAN2 does, sees the great circle alone.
+
+    Parallel vectors are interpolated in length; between opposite ones, which no great circle is singled out by, the
+    way leads over one axis, chosen by `a` alone; a vector of zeros has the other's direction.
+
+    Args:
+        a: (N, ...), float64 for what is to be differentiated by small steps of t.
+        b: the same.
+        t: (N,).
+    """
+    x, y = a.flatten(1), b.flatten(1)
+    t = t.to(x)[:, None]
+    x_length, y_length = x.norm(dim=1, keepdim=True), y.norm(dim=1, keepdim=True)
+    from_zero, to_zero = x_length == 0, y_length == 0
+    u = torch.where(from_zero, y, x) / torch.where(from_zero, torch.where(to_zero, 1.0, y_length), x_length)
+    v = torch.where(to_zero, u, y / torch.where(to_zero, 1.0, y_length))
+    # Kahan's formula: acos(u . v) has lost half its digits where the angle is small or nearly pi.
+    angle = 2 * torch.atan2((u - v).norm(dim=1, keepdim=True), (u + v).norm(dim=1, keepdim=True))
+    towards = v - (u * v).sum(1, keepdim=True) * u
+    length = towards.norm(dim=1, keepdim=True)
+    degenerate = length <= 8 * torch.finfo(x.dtype).eps
+    towards = torch.where(degenerate, _perpendicular(u), towards / torch.where(degenerate, 1.0, length))
+    direction = torch.cos(t * angle) * u + torch.sin(t * angle) * towards
+    return (torch.lerp(x_length, y_length, t) * direction).view_as(a)
+
+
+def _perpendicular(u: Tensor) -> Tensor:
+    """Unit vectors at right angles to unit vectors (N, D): from the axis that each leans towards least."""
+    axis = torch.zeros_like(u).scatter_(1, u.abs().argmin(1, keepdim=True), 1.0)
+    across = axis - (axis * u).sum(1, keepdim=True) * u
+    length = across.norm(dim=1, keepdim=True)
+    return across / torch.where(length == 0, 1.0, length)  # there is none in one dimension
+
+
+def along(points: Tensor, steps: int, closed: bool, between: Interpolation) -> Tensor:
+    """A path through points (K, ...), `steps` steps from each to the next.
+
+    Returns:
+        Where `closed`, the way back to the first too, (K * steps, ...): the first point once, so that it can be shown
+        in a loop. Else with both ends, ((K - 1) * steps + 1, ...).
+
+    Raises:
+        ValueError: fewer than two points, or no step.
+    """
+    if len(points) < 2 or steps < 1:
+        raise ValueError(f"a path needs at least 2 points and 1 step between them, not {len(points)} and {steps}")
+    ends = torch.cat([points[1:], points[:1]]) if closed else points[1:]
+    t = torch.arange(steps, dtype=points.dtype, device=points.device).repeat(len(ends)) / steps
+    a = points[: len(ends)].repeat_interleave(steps, 0)
+    path = between(a, ends.repeat_interleave(steps, 0), t)
+    return path if closed else torch.cat([path, points[-1:]])
