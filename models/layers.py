@@ -298,3 +298,9 @@ def with_minibatch_deviation(x: Tensor, group: int, unbiased: bool = True, eps: 
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:
     """int64 labels (N,) to float32 (N, num_classes)."""
     return F.one_hot(labels, num_classes).float()
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """What autocast would compute in on the device of `x`; the dtype of `x` where it is off."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

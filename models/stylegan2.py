@@ -29,7 +29,7 @@ from models.base import picture_shape
 from models.compiling import Compiled, Ops
 from models.deployed import Deployed
 from models.gan import GAN, AdversarialTraining, LatentSettings, Penalty
-from models.layers import joint_sum, one_hot, pixel_norm, with_minibatch_deviation
+from models.layers import autocast_dtype, joint_sum, one_hot, pixel_norm, with_minibatch_deviation
 from models.losses import NonSaturating
 from models.ops import bias_act, low_pass, modulated_conv2d, resampled_conv2d, upsample2d
 from models.randomness import keyed_generator
@@ -389,12 +389,6 @@ class Discriminator(nn.Module):
             if self.mapping is None:
                 return x.squeeze(1)
             return (x * self.mapping(None, labels)).sum(1) / math.sqrt(x.shape[1])
-
-
-def autocast_dtype(x: Tensor) -> torch.dtype:
-    """What autocast would compute in on the device of `x`; the dtype of `x` where it is off."""
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def joint_mean(x: Tensor) -> Tensor:

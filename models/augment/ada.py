@@ -358,6 +358,7 @@ class ADA(Augmentation):
         imgfilter_std: standard deviation of a band's amplification's logarithm to base 2.
         noise_std: standard deviation of the noise's standard deviation.
         cutout_size: the removed box's share of the picture's height and of its width.
+        multipliers: of p, for changes that are made less often than the others, from 0 to 1.
     """
 
     def __init__(
@@ -379,6 +380,7 @@ class ADA(Augmentation):
         imgfilter_std: float = 1.0,
         noise_std: float = 0.1,
         cutout_size: float = 0.5,
+        multipliers: dict[str, float] | None = None,
     ) -> None:
         if isinstance(policy, str) and policy not in PRESETS:
             raise ValueError(f"policy of ADA is one of {', '.join(PRESETS)} or a list of changes, not {policy!r}")
@@ -394,6 +396,11 @@ class ADA(Augmentation):
             raise ValueError(f"target of ADA must lie in -1..1, as a mean of signs does, not {target}")
         if speed_kimg <= 0:
             raise ValueError(f"speed_kimg of ADA must be positive, not {speed_kimg}")
+        for change, multiplier in (multipliers or {}).items():
+            if change not in self.changes:
+                raise ValueError(f"multipliers of ADA are of the policy's changes, which {change!r} is not")
+            if not 0 <= multiplier <= 1:
+                raise ValueError(f"multipliers of ADA must lie in 0..1, not {multiplier} for {change}")
         if interval < 1:
             raise ValueError(f"interval of ADA counts training steps and must be at least 1, not {interval}")
         self.policy, self.p = policy, p
@@ -403,6 +410,7 @@ class ADA(Augmentation):
         self.brightness_std, self.contrast_std = brightness_std, contrast_std
         self.hue_max, self.saturation_std = hue_max, saturation_std
         self.imgfilter_std, self.noise_std, self.cutout_size = imgfilter_std, noise_std, cutout_size
+        self.multipliers = multipliers
         self._adapted_p = 0.0 if isinstance(p, Schedule) else p
         # Sum and number of signs: of this step, on this rank; since the last adjustment, over all ranks.
         self._heard: Tensor | None = None
@@ -424,10 +432,21 @@ class ADA(Augmentation):
             if self._any_of("imgfilter"):
                 x = filtered(x, self.drawn_gains(count, p))
             if self._any_of("noise"):
-                x = noised(x, _chosen(p, torch.randn(count).abs() * self.noise_std, 0.0))
+                x = noised(x, self._drawn("noise", p, torch.randn(count).abs() * self.noise_std, 0.0))
             if self._any_of("cutout"):
-                x = cut_out(x, _chosen(p, torch.full((count,), self.cutout_size), 0.0), torch.rand(count, 2))
+                x = cut_out(
+                    x,
+                    self._drawn("cutout", p, torch.full((count,), self.cutout_size), 0.0),
+                    torch.rand(count, 2),
+                )
             return x.contiguous(memory_format=layout)
+
+    def _share(self, change: Change, p: float) -> float:
+        """The probability of one change."""
+        return p * (self.multipliers or {}).get(change, 1.0)
+
+    def _drawn(self, change: Change, p: float, drawn: Tensor, otherwise: float) -> Tensor:
+        return _chosen(self._share(change, p), drawn, otherwise)
 
     def _any_of(self, *changes: Change) -> bool:
         return any(change in self.changes for change in changes)
@@ -436,28 +455,28 @@ class ADA(Augmentation):
         """Where the points of each picture go, (count, 3, 3): pixel blitting, then general geometry."""
         maps = torch.eye(3, dtype=torch.float64).repeat(count, 1, 1)
         if self._any_of("xflip"):
-            flipped = _chosen(p, torch.floor(torch.rand(count) * 2), 0.0)
+            flipped = self._drawn("xflip", p, torch.floor(torch.rand(count) * 2), 0.0)
             maps = scaling(1 - 2 * flipped, 1) @ maps
         if self._any_of("rotate90"):
-            turns = _chosen(p, torch.floor(torch.rand(count) * 4), 0.0)
+            turns = self._drawn("rotate90", p, torch.floor(torch.rand(count) * 4), 0.0)
             maps = rotation(-math.pi / 2 * turns) @ maps
         if self._any_of("xint"):
-            x, y = _chosen(p, _around_zero(count, 2) * self.xint_max, 0.0).unbind(1)
+            x, y = self._drawn("xint", p, _around_zero(count, 2) * self.xint_max, 0.0).unbind(1)
             maps = shift(torch.round(x * width), torch.round(y * height)) @ maps
         if self._any_of("scale"):
-            factor = _chosen(p, torch.exp2(torch.randn(count) * self.scale_std), 1.0)
+            factor = self._drawn("scale", p, torch.exp2(torch.randn(count) * self.scale_std), 1.0)
             maps = scaling(factor, factor) @ maps
         # Before or after anisotropic scaling, or both: rotated at all with probability p.
-        p_rotate = 1 - math.sqrt(max(1 - p, 0.0))
+        p_rotate = 1 - math.sqrt(max(1 - self._share("rotate", p), 0.0))
         if self._any_of("rotate"):
             maps = self._drawn_rotation(count, p_rotate) @ maps
         if self._any_of("aniso"):
-            factor = _chosen(p, torch.exp2(torch.randn(count) * self.aniso_std), 1.0)
+            factor = self._drawn("aniso", p, torch.exp2(torch.randn(count) * self.aniso_std), 1.0)
             maps = scaling(factor, 1 / factor) @ maps
         if self._any_of("rotate"):
             maps = self._drawn_rotation(count, p_rotate) @ maps
         if self._any_of("xfrac"):
-            x, y = _chosen(p, torch.randn(count, 2) * self.xfrac_std, 0.0).unbind(1)
+            x, y = self._drawn("xfrac", p, torch.randn(count, 2) * self.xfrac_std, 0.0).unbind(1)
             maps = shift(x * width, y * height) @ maps
         return maps
 
@@ -468,15 +487,18 @@ class ADA(Augmentation):
         """What becomes of each picture's colours, (count, 4, 4); grey ones have neither hue nor saturation."""
         maps = torch.eye(4, dtype=torch.float64).repeat(count, 1, 1)
         if self._any_of("brightness"):
-            maps = brightness(_chosen(p, torch.randn(count) * self.brightness_std, 0.0)) @ maps
+            maps = brightness(self._drawn("brightness", p, torch.randn(count) * self.brightness_std, 0.0)) @ maps
         if self._any_of("contrast"):
-            maps = contrast(_chosen(p, torch.exp2(torch.randn(count) * self.contrast_std), 1.0)) @ maps
+            maps = contrast(self._drawn("contrast", p, torch.exp2(torch.randn(count) * self.contrast_std), 1.0)) @ maps
         if self._any_of("lumaflip"):
-            maps = luma_flip(_chosen(p, torch.floor(torch.rand(count) * 2), 0.0)) @ maps
+            maps = luma_flip(self._drawn("lumaflip", p, torch.floor(torch.rand(count) * 2), 0.0)) @ maps
         if self._any_of("hue") and not grey:
-            maps = hue(_chosen(p, _around_zero(count) * math.pi * self.hue_max, 0.0)) @ maps
+            maps = hue(self._drawn("hue", p, _around_zero(count) * math.pi * self.hue_max, 0.0)) @ maps
         if self._any_of("saturation") and not grey:
-            maps = saturation(_chosen(p, torch.exp2(torch.randn(count) * self.saturation_std), 1.0)) @ maps
+            maps = (
+                saturation(self._drawn("saturation", p, torch.exp2(torch.randn(count) * self.saturation_std), 1.0))
+                @ maps
+            )
         return maps
 
     def drawn_gains(self, count: int, p: float) -> Tensor:
@@ -485,7 +507,7 @@ class ADA(Augmentation):
         gains = torch.ones(count, 4, dtype=torch.float64)
         for band in range(4):
             one = torch.ones(count, 4, dtype=torch.float64)
-            one[:, band] = _chosen(p, torch.exp2(torch.randn(count) * self.imgfilter_std), 1.0)
+            one[:, band] = self._drawn("imgfilter", p, torch.exp2(torch.randn(count) * self.imgfilter_std), 1.0)
             gains = gains * one / ((power * one.square()).sum(1, keepdim=True) / 13).sqrt()
         return gains
 

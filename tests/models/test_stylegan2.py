@@ -16,7 +16,7 @@ from commands.training import quietly
 from datamodules.shapes import Shapes
 from models.base import Batch, HasCritic, HasLatents
 from models.gan import AdversarialTraining, LatentSettings
-from models.layers import with_minibatch_deviation
+from models.layers import autocast_dtype, with_minibatch_deviation
 from models.losses import NonSaturating
 from models.ops import low_pass, upsample2d
 from models.part import build, describe
@@ -30,7 +30,6 @@ from models.stylegan2 import (
     StyledConv2d,
     StyleGAN2,
     StyleGAN2Settings,
-    autocast_dtype,
     mixed,
     noise_of,
 )

@@ -1,0 +1,277 @@
+"""R3GAN (Huang, Gokaslan, Kuleshov & Tompkin 2024, arXiv:2501.05441): a modern GAN baseline.
+
+python main.py fit --config configs/r3gan_fashion_mnist.yaml
+
+Its loss and penalties are `losses.RelativisticPairing`, `regularizers.R1` and `R2`; here are the two networks, grouped
+residual blocks without any normalisation. On the same weights they, the losses, the penalties and a whole step equal
+those of the authors' code. A training step departs from it in three things: both players see the same real pictures,
+where the authors draw the generator's anew (so that they consume two for each that they count); penalties are computed
+in float32, by passes and with augmentations of their own, where the authors' share those of the loss, in bf16 at the
+high resolutions; and samples are clamped to [-1, 1].
+
+Names in the authors' state dicts (after `Model.`) and here; every weight has the same shape:
+    G: MainLayers.0.Layers.0.Basis, .LinearLayer -> basis, linear    EmbeddingLayer -> embed    AggregationLayer ->
+    to_picture    MainLayers.i.Layers.0.LinearLayer -> resize.(i-1)    MainLayers.i.Layers.(j+1) -> stages.i.j
+    D, of n stages: ExtractionLayer -> from_picture    MainLayers.i.Layers.j -> stages.i.j    MainLayers.i.Layers.(last)
+    .LinearLayer -> resize.i    MainLayers.(n-1).Layers.(last).Basis, .LinearLayer -> basis, linear    EmbeddingLayer ->
+    embed
+    in a block: LinearLayer1, NonLinearity1.Bias -> conv1.weight, conv1.bias (2 alike)    LinearLayer3 -> conv3
+    A convolution's weight is its `Layer.weight`.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.base import picture_shape
+from models.gan import GAN, AdversarialTraining, LatentSettings
+from models.layers import autocast_dtype, one_hot
+from models.losses import RelativisticPairing
+from models.ops import downsample2d, low_pass, upsample2d
+from models.regularizers import R1, R2
+
+SLOPE = 0.2
+"""Of the leaky ReLU at negative numbers."""
+GAIN = math.sqrt(2 / (1 + SLOPE**2))
+"""What keeps the variance through that ReLU (He et al. 2015, eq. 14)."""
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution that keeps the size and computes in its input's format; weights begin as N(0, gain^2 / fan-in)."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, groups: int = 1, bias: bool = False, gain: float = 1.0
+    ) -> None:
+        super().__init__(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=bias)
+        initialise(self.weight, gain)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+
+
+class ResidualBlock(nn.Module):
+    """x + conv1x1(act(grouped conv3x3(act(conv1x1(x))))), an inverted bottleneck (section 3.3, figure 3).
+
+    Without normalisation, its initialisation keeps the variance (fix-up, Zhang et al. 2019): the last convolution
+    begins as 0, so that the block is the identity, and the others are scaled by depth^(-1/4) (L^(-1/(2m-2)), m = 3).
+
+    Args:
+        width: channels of what comes in and goes out.
+        groups: of the 3x3 convolution.
+        expansion: the inner channels are so many times the width.
+        depth: residual blocks of the whole network.
+    """
+
+    def __init__(self, width: int, groups: int, expansion: int, depth: int) -> None:
+        super().__init__()
+        inner, gain = width * expansion, GAIN * depth**-0.25
+        self.conv1 = Conv2d(width, inner, 1, bias=True, gain=gain)
+        self.conv2 = Conv2d(inner, inner, 3, groups, bias=True, gain=gain)
+        self.conv3 = Conv2d(inner, width, 1, gain=0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.leaky_relu(self.conv1(x), SLOPE)
+        y = F.leaky_relu(self.conv2(y), SLOPE)
+        return x + self.conv3(y)
+
+
+class Generator(nn.Module):
+    """Latents (N, latent_dim) and labels (N,) to pictures (N, channels, resolution, resolution), beyond [-1, 1] too.
+
+    Args:
+        latent_dim: size of the latent, and of the labels' embedding beside it.
+        widths: channels at 4 px, 8 px, ...
+        groups: of the blocks at 4 px, 8 px, ...
+        blocks: residual blocks a resolution.
+        expansion: of a block's inner channels.
+        channels: of the pictures.
+        classes: 0 for none.
+        low_sides: under autocast, sides in pixels whose layers compute in its 16 bits.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        widths: Sequence[int],
+        groups: Sequence[int],
+        blocks: int,
+        expansion: int,
+        channels: int,
+        classes: int,
+        low_sides: Sequence[int],
+    ) -> None:
+        super().__init__()
+        self.classes, self.low_sides = classes, tuple(low_sides)
+        self.embed = linear(classes, latent_dim) if classes else None
+        self.linear = linear(latent_dim * (2 if classes else 1), widths[0])
+        self.basis = nn.Parameter(torch.randn(widths[0], 4, 4))
+        self.resize = nn.ModuleList(resizing(before, after) for before, after in itertools.pairwise(widths))
+        self.stages = nn.ModuleList(
+            stage(width, count, blocks, expansion, len(widths)) for width, count in zip(widths, groups, strict=True)
+        )
+        self.to_picture = Conv2d(widths[-1], channels, 1)
+        self.taps: Tensor
+        self.register_buffer("taps", low_pass(1, 3, 3, 1), persistent=False)
+
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        low, full = autocast_dtype(z), self.taps.dtype
+        with torch.autocast(z.device.type, enabled=False):
+            if self.embed is not None:
+                z = torch.cat([z, self.embed(one_hot(labels, self.classes).to(z.dtype))], dim=1)
+            x = self.linear(z)[:, :, None, None] * self.basis
+            x = self.stages[0](x.contiguous(memory_format=torch.channels_last))
+            for i, resize in enumerate(self.resize, start=1):
+                # Widths change at the lower of two resolutions, where it is cheaper.
+                x = upsample2d(resize(x.to(low if 4 << i in self.low_sides else full)), self.taps)
+                x = self.stages[i](x)
+            return self.to_picture(x).to(full)
+
+
+class Discriminator(nn.Module):
+    """Pictures (N, channels, resolution, resolution) and labels (N,) to logits (N,): the generator's mirror image.
+
+    Conditional, it is a projection discriminator (Miyato & Koyama 2018). Arguments are the generator's.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        groups: Sequence[int],
+        blocks: int,
+        expansion: int,
+        channels: int,
+        classes: int,
+        low_sides: Sequence[int],
+    ) -> None:
+        super().__init__()
+        self.classes, self.low_sides = classes, tuple(low_sides)
+        downwards, width = list(reversed(widths)), widths[0]
+        self.from_picture = Conv2d(channels, downwards[0], 1)
+        self.stages = nn.ModuleList(
+            stage(each, count, blocks, expansion, len(widths))
+            for each, count in zip(downwards, reversed(groups), strict=True)
+        )
+        self.resize = nn.ModuleList(resizing(before, after) for before, after in itertools.pairwise(downwards))
+        self.basis = nn.Conv2d(width, width, 4, groups=width, bias=False)
+        initialise(self.basis.weight)
+        self.linear = linear(width, width if classes else 1)
+        self.embed = linear(classes, width, gain=1 / math.sqrt(width)) if classes else None
+        self.taps: Tensor
+        self.register_buffer("taps", low_pass(1, 3, 3, 1), persistent=False)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        low, full, side = autocast_dtype(x), self.taps.dtype, x.shape[-1]
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(low if side in self.low_sides else full, memory_format=torch.channels_last)
+            x = self.stages[0](self.from_picture(x))
+            for i, resize in enumerate(self.resize, start=1):
+                x = resize(downsample2d(x, self.taps))
+                side //= 2
+                x = self.stages[i](x.to(low if side in self.low_sides else full))
+            # One 4x4 filter a channel: the sum of products, without a convolution that CPUs are slow at.
+            x = self.linear((x.to(full) * self.basis.weight[:, 0]).sum((2, 3)))
+            if self.embed is None:
+                return x.squeeze(1)
+            return (x * self.embed(one_hot(labels, self.classes).to(x.dtype))).sum(1)
+
+
+def initialise(weight: Tensor, gain: float = 1.0) -> None:
+    """N(0, gain^2 / fan-in) (He et al. 2015)."""
+    nn.init.normal_(weight, 0.0, gain / math.sqrt(weight[0].numel()))
+
+
+def linear(inputs: int, outputs: int, gain: float = 1.0) -> nn.Linear:
+    """A linear layer without bias, initialised as the convolutions are."""
+    layer = nn.Linear(inputs, outputs, bias=False)
+    initialise(layer.weight, gain)
+    return layer
+
+
+def stage(width: int, groups: int, blocks: int, expansion: int, stages: int) -> nn.Sequential:
+    """The residual blocks of one resolution, in a network of so many."""
+    return nn.Sequential(*(ResidualBlock(width, groups, expansion, blocks * stages) for _ in range(blocks)))
+
+
+def resizing(before: int, after: int) -> nn.Module:
+    """What changes the width from one resolution to the next."""
+    return nn.Identity() if before == after else Conv2d(before, after, 1)
+
+
+class R3GAN(GAN):
+    """R3GAN. Parameters: 20,732,160 and 20,683,776 at 32 px with the defaults; conditional 20,781,952 and 21,280,512.
+
+    Every setting that the authors schedule takes a `schedules.Cosine` in `adversarial`: lr, beta2, R1's and R2's gamma,
+    the average's half-life, and ADA's p.
+
+    Args:
+        data_shape: (C, H, W); H = W = 4 * 2^(number of widths - 1).
+        num_classes: classes of the data; used where `conditional`.
+        widths: channels at 4 px, 8 px, ..., of both networks.
+        groups: of the 3x3 convolutions at 4 px, 8 px, ...; each divides its width times `expansion`.
+        blocks: residual blocks a resolution.
+        expansion: a block's inner channels, as a multiple of its width.
+        latent_dim: size of the latent.
+        conditional: whether both networks see the labels.
+        low_resolutions: under mixed precision, how many of the highest resolutions, 8 px and up, compute in 16 bits.
+            The authors: three of four at 32 px, four at 64 and 256 px. fp16 has too small a range: take bf16.
+        adversarial: how the players are trained; the paper's loss and penalties, constant settings, if left out.
+    """
+
+    generator: Generator
+
+    def __init__(
+        self,
+        data_shape: Sequence[int],
+        num_classes: int = 0,
+        widths: Sequence[int] = (768, 768, 768, 768),
+        groups: Sequence[int] = (96, 96, 96, 96),
+        blocks: int = 2,
+        expansion: int = 2,
+        latent_dim: int = 64,
+        conditional: bool = False,
+        low_resolutions: int = 4,
+        adversarial: AdversarialTraining | None = None,
+    ) -> None:
+        channels, height, resolution = picture_shape(data_shape)
+        for name, count in (("blocks", blocks), ("expansion", expansion), ("latent_dim", latent_dim)):
+            if count < 1:
+                raise ValueError(f"{name} must be at least 1, not {count}")
+        if not widths or min(widths) < 1:
+            raise ValueError(f"widths are channels, at least 1 at each resolution from 4 px up, not {list(widths)}")
+        if height != resolution or resolution != 4 << len(widths) - 1:
+            raise ValueError(
+                f"widths names {len(widths)} resolutions, 4 to {4 << len(widths) - 1} px, and pictures are "
+                f"{height}x{resolution}: set data.resolution, or another number of widths and groups"
+            )
+        if len(groups) != len(widths):
+            raise ValueError(f"groups and widths are one for each resolution, not {len(groups)} and {len(widths)}")
+        for width, count in zip(widths, groups, strict=True):
+            if count < 1 or width * expansion % count:
+                raise ValueError(f"groups must divide {width} channels times expansion {expansion}, and {count} do not")
+        if conditional and not num_classes:
+            raise ValueError("conditional: true needs labels, and this data set has none")
+        if adversarial is None:
+            adversarial = AdversarialTraining(RelativisticPairing(), [R1(1.0), R2(1.0)], beta1=0.0, beta2=0.9)
+        classes = num_classes if conditional else 0
+        sides = [4 << i for i in range(len(widths))]
+        low_sides = sides[1:][-low_resolutions:] if low_resolutions > 0 else []
+        sizes = (widths, groups, blocks, expansion, channels, classes, low_sides)
+        super().__init__(
+            data_shape, num_classes, Generator(latent_dim, *sizes), Discriminator(*sizes), latent_dim, adversarial
+        )
+        self.widths, self.groups = list(widths), list(groups)
+        self.blocks, self.expansion = blocks, expansion
+        self.conditional, self.low_resolutions = conditional, low_resolutions
+
+    @property
+    def label_classes(self) -> int:
+        return self.num_classes if self.conditional else 0
+
+    def _decode(self, latents: Tensor, labels: Tensor, settings: LatentSettings) -> Tensor:
+        return super()._decode(latents, labels, settings).clamp(-1, 1)
