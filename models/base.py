@@ -146,6 +146,10 @@ class GenerativeModel(lightning.LightningModule, Part, ABC):
         """
         return least
 
+    def lazy_work(self, step: int) -> tuple[str, ...]:
+        """What training step `step`, counted from 0, does besides what all do: steps of the same work cost the same."""
+        return ()
+
     # Sampling.
 
     @torch.no_grad()

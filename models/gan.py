@@ -185,6 +185,11 @@ class GAN(GenerativeModel):
         """How real the discriminator holds samples, (N,); higher is more real."""
         return self.discriminator(x, y)
 
+    def lazy_work(self, step: int) -> tuple[str, ...]:
+        d_steps = range(step * self.adversarial.d_steps, (step + 1) * self.adversarial.d_steps)
+        regularizers = self.adversarial.regularizers
+        return tuple(type(r).__name__ for r in regularizers for d_step in d_steps if r.every > 1 and r.due(d_step))
+
     # What a family may override.
 
     def prepare_real(self, x: Tensor) -> Tensor:

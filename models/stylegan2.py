@@ -569,6 +569,10 @@ class StyleGAN2(GAN):
             return layers
         return int(torch.randint(1, layers, (), generator=generator))
 
+    def lazy_work(self, step: int) -> tuple[str, ...]:
+        due = self.path_length_weight and self.path_length_every > 1 and step % self.path_length_every == 0
+        return (*super().lazy_work(step), *(["path length"] if due else []))
+
     def penalties_apart(self, network: str, step: int) -> bool:
         every = self._intervals[network]
         penalised = self.path_length_weight if network == "generator" else self.adversarial.regularizers

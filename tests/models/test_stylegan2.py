@@ -473,6 +473,10 @@ def test_path_lengths_are_penalised_when_they_are_due() -> None:
     assert tiny(path_length_weight=0.0).extra_penalties("generator", labels, 0) == []
     assert (tiny().cost_period, tiny(path_length_weight=0.0, path_length_every=3).cost_period) == (16, 16)
     assert tiny(path_length_every=3).cost_period == 48
+    assert [tiny().lazy_work(step) for step in (0, 3, 4, 16)] == [
+        ("R1", "path length"), (), ("path length",), ("R1", "path length")
+    ]  # fmt: skip
+    assert tiny(path_length_weight=0.0).lazy_work(4) == ()
 
 
 # In training.
