@@ -417,6 +417,29 @@ def test_settings_that_make_no_sense_are_errors(settings: dict[str, Any], messag
         ADA(**settings)
 
 
+def test_a_change_with_a_multiplier_is_made_less_often() -> None:
+    ada = ADA(["xflip", "brightness", "rotate"], p=0.8, target=None, multipliers={"brightness": 0.5, "rotate": 0.0})
+    torch.manual_seed(0)
+    count = 4000
+    brighter = (ada.drawn_colours(count, 0.8, grey=False)[:, 0, 3] != 0).double().mean()
+    assert abs(brighter - 0.4) < 5 * (0.4 * 0.6 / count) ** 0.5
+    maps = ada.drawn_moves(count, 8, 8, 0.8)
+    assert not maps[:, 0, 1].any()
+    assert abs((maps[:, 0, 0] < 0).double().mean() - 0.4) < 5 * (0.4 * 0.6 / count) ** 0.5  # a flip is half of them
+
+
+@pytest.mark.parametrize(
+    ("multipliers", "message"),
+    [
+        ({"hue": 0.5}, "the policy's changes, which 'hue' is not"),
+        ({"xflip": 1.5}, "must lie in 0..1, not 1.5 for xflip"),
+    ],
+)
+def test_multipliers_that_make_no_sense_are_errors(multipliers: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ADA(["xflip"], multipliers=multipliers)
+
+
 def test_a_checkpoint_can_hold_it() -> None:
     for ada in (ADA("bgcf", p=0.1), ADA(["xflip", "cutout"], p=Linear(0, 0.5, 10), target=None)):
         assert describe(build(describe(ada))) == describe(ada)
