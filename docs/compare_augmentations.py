@@ -1,7 +1,7 @@
 """One plot of runs that differ in their augmentation: FD-EffNet, recall, r_t and ADA's p over kimg.
 
 pip install -e '.[docs]'
-python docs/compare_augmentations.py docs/images/augmentations.png none=runs/thousand_none/<id> ada=runs/thousand_ada/<id>
+python docs/compare_augmentations.py docs/images/augmentations.png none=runs/none/<id> ada=runs/ada/<id>
 """
 
 import json

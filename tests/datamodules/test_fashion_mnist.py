@@ -164,6 +164,13 @@ def test_the_excerpt_has_no_test_split(offline: Path) -> None:
     assert len(list(data.val_dataloader())) == -(-10_000 // 64)
 
 
+def test_a_limit_holds_the_rest_of_the_excerpt_back_for_a_test(offline: Path) -> None:
+    data, whole = FashionMNIST(excerpt=True, train_limit=1000), FashionMNIST(excerpt=True)
+    assert (data.size("train"), data.size("test")) == (1000, 9000)
+    both = torch.cat([data.examples("train", range(1000))[0], data.examples("test", range(9000))[0]])
+    assert both.flatten(1).double().sum() == whole.examples("train", range(10_000))[0].flatten(1).double().sum()
+
+
 def test_padding_keeps_every_pixel_and_other_sizes_are_resampled() -> None:
     native, padded, large = (
         FashionMNIST(resolution=r, excerpt=True).examples("train", range(8))[0] for r in (28, 32, 64)
