@@ -85,7 +85,7 @@ class FashionMNIST(PictureDataModule):
     """
 
     split_remedy: ClassVar[str] = (
-        "the excerpt is training pictures only; use split 'train', hold some back with train_limit, or set excerpt: false"
+        "the excerpt has training pictures only; use split 'train', hold some back (train_limit), or set excerpt: false"
     )
 
     def __init__(
