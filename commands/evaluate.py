@@ -140,8 +140,7 @@ def judged(
         count = options.num_samples or pictures.count
         if count > pictures.count:
             raise ValueError(f"--num_samples {count}: {options.samples} holds {pictures.count}")
-        facts = {"samples": pictures.name, "samples_data": pictures.fingerprint}
-        return [(pictures.subset(count), facts)], shape, None
+        return [(pictures.subset(count), {"samples": pictures.name, "samples_data": pictures.fingerprint})], shape, None
     path = checkpoint_at(options.ckpt_path)
     model = load(path, device)
     if len(model.data_shape) != 3 or model.data_shape[0] not in (1, 3):

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,7 +139,7 @@ def indices_of(options: argparse.Namespace, animated: bool) -> list[list[int]]:
     return [indices[row * points : (row + 1) * points] for row in range(rows)]
 
 
-def groups(pictures: "Iterator[Tensor]", size: int) -> "Iterator[list[Tensor]]":
+def groups(pictures: "Iterable[Tensor]", size: int) -> "Iterator[list[Tensor]]":
     """So many pictures at a time."""
     rest = iter(pictures)
     while group := list(islice(rest, size)):
