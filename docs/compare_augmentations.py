@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 
 CURVES = {
     "fd_effnet": "FD-EffNet to pictures held back, lower is better",
-    "recall_effnet": "recall",
+    "recall": "recall",
     "r_t": "r_t, mean sign of the logits of real pictures",
     "ada_p": "p of ADA",
 }

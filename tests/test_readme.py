@@ -32,7 +32,8 @@ def shortened(arguments: list[str]) -> list[str]:
     if verb == "fit" and "--print_config" not in arguments:
         return [*QUICK, "--budget.kimg", "0.384" if "--ckpt_path" in arguments else "0.256"]
     measured = ["--num_samples", "16", "--resolution", "32"]
-    return {"validate": QUICK, "evaluate": measured, "diagnose": measured}.get(verb, [])
+    quick = {"validate": QUICK, "evaluate": measured, "diagnose": measured, "path_length": measured}
+    return {**quick, "interpolate": ["--steps", "2"]}.get(verb, [])
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_the_commands_of_the_readme(workplace: Path, capsys: pytest.CaptureFixtu
             assert stop.value.code in (0, None)
         else:
             assert main([*arguments, *shortened(arguments)]) == 0, (arguments, capsys.readouterr().err)
-    assert len(list((workplace / "samples").glob("*.png"))) == 100 + 2
+    assert len(list((workplace / "samples").glob("*.png"))) == 100 + 3
     assert len(list((workplace / "runs" / "dcgan_fashion_mnist").iterdir())) == 1
 
 
