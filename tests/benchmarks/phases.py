@@ -11,7 +11,9 @@ from models.base import Batch
 
 
 class Clock:
-    """Adds up the time of each phase; waits for the device at both ends of one. Phases within a phase are part of it.
+    """Adds up the time of each phase; waits for the device wherever one begins or ends.
+
+    A phase within a phase is counted for itself alone.
 
     Args:
         device: what is waited for.
@@ -20,19 +22,25 @@ class Clock:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.seconds: dict[str, float] = {}
-        self._open = False
+        self._open: list[str] = []
+        self._since = 0.0
 
     @contextlib.contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        if self._open:
-            yield
-            return
-        self._open, start = True, self.now()
+        self._turn()
+        self._open.append(phase)
         try:
             yield
         finally:
-            self._open = False
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + self.now() - start
+            self._turn()
+            self._open.pop()
+
+    def _turn(self) -> None:
+        """Counts the time since the last turn for the innermost phase."""
+        now = self.now()
+        if self._open:
+            self.seconds[self._open[-1]] = self.seconds.get(self._open[-1], 0.0) + now - self._since
+        self._since = now
 
     def now(self) -> float:
         """Seconds, once the device has done all that it was given."""

@@ -212,22 +212,30 @@ def trainer(callbacks: list[lightning.Callback], steps: int) -> lightning.Traine
 
 
 class Peaks:
-    """The highest use of memory in each phase, above what the process held at first."""
+    """The highest use of memory in each phase, above what the process held at first. Inner phases count alone."""
 
     def __init__(self) -> None:
         self.meter = PeakMeter(torch.device("cpu"))
         self.meter.start()
         self.before = self.meter.read()
         self.peaks: dict[str, float] = {}
+        self._open: list[str] = []
 
     @contextlib.contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        self.meter.start()
+        self._turn()
+        self._open.append(phase)
         try:
             yield
         finally:
-            peak = (self.meter.read() - self.before) / GIB
-            self.peaks[phase] = max(self.peaks.get(phase, 0.0), peak)
+            self._turn()
+            self._open.pop()
+
+    def _turn(self) -> None:
+        peak = (self.meter.read() - self.before) / GIB
+        if self._open:
+            self.peaks[self._open[-1]] = max(self.peaks.get(self._open[-1], 0.0), peak)
+        self.meter.start()
 
 
 def peaks_of(which: str, resolution: int, width: int, batch: int) -> dict[str, float]:
