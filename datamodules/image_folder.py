@@ -158,6 +158,7 @@ class ImageFolder(PictureDataModule):
         batch_size: Of one D step, over all ranks.
         seed: Of the order and of the flips.
         num_workers: Loading processes a rank; 0 is fastest with `in_memory`.
+        train_limit: Train on so many pictures only; the others are the test split, if there is none.
 
     Raises:
         FileNotFoundError: `data_dir` is missing, or holds no pictures.
@@ -178,6 +179,7 @@ class ImageFolder(PictureDataModule):
         batch_size: int = 64,
         seed: int = 0,
         num_workers: int = 0,
+        train_limit: int | None = None,
     ) -> None:
         if crop is not None:
             at_least("crop", crop, 1)
@@ -204,7 +206,7 @@ class ImageFolder(PictureDataModule):
                     if name not in number:
                         raise ValueError(f"{path}: class {name!r} is not under train/; remove it or add the class")
                 labels[split] = torch.tensor([number[name] for name in found], dtype=torch.int64)
-        super().__init__(resolution, channels, len(names), names, flip, batch_size, seed, num_workers)
+        super().__init__(resolution, channels, len(names), names, flip, batch_size, seed, num_workers, train_limit)
         self.data_dir = data_dir
         self.crop = crop
         self.classes = classes
@@ -233,7 +235,9 @@ class ImageFolder(PictureDataModule):
     def size(self, split: Split) -> int:
         """The number of pictures in a split, without decoding them. Raises ValueError where there is none."""
         self.require(split)
-        return len(self._sources[split])
+        if split == "test" and split not in self._sources:  # what `train_limit` leaves over
+            return len(self._sources["train"]) - self.size("train")
+        return self.train_limit if split == "train" and self.train_limit else len(self._sources[split])
 
     def load(self, split: Split) -> Examples:
         """The split, decoded if it is to be in memory. Raises ValueError naming a file that cannot be decoded."""

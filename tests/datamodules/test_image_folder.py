@@ -42,6 +42,18 @@ def test_pictures_are_found_at_any_depth_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
+def test_a_limit_holds_the_rest_back_for_a_test(in_memory: bool, tmp_path: Path) -> None:
+    for i in range(7):
+        save(tmp_path / f"{i}.png", (i, i, i))
+    data = ImageFolder(str(tmp_path), resolution=8, in_memory=in_memory, train_limit=4)
+    assert (data.splits(), data.size("train"), data.size("test")) == (("train", "test"), 4, 3)
+    shown = [to_uint8(data.examples(split, range(data.size(split)))[0])[:, 0, 4, 4] for split in ("train", "test")]
+    assert sorted(torch.cat(shown).tolist()) == list(range(7))
+    with pytest.raises(ValueError, match="train_limit: must be below the 7 training pictures"):
+        ImageFolder(str(tmp_path), resolution=8, train_limit=7).examples("train", [0])
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
 def test_modes_are_converted(in_memory: bool, tmp_path: Path) -> None:
     Image.new("L", (12, 12), 90).save(tmp_path / "1_grey.png")
     Image.new("RGBA", (12, 12), (10, 20, 30, 255)).save(tmp_path / "2_opaque.png")
