@@ -26,16 +26,13 @@ CLASSES = (
         )
     ),
     "R3GAN.FusedOperators.BiasedActivationCUDA",
-    "R3GAN.FusedOperators.BiasedActivationReference",
     "R3GAN.Resamplers.InterpolativeUpsamplerCUDA",
-    "R3GAN.Resamplers.InterpolativeUpsamplerReference",
     "R3GAN.Resamplers.InterpolativeDownsamplerCUDA",
-    "R3GAN.Resamplers.InterpolativeDownsamplerReference",
     "torch.nn.modules.container.ModuleList",
     "torch.nn.modules.conv.Conv2d",
     "torch.nn.modules.linear.Linear",
 )  # fmt: skip
-"""Of the authors' training/networks.py and R3GAN/, with both ways that they compute the same; and of torch."""
+"""Of the authors' training/networks.py and R3GAN/, and of torch; what their snapshots hold on any device."""
 
 LICENCE = "none stated by its authors; parts of the code bear NVIDIA's notice that forbids use without a licence"
 
