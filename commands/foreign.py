@@ -11,6 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from commands.pickles import Record
+
+FILTER = (1, 3, 3, 1)
+"""What our pictures are resampled with, each way."""
+
 
 @dataclass
 class Foreign:
@@ -23,6 +28,7 @@ class Foreign:
         origin: what the checkpoint says of where it comes from: "code" and "licence" at least.
         fresh: names of the model's other tensors, which the source does not have.
         notes: what the user is to know, a line each.
+        samples_seen: training examples, where the source says how many.
     """
 
     description: dict[str, Any]
@@ -30,6 +36,7 @@ class Foreign:
     origin: dict[str, str]
     fresh: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
+    samples_seen: int | None = None
 
 
 def checkpoint_of(foreign: Foreign, samples_seen: int) -> dict[str, Any]:
@@ -80,3 +87,54 @@ def refuse_others(arguments: dict[str, Any], owner: str, known: dict[str, Any]) 
     for name, value in arguments.items():
         if name not in known or (known[name] is not ... and value != known[name]):
             raise ValueError(f"its {owner} was made with {name} = {value!r}, which there is not here")
+
+
+def networks_of(
+    content: dict[str, Any], generator: str, discriminator: str
+) -> tuple[Record, Record, Record | None, list[str]]:
+    """A snapshot's G, G_ema and D, if it has one, and notes on what others take the place of.
+
+    Args:
+        content: of the snapshot's pickle.
+        generator: the name of the class that G and G_ema must be of.
+        discriminator: likewise, D.
+
+    Raises:
+        ValueError: if there is no G_ema, or another object than a network.
+    """
+    records = {name: content.get(name) for name in ("G", "D", "G_ema")}
+    for name, expected in (("G", generator), ("G_ema", generator), ("D", discriminator)):
+        found = records[name]
+        if found is not None and not (isinstance(found, Record) and found.class_name == expected):
+            raise ValueError(f"its {name} is no {expected}")
+    average, raw, critic = records["G_ema"], records["G"], records["D"]
+    notes = []
+    if average is None:
+        raise ValueError("it has no G_ema, the averaged generator")
+    if raw is None:
+        raw = average
+        notes.append("it has no raw generator: the averaged one takes its place")
+    if critic is None:
+        notes.append("it has no discriminator: a new one takes its place")
+    return raw, average, critic, notes
+
+
+def without_filters(network: Record, called: str) -> dict[str, Tensor]:
+    """A network's tensors but its low-pass filters, of which ours keep one.
+
+    Args:
+        network: the network.
+        called: the last part of the filters' names.
+
+    Raises:
+        ValueError: if one of them is another filter.
+    """
+    taps = torch.tensor(FILTER, dtype=torch.float32)
+    expected = torch.outer(taps, taps) / 64
+    kept = {}
+    for name, value in network.state_dict().items():
+        if name.rpartition(".")[2] != called:
+            kept[name] = value
+        elif value.shape != expected.shape or not torch.allclose(value, expected):
+            raise ValueError(f"its {name} is not the filter {list(FILTER)}")
+    return kept

@@ -1,14 +1,12 @@
 """Snapshots of the authors' stylegan2-ada-pytorch (network-snapshot-*.pkl): names and arguments in our terms."""
 
 import re
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from commands.foreign import Foreign, refuse_others
-from commands.pickles import Record, read_network_pickle
+from commands.foreign import FILTER, Foreign, networks_of, refuse_others, without_filters
+from commands.pickles import Record
 
 CLASSES = (
     "Generator", "MappingNetwork", "SynthesisNetwork", "SynthesisBlock", "SynthesisLayer", "ToRGBLayer",
@@ -19,33 +17,17 @@ CLASSES = (
 
 LICENCE = "NVIDIA Source Code License for StyleGAN2 with Adaptive Discriminator Augmentation: non-commercial use only"
 
-FILTER = [1, 3, 3, 1]
-
 WHOLE_BATCH = 1 << 20
 """Samples in a group of the minibatch statistic, where the authors' None asks for the whole batch as one."""
 
 
-def read(path: Path) -> Foreign:
-    """The networks of a snapshot.
+def read(content: dict[str, Any]) -> Foreign:
+    """The networks of a snapshot, of what its pickle holds.
 
     Raises:
         ValueError: if it is not one, or has what our StyleGAN2 has not.
     """
-    content = read_network_pickle(path, CLASSES)
-    records = {name: content.get(name) for name in ("G", "D", "G_ema")}
-    for name, expected in (("G", "Generator"), ("G_ema", "Generator"), ("D", "Discriminator")):
-        found = records[name]
-        if found is not None and not (isinstance(found, Record) and found.class_name == expected):
-            raise ValueError(f"its {name} is no {expected}")
-    average, raw, critic = records["G_ema"], records["G"], records["D"]
-    notes = []
-    if average is None:
-        raise ValueError("it has no G_ema, the averaged generator")
-    if raw is None:
-        raw = average
-        notes.append("it has no raw generator: the averaged one takes its place")
-    if critic is None:
-        notes.append("it has no discriminator: a new one takes its place")
+    raw, average, critic, notes = networks_of(content, "Generator", "Discriminator")
     arguments = arguments_of(average, critic)
     networks = {"generator": generator_names(raw), "average.module": generator_names(average)}
     if critic is not None:
@@ -71,7 +53,7 @@ def arguments_of(generator: Record, discriminator: Record | None) -> dict[str, A
     features = {"activation": "lrelu", "embed_features": None, "layer_features": None, "lr_multiplier": 0.01}
     refuse_others(mapping, "mapping network", {**features, "num_layers": ..., "w_avg_beta": ...})
     sizes = {"channel_base": ..., "channel_max": ..., "num_fp16_res": ..., "conv_clamp": ...}
-    layers = {"activation": "lrelu", "resample_filter": FILTER, "fp16_channels_last": ...}
+    layers = {"activation": "lrelu", "resample_filter": list(FILTER), "fp16_channels_last": ...}
     refuse_others(
         synthesis, "synthesis network",
         {**sizes, **layers, "architecture": "skip", "use_noise": True, "kernel_size": 3},
@@ -127,7 +109,7 @@ def arguments_of(generator: Record, discriminator: Record | None) -> dict[str, A
 
 def generator_names(generator: Record) -> dict[str, Tensor]:
     """A generator's tensors under our names."""
-    return {_generator_name(name): value for name, value in without_filters(generator).items()}
+    return {_generator_name(name): value for name, value in without_filters(generator, "resample_filter").items()}
 
 
 def _generator_name(name: str) -> str:
@@ -143,7 +125,7 @@ def discriminator_names(discriminator: Record, resolution: int) -> dict[str, Ten
     """A discriminator's tensors under our names."""
     last = _stage(str(resolution))
     named = {}
-    for name, value in without_filters(discriminator).items():
+    for name, value in without_filters(discriminator, "resample_filter").items():
         name = re.sub(rf"^b{resolution}\.fromrgb\.", "from_picture.", name)
         name = re.sub(r"^mapping\.fc(\d+)\.", r"mapping.layers.\1.", name)
         name = re.sub(
@@ -156,20 +138,3 @@ def discriminator_names(discriminator: Record, resolution: int) -> dict[str, Ten
 def _stage(side: str) -> int:
     """0 for 4 px, 1 for 8 px, ..."""
     return int(side).bit_length() - 3
-
-
-def without_filters(network: Record) -> dict[str, Tensor]:
-    """A network's tensors but its low-pass filters, of which ours keep one.
-
-    Raises:
-        ValueError: if one of them is another filter.
-    """
-    taps = torch.tensor(FILTER, dtype=torch.float32)
-    expected = torch.outer(taps, taps) / 64
-    kept = {}
-    for name, value in network.state_dict().items():
-        if not name.endswith("resample_filter"):
-            kept[name] = value
-        elif value.shape != expected.shape or not torch.allclose(value, expected):
-            raise ValueError(f"its {name} is not the filter {FILTER}")
-    return kept

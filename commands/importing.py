@@ -16,13 +16,15 @@ def parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
     parser = argparse.ArgumentParser(
         prog="python main.py import",
-        description="Makes a checkpoint of an official one: a snapshot of stylegan2-ada-pytorch "
+        description="Makes a checkpoint of an official one: a snapshot of stylegan2-ada-pytorch or R3GAN "
         "(network-snapshot-*.pkl), or weights of BigGAN-PyTorch (G_ema.pth or G_ema.safetensors, with G and D beside "
         "it). Nothing that the file holds is run.",
     )
     parser.add_argument("path", type=Path, help="the snapshot, or the generator's weights")
     parser.add_argument("-o", "--out", required=True, type=Path, help="the checkpoint to write, x.ckpt")
-    parser.add_argument("--kimg", type=float, default=0.0, help="thousand samples it was trained for (0)")
+    parser.add_argument(
+        "--kimg", type=float, help="thousand samples it was trained for (what the file says; 0 where it does not)"
+    )
     return parser
 
 
@@ -33,7 +35,7 @@ def run(arguments: Sequence[str]) -> int:
         raise FileNotFoundError(f"no file to import at {options.path}")
     if options.out.suffix != ".ckpt":
         raise ValueError(f"--out {options.out} must end in .ckpt")
-    if not 0 <= options.kimg < float("inf"):
+    if options.kimg is not None and not 0 <= options.kimg < float("inf"):
         raise ValueError(f"--kimg must not be {options.kimg}")
 
     from callbacks.checkpoints import WholeCheckpointIO
@@ -45,7 +47,8 @@ def run(arguments: Sequence[str]) -> int:
     try:
         foreign = read(options.path)
         foreign.origin |= {"file": options.path.name, "sha256": digest}
-        checkpoint = checkpoint_of(foreign, round(options.kimg * 1000))
+        seen = foreign.samples_seen or 0 if options.kimg is None else round(options.kimg * 1000)
+        checkpoint = checkpoint_of(foreign, seen)
     except ValueError as error:
         named = str(error).startswith(str(options.path))
         raise ValueError(str(error) if named else f"{options.path}: {error}") from error
@@ -66,10 +69,26 @@ def reader_of(path: Path) -> Callable[[Path], "Foreign"]:
     Raises:
         ValueError: if nothing does.
     """
-    from commands import from_biggan, from_stylegan2
+    from commands import from_biggan
 
     if path.suffix == ".pkl":
-        return from_stylegan2.read
+        return read_snapshot
     if path.suffix in from_biggan.SUFFIXES:
         return from_biggan.read
     raise ValueError(f"{path} is none of {', '.join(('.pkl', *from_biggan.SUFFIXES))}, which can be imported")
+
+
+def read_snapshot(path: Path) -> "Foreign":
+    """The networks of a pickle, which the class of its generators says the kind of.
+
+    Raises:
+        ValueError: if the file is damaged, or of no kind that is known here.
+    """
+    from commands import from_r3gan, from_stylegan2
+    from commands.pickles import Record, read_network_pickle
+
+    content = read_network_pickle(path, from_stylegan2.CLASSES, from_r3gan.CLASSES)
+    generators = [content.get(name) for name in ("G_ema", "G")]
+    if any(isinstance(found, Record) and found.class_name == from_r3gan.GENERATOR for found in generators):
+        return from_r3gan.read(content)
+    return from_stylegan2.read(content)

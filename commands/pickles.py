@@ -1,8 +1,9 @@
-"""Networks of stylegan2-ada-pytorch's kind of pickle, read without running a line of what it holds.
+"""Pickles of networks, stylegan2-ada-pytorch's and its descendants', read without running a line of what they hold.
 
-Such a pickle asks for functions by name, and brings the source code of its classes, which the authors' reader executes.
-Here every name is looked up in a closed list of inert stand-ins, and everything else is refused by name, before it is
-called; a class becomes the plain record of its name and state, and its source is dropped unread.
+Such a pickle asks for functions and classes by name; stylegan2-ada-pytorch's bring the source code of theirs, which the
+authors' reader executes, and R3GAN's refer to what that reader would import. Here every name is looked up in a closed
+list of inert stand-ins, and everything else is refused by name, before it is called; an object becomes the plain record
+of its class's name and its state, and source is dropped unread.
 """
 
 import io
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -25,10 +26,10 @@ NUMBERS = {"f8": "d", "f4": "f", "i8": "q", "i4": "i", "b1": "?"}
 
 @dataclass(eq=False)
 class Record:
-    """One object of a class that was pickled with its source: a network, or a part of one.
+    """One object: a network, or a part of one.
 
     Args:
-        class_name: as it is called in the source.
+        class_name: as it is called in the source that was pickled with it; else with its module, as in a.b.Name.
         state: the object's attributes: plain values, tensors and further records.
     """
 
@@ -85,19 +86,20 @@ class Record:
                     yield f"{prefix}{name}", value
 
 
-def read_network_pickle(path: Path, classes: Sequence[str]) -> dict[str, Any]:
+def read_network_pickle(path: Path, classes: Sequence[str], imported: Sequence[str] = ()) -> dict[str, Any]:
     """The content of a pickle of networks: a dict of plain values, tensors and `Record`s.
 
     Args:
         path: the file.
-        classes: the names of what may be a record.
+        classes: the names of what may be a record among objects that are pickled with their source.
+        imported: likewise, with their modules (a.b.Name), among those that are pickled without.
 
     Raises:
         ValueError: if it is damaged or no such pickle, or asks for anything that is not in the list, which is named.
     """
     try:
         with path.open("rb") as file:
-            content = _Reader(file, classes).load()
+            content = _Reader(file, classes, imported).load()
     except (OSError, MemoryError):
         raise
     except Exception as error:  # the bytes of a damaged file decide which of a dozen errors the unpickler raises
@@ -111,7 +113,7 @@ def read_network_pickle(path: Path, classes: Sequence[str]) -> dict[str, Any]:
 class _Reader(pickle.Unpickler):
     """An unpickler that knows nothing but what is listed here."""
 
-    def __init__(self, file: Any, classes: Sequence[str]) -> None:  # noqa: ANN401 - a binary file
+    def __init__(self, file: Any, classes: Sequence[str], imported: Sequence[str]) -> None:  # noqa: ANN401 - a binary file
         super().__init__(file)
 
         def reconstruct(meta: object) -> Record:
@@ -133,7 +135,12 @@ class _Reader(pickle.Unpickler):
             ("numpy", "dtype"): type("dtype", (_NumberType,), {}),
             ("numpy.core.multiarray", "scalar"): _Function(_number),
             ("numpy._core.multiarray", "scalar"): _Function(_number),
+            ("torch", "float32"): torch.float32,
+            ("torch", "bfloat16"): torch.bfloat16,
         }
+        for name in imported:
+            module, _, own = name.rpartition(".")
+            self.known[module, own] = type(own, (_Stated,), {"qualified": name})
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - as pickle has it
         if (module, name) not in self.known:
@@ -155,6 +162,26 @@ class _Function:
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("a pickle may not change what it calls")
+
+
+class _Stated(Record):
+    """In place of a class whose objects are pickled as their state alone: made without arguments, then given it."""
+
+    qualified: ClassVar[str]
+
+    def __new__(cls) -> Self:
+        made = super().__new__(cls)
+        made.class_name, made.state = cls.qualified, {}
+        return made
+
+    def __init__(self) -> None:
+        """Nothing: a pickle that calls the class makes what `__new__` does."""
+
+    def __setstate__(self, state: object) -> None:
+        """The object's attributes, of which no code makes anything."""
+        if not isinstance(state, dict):
+            raise ValueError(f"it holds a {self.class_name} without a state")
+        self.state = dict(state)
 
 
 class _NumberType:

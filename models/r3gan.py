@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.base import picture_shape
+from models.deployed import Deployed
 from models.gan import GAN, AdversarialTraining, LatentSettings
 from models.layers import autocast_dtype, one_hot
 from models.losses import RelativisticPairing
@@ -273,5 +274,16 @@ class R3GAN(GAN):
     def label_classes(self) -> int:
         return self.num_classes if self.conditional else 0
 
+    def deployed(self, settings: LatentSettings | None = None) -> Deployed:
+        """The generator, whose pictures are cut off at -1 and 1."""
+        return DeployedR3GAN(self._sampled_network(settings or LatentSettings()))
+
     def _decode(self, latents: Tensor, labels: Tensor, settings: LatentSettings) -> Tensor:
         return super()._decode(latents, labels, settings).clamp(-1, 1)
+
+
+class DeployedR3GAN(Deployed):
+    """A generator whose pictures are cut off at -1 and 1, as samples are."""
+
+    def samples(self, z: Tensor, labels: Tensor) -> Tensor:
+        return super().samples(z, labels).clamp(-1, 1)

@@ -17,6 +17,7 @@ from models.dcgan import DCGAN
 from models.gan import GAN
 from models.layers import SpectralConv2d, SpectralEmbedding, SpectralLinear, without_spectral_norm
 from models.progan import ProGAN
+from models.r3gan import R3GAN
 from models.stylegan2 import StyleGAN2, StyleGAN2Settings
 
 STYLEGAN2 = {"channel_base": 64, "channel_max": 8, "latent_dim": 6, "w_dim": 5, "mapping_layers": 2}
@@ -28,6 +29,7 @@ MODELS: dict[str, Callable[[], GAN]] = {
         (3, 32, 32), 3, width=2, latent_dim=8, shared_dim=3, hierarchical=True, attention=[16], initialization="normal"
     ),
     "stylegan2": lambda: StyleGAN2((3, 16, 16), 3, conditional=True, **STYLEGAN2),
+    "r3gan": lambda: R3GAN((3, 16, 16), 3, [8, 8, 4], [2, 4, 1], latent_dim=6, conditional=True),
 }
 
 
@@ -39,6 +41,8 @@ def trained(family: str) -> GAN:
         for name, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
             if name in ("running_mean", "w_average", "bias"):
                 value.data.normal_(0, 0.1)
+            elif name == "weight" and not value.any():
+                value.data.normal_(0, 0.3)  # R3GAN's residual branches begin as 0
             elif isinstance(module, nn.ConvTranspose2d):
                 value.data.mul_(20)  # DCGAN's begin so small that its pictures are grey
             elif name == "running_var":

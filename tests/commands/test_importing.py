@@ -1,7 +1,7 @@
 """`import`: our own networks in the authors' kind of files come back as they were, and hostile files run nothing.
 
-The pickles have the structure of stylegan2-ada-pytorch's, of classes that stand in for the authors'; none of their code
-or files is here. docs/exchange.md says how theirs were tried.
+The pickles have the structure of stylegan2-ada-pytorch's and R3GAN's, of classes that stand in for the authors';
+none of their code or files is here. docs/exchange.md says how theirs were tried.
 """
 
 import json
@@ -19,11 +19,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from commands import from_r3gan
 from commands.pickles import Record, read_network_pickle
 from main import main
 from models import load
 from models.base import read_checkpoint
 from models.biggan import BigGAN
+from models.r3gan import R3GAN
 from models.stylegan2 import StyleGAN2, StyleGAN2Settings
 from tests.commands.conftest import Run, checkpoint, only_run, record
 
@@ -311,7 +313,8 @@ def by_storage(tmp_path: Path) -> object:
         (lambda folder: {"G_ema": Calls(getattr, os, "system")}, "is not run"),
         (lambda folder: {"G_ema": by_storage(folder)}, "a tensor whose numbers are damaged, or more than numbers"),
         (lambda folder: {"G_ema": Pickled("Popen")}, "class 'Popen', which is not known here"),
-        (lambda folder: {"G_ema": torch.nn.Linear(2, 2)}, "torch.nn.modules.linear.Linear, which is not run"),
+        (lambda folder: {"G_ema": torch.nn.ReLU()}, "torch.nn.modules.activation.ReLU, which is not run"),
+        (lambda folder: {"G_ema": torch.nn.Linear(2, 2)}, "its G_ema is no Generator"),
         (lambda folder: [1, 2], "holds a list"),
         (lambda folder: {"G_ema": 3}, "its G_ema is no Generator"),
     ],
@@ -394,6 +397,253 @@ def test_a_damaged_pickle_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
         error = capsys.readouterr().err
         assert "cannot" in error or "can be read" in error
         assert error.count("\n") == 1
+
+
+# R3GAN's pickles: of ordinary classes, by their modules' names, with their state and without source or arguments.
+
+
+@pytest.fixture(autouse=True)
+def r3gan_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules with the classes that R3GAN's pickles refer to, which whoever reads them must not make."""
+    for name in from_r3gan.CLASSES:
+        module, _, own = name.rpartition(".")
+        if module.startswith("torch."):
+            continue
+        for parent in (module.partition(".")[0], module):
+            if parent not in sys.modules:
+                monkeypatch.setitem(sys.modules, parent, ModuleType(parent))
+        setattr(sys.modules[module], own, type(own, (nn.Module,), {"__module__": module, "__setstate__": refused}))
+
+
+def refused(self: object, state: object) -> None:
+    raise AssertionError("this is the authors' class, which must not be made")
+
+
+def theirs(name: str, **parts: Any) -> nn.Module:  # noqa: ANN401
+    """A module of one of their classes, with these parts, parameters and attributes."""
+    module, _, own = name.rpartition(".")
+    made: nn.Module = getattr(sys.modules[module or "R3GAN.Networks"], own)()
+    for part, value in parts.items():
+        if part == "Kernel":
+            made.register_buffer(part, value)
+        else:
+            setattr(made, part, nn.Parameter(value.clone(), requires_grad=False) if type(value) is Tensor else value)
+    return made.eval()
+
+
+def layer(weight: Tensor, groups: int = 1) -> nn.Module:
+    """torch's linear layer or convolution."""
+    made: nn.Module
+    if weight.dim() == 2:
+        made = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    else:
+        made = nn.Conv2d(weight.shape[1] * groups, weight.shape[0], weight.shape[2], groups=groups, bias=False)
+    made.weight = nn.Parameter(weight.clone(), requires_grad=False)
+    return made
+
+
+def block(state: dict[str, Tensor], at: str) -> nn.Module:
+    conv = {i: state[f"{at}.conv{i}.weight"] for i in (1, 2, 3)}
+    groups = conv[2].shape[0] // conv[2].shape[1]
+    return theirs(
+        "ResidualBlock",
+        **{f"LinearLayer{i}": theirs("Convolution", Layer=layer(conv[i], groups if i == 2 else 1)) for i in conv},
+        **{
+            f"NonLinearity{i}": theirs("R3GAN.FusedOperators.BiasedActivationCUDA", Bias=state[f"{at}.conv{i}.bias"])
+            for i in (1, 2)
+        },
+    )
+
+
+def resampling(kind: str, state: dict[str, Tensor], at: str) -> nn.Module:
+    parts = {"LinearLayer": theirs("Convolution", Layer=layer(state[at]))} if at in state else {}
+    resampler = theirs(f"R3GAN.Resamplers.Interpolative{kind}rCUDA", Kernel=filter_of(1, 3, 3, 1))
+    return theirs(f"{kind}Layer", Resampler=resampler, **parts)
+
+
+def r3gan(**settings: Any) -> R3GAN:  # noqa: ANN401
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        own = {"widths": [8, 8, 4], "groups": [2, 4, 1], "latent_dim": 6, "low_resolutions": 1, **settings}
+        model = R3GAN((3, 16, 16), own.pop("num_classes", 0), **own)
+        varied(model)
+    return model
+
+
+def r3gan_snapshot(model: R3GAN) -> dict[str, Any]:
+    """What the authors' training would have pickled of a model with these weights."""
+    count, blocks, classes = len(model.widths), range(model.blocks), model.label_classes
+    formats = [torch.bfloat16 if count - i <= model.low_resolutions else torch.float32 for i in range(count)]
+    content: dict[str, Any] = {}
+    for name, network in (("G", model.generator), ("G_ema", model.average.module)):
+        state = network.state_dict()
+        first = theirs("GenerativeBasis", Basis=state["basis"], LinearLayer=layer(state["linear.weight"]))
+        stages = []
+        for i, data_type in enumerate(formats):
+            changing = resampling("Upsample", state, f"resize.{i - 1}.weight") if i else first
+            layers = [changing, *(block(state, f"stages.{i}.{j}") for j in blocks)]
+            stages.append(theirs("GeneratorStage", Layers=nn.ModuleList(layers), DataType=data_type))
+        parts = {"EmbeddingLayer": layer(state["embed.weight"])} if classes else {}
+        last = theirs("Convolution", Layer=layer(state["to_picture.weight"]))
+        inner = theirs("Generator", MainLayers=nn.ModuleList(stages), AggregationLayer=last, **parts)
+        content[name] = theirs("training.networks.Generator", Model=inner, z_dim=6, c_dim=classes, img_resolution=16)
+    state, stages = model.discriminator.state_dict(), []
+    basis = layer(state["basis.weight"], state["basis.weight"].shape[0])
+    last = theirs("DiscriminativeBasis", Basis=basis, LinearLayer=layer(state["linear.weight"]))
+    for i, data_type in enumerate(reversed(formats)):
+        changing = resampling("Downsample", state, f"resize.{i}.weight") if i < count - 1 else last
+        layers = [*(block(state, f"stages.{i}.{j}") for j in blocks), changing]
+        stages.append(theirs("DiscriminatorStage", Layers=nn.ModuleList(layers), DataType=data_type))
+    parts = {"EmbeddingLayer": layer(state["embed.weight"])} if classes else {}
+    first = theirs("Convolution", Layer=layer(state["from_picture.weight"]))
+    inner = theirs("Discriminator", MainLayers=nn.ModuleList(stages), ExtractionLayer=first, **parts)
+    content["D"] = theirs("training.networks.Discriminator", Model=inner)
+    moments = {"step": torch.tensor(3.0), "exp_avg": torch.zeros(2)}
+    optimizer = {"state": {0: moments}, "param_groups": [{"lr": np.float64(2e-4), "betas": (0, 0.9), "params": [0]}]}
+    return {**content, "training_set_kwargs": {"path": "x.zip"}, "cur_nimg": 1536, "G_opt_state": optimizer}
+
+
+@pytest.mark.parametrize("protocol", [3, 4])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"num_classes": 3, "conditional": True, "blocks": 1, "low_resolutions": 2, "expansion": 3},
+        {"widths": [8, 4, 4], "groups": [4, 2, 8], "low_resolutions": 0},
+    ],
+    ids=["own", "conditional", "widths"],
+)
+def test_a_snapshot_of_r3gan_comes_back_as_it_was(tmp_path: Path, settings: dict[str, Any], protocol: int) -> None:
+    original = r3gan(**settings)
+    assert imported(write(r3gan_snapshot(original), tmp_path / "x.pkl", protocol)) == 0
+    model = load(tmp_path / "x.ckpt")
+    assert isinstance(model, R3GAN)
+    assert model.samples_seen == 1536
+    assert model.state_dict().keys() == original.state_dict().keys()
+    for name, value in original.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+    for name in ("widths", "groups", "blocks", "expansion", "latent_dim", "conditional", "low_resolutions"):
+        assert getattr(model, name) == getattr(original, name), name
+    z, labels = original.draw_latents(range(4)), torch.arange(4) % max(original.label_classes, 1)
+    for weights in ("ema", "raw"):
+        drawn = original.settings_class(weights=weights)  # type: ignore[arg-type]
+        assert torch.equal(model.decode(z, labels, settings=drawn), original.decode(z, labels, settings=drawn))
+    x = torch.randn(4, 3, 16, 16)
+    assert torch.equal(model.logits(x, labels), original.eval().logits(x, labels))
+    assert model.origin is not None
+    assert model.origin["code"] == "brownvc/R3GAN"
+    assert model.origin["licence"].startswith("none stated")
+
+
+def test_kimg_that_is_given_wins_over_the_recorded(tmp_path: Path) -> None:
+    assert imported(write(r3gan_snapshot(r3gan()), tmp_path / "x.pkl"), "--kimg", "0") == 0
+    assert load(tmp_path / "x.ckpt").samples_seen == 0
+
+
+def test_formats_that_are_not_ours_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for network, stage in (("G_ema", 0), ("D", 2)):
+        content = r3gan_snapshot(original := r3gan())
+        content[network].Model.MainLayers[stage].DataType = torch.bfloat16
+        assert imported(write(content, tmp_path / "x.pkl")) == 0
+        assert "16 bits were not those of the highest resolutions" in capsys.readouterr().err
+        model = load(tmp_path / "x.ckpt")
+        assert isinstance(model, R3GAN)
+        assert model.low_resolutions == 0
+        assert torch.equal(model.average.module.basis, original.average.module.basis)  # type: ignore[arg-type]
+
+
+def r3gan_filter(content: dict[str, Any]) -> None:
+    content["G_ema"].Model.MainLayers[1].Layers[0].Resampler.Kernel = filter_of(1, 2, 2, 1)
+
+
+def uneven(content: dict[str, Any]) -> None:
+    del content["G_ema"].Model.MainLayers[1].Layers[2]
+
+
+def without_block(content: dict[str, Any]) -> None:
+    del content["G"].Model.MainLayers[1].Layers[2]
+
+
+def without_picture(content: dict[str, Any]) -> None:
+    del content["G_ema"].Model.AggregationLayer
+
+
+def another_layer(content: dict[str, Any]) -> None:
+    content["D"].Model.MainLayers[0].Layers[0].Extra = nn.Linear(2, 2)
+
+
+def a_wide_kernel(content: dict[str, Any]) -> None:
+    convolution = content["G"].Model.MainLayers[0].Layers[1].LinearLayer2
+    convolution.Layer = layer(torch.zeros(16, 8, 5, 5), 2)
+
+
+def r3gan_nan(content: dict[str, Any]) -> None:
+    content["D"].Model.ExtractionLayer.Layer.weight.data.fill_(torch.nan)
+
+
+def another_activation(content: dict[str, Any]) -> None:
+    content["D"].Model.MainLayers[0].Layers[0].NonLinearity1 = nn.GELU()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (r3gan_filter, "Layers.0.Resampler.Kernel is not the filter [1, 3, 3, 1]"),
+        (uneven, "its generator has [1, 2] residual blocks a resolution"),
+        (without_block, "it lacks what R3GAN has as generator.stages.1.1.conv1"),
+        (without_picture, "its generator has nothing that is to_picture.weight here"),
+        (another_layer, "R3GAN has no discriminator.stages.0.0.Extra.bias, nor the 1 others left over"),
+        (a_wide_kernel, "generator.stages.0.0.conv2.weight has shape (16, 8, 5, 5), not (16, 8, 3, 3)"),
+        (r3gan_nan, "discriminator.from_picture.weight is not finite"),
+        (another_activation, "it asks for torch.nn.modules.activation.GELU, which is not run"),
+        (lambda content: content.update(D=content["G"]), "its D is no training.networks.Discriminator"),
+        (lambda content: content.update(G=3), "its G is no training.networks.Generator"),
+        (lambda content: content.update(G=Pickled("Generator")), "its G is no training.networks.Generator"),
+        (lambda content: content.update(G_ema=None), "it has no G_ema"),
+    ],
+)
+def test_what_does_not_fit_r3gan_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Callable[[dict[str, Any]], None], said: str
+) -> None:
+    content = r3gan_snapshot(r3gan())
+    change(content)
+    assert imported(write(content, tmp_path / "x.pkl")) == 2
+    error = capsys.readouterr().err
+    assert str(tmp_path / "x.pkl") in error
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "x.ckpt").exists()
+
+
+def test_classes_by_name_are_records_and_not_the_classes(tmp_path: Path) -> None:
+    """Neither torch's own classes nor those that a module of that name has: their `__setstate__` could run anything."""
+    write({"a": nn.Linear(2, 3), "b": theirs(from_r3gan.GENERATOR, z_dim=4)}, tmp_path / "x.pkl")
+    content = read_network_pickle(tmp_path / "x.pkl", (), from_r3gan.CLASSES)
+    assert all(isinstance(value, Record) and not isinstance(value, nn.Module) for value in content.values())
+    assert content["a"].class_name == "torch.nn.modules.linear.Linear"
+    assert content["a"].state_dict().keys() == {"weight", "bias"}
+    assert content["b"].state["z_dim"] == 4
+    with pytest.raises(ValueError, match=r"torch\.nn\.modules\.linear\.Linear, which is not run"):
+        read_network_pickle(tmp_path / "x.pkl", ())
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        b"ctraining.networks\nGenerator\n(Vos\nVsystem\ntR.",  # called with arguments
+        b"ctraining.networks\nGenerator\n)\x81Vstate\nb.",  # a state that is a word
+        b"ctraining.networks\nGenerator\n)\x81(N(dV__class__\nNstb.",  # or sets attributes by slots
+        b"ctraining.networks\nGenerator\n(N(dVqualified\nNstb.",  # attributes set on the class
+        b"ctorch\nfloat32\n(N(dVitemsize\nI9\nstb.",  # and on torch's own
+        b"ctorch\nload\n(Vx.pt\ntR.",
+        b"ctorch.nn.modules.linear\ntorch\n.",
+    ],
+)
+def test_classes_by_name_can_only_be_made_and_given_a_state(tmp_path: Path, program: bytes) -> None:
+    (tmp_path / "x.pkl").write_bytes(b"\x80\x02" + program)
+    with pytest.raises(ValueError, match="that can be read"):
+        read_network_pickle(tmp_path / "x.pkl", (), from_r3gan.CLASSES)
+    assert torch.float32.itemsize == 4
 
 
 # BigGAN-PyTorch's state dicts.
