@@ -157,6 +157,8 @@ class Run(Callback):
         """The figure that "best" goes by, and which way is better; set by who measures quality."""
         self.resume_folder: Path | None = None
         """Set by the command line: the folder of the run whose checkpoint is resumed."""
+        self.init_from: dict[str, Any] | None = None
+        """Set by the command line: the checkpoint whose weights the run begins with, and what of them it took."""
         self.record: dict[str, Any] = {}
         self.has_trained = False
         """Whether this sitting has finished a batch: an error after that is no longer bad input."""
@@ -235,6 +237,7 @@ class Run(Callback):
                 "num_classes": model.num_classes,
             },
             **({} if model.origin is None else {"origin": model.origin}),
+            **({} if self.init_from is None else {"init_from": self.init_from}),
             samples_seen=model.samples_seen,
             devices=trainer.world_size,
             hardware=hardware(trainer.strategy.root_device),

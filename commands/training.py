@@ -36,6 +36,7 @@ from callbacks.stops import Stops
 from callbacks.throughput import Throughput
 from commands.checkpoints import newest_of_runs, run_folder_of
 from commands.errors import BAD_INPUT, InputError, one_line, parser_error
+from commands.transfer import take_weights
 from datamodules.base import DataModule
 from models.base import GenerativeModel, OutOfMemoryInPhaseError, own_fields, read_checkpoint
 from models.part import describe, differences
@@ -85,6 +86,13 @@ class TrainingCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for key, callback in KEYED_CALLBACKS.items():
             parser.add_lightning_class_args(callback, key)
+        # Of every verb, since every verb reads a run's config.yaml, which may hold it.
+        parser.add_argument(
+            "--init_from",
+            type=str | None,
+            default=None,
+            help="fit: a checkpoint whose weights the new run begins with, as far as they fit",
+        )
         parser.link_arguments("data.data_shape", "model.init_args.data_shape", apply_on="instantiate")
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.init_args.seed")
@@ -154,7 +162,14 @@ def fit(cli: TrainingCLI) -> int:
     """Trains, and leaves run.json in its last state whatever happens."""
     record = run_of(cli.trainer)
     record.config = cli.config_as_plain()
-    ckpt_path = cli.arguments.get("ckpt_path")
+    ckpt_path, init_from = cli.arguments.get("ckpt_path"), cli.arguments.get("init_from")
+    if init_from is not None:
+        if ckpt_path is not None:
+            raise InputError(
+                "--init_from begins a run and --ckpt_path goes on with one: leave one out "
+                "(--init_from null where a config names it)"
+            )
+        record.init_from = begin_from(cli, init_from)
     if ckpt_path is not None:
         with as_input_errors():
             checkpoint = read_checkpoint(ckpt_path)
@@ -177,6 +192,23 @@ def fit(cli: TrainingCLI) -> int:
     if cli.trainer.is_global_zero:
         print(f"run folder: {record.folder}", file=sys.stderr)
     return cli.stops.exit_code
+
+
+def begin_from(cli: TrainingCLI, path: str) -> dict[str, Any]:
+    """Gives the model what fits of a checkpoint's weights, and says what that is; gives what run.json keeps of it.
+
+    Raises:
+        InputError: naming the file, if it is no checkpoint, or of another family, or nothing of it fits.
+    """
+    with as_input_errors():
+        checkpoint = read_checkpoint(path)
+        try:
+            transfer = take_weights(cli.model, checkpoint)
+        except ValueError as error:
+            raise InputError(f"--init_from {path}: {error}") from error
+    if cli.trainer.is_global_zero:
+        print("\n".join([f"weights of {path}", *transfer.lines()]), file=sys.stderr)
+    return {"path": path, "taken": len(transfer.taken), "left": list(transfer.left)}
 
 
 def evaluate(cli: TrainingCLI, verb: str) -> int:
@@ -242,7 +274,7 @@ def require_resumable(checkpoint: dict[str, Any], path: str | Path) -> None:
     if "optimizer_states" not in checkpoint:
         raise InputError(
             f"{path} has no states of optimizers, as imported weights have none, and training cannot go on from it: "
-            "sample, evaluate or export it"
+            "sample, evaluate or export it, or begin a run with its weights: fit --init_from"
         )
 
 

@@ -104,6 +104,9 @@ class GenerativeModel(lightning.LightningModule, Part, ABC):
     """Training steps after which the cost of a step repeats; above 1 where a regularizer is lazy."""
     stage_starts: tuple[int, ...] = (0,)
     """Samples seen at which stages of training begin whose steps cost differently: one, but where a model grows."""
+    lists_from_the_picture: ClassVar[tuple[str, ...]] = ()
+    """Lists of modules whose first is next to the picture: in a model of another resolution, the same layer has the
+    same place from the list's end. Of all other lists it has the same index."""
 
     def __init__(self, data_shape: Sequence[int], num_classes: int) -> None:
         super().__init__()

@@ -275,6 +275,7 @@ class BigGAN(GAN):
     """
 
     settings_class: ClassVar[type[LatentSettings]] = BigGANSettings
+    lists_from_the_picture: ClassVar[tuple[str, ...]] = ("discriminator.blocks",)
 
     def __init__(
         self,

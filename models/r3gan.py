@@ -22,6 +22,7 @@ Names in the authors' state dicts (after `Model.`) and here; every weight has th
 import itertools
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -224,6 +225,7 @@ class R3GAN(GAN):
         adversarial: how the players are trained; the paper's loss and penalties, constant settings, if left out.
     """
 
+    lists_from_the_picture: ClassVar[tuple[str, ...]] = ("discriminator.stages", "discriminator.resize")
     generator: Generator
 
     def __init__(

@@ -451,6 +451,7 @@ class StyleGAN2(GAN):
     """
 
     settings_class: ClassVar[type[LatentSettings]] = StyleGAN2Settings
+    lists_from_the_picture: ClassVar[tuple[str, ...]] = ("discriminator.blocks",)
     generator: Generator
 
     def __init__(
