@@ -1,12 +1,17 @@
 """What the verbs that move latents share: a model that has them, and pictures of them."""
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from commands.errors import one_line
+from metrics.files import write_whole
 from metrics.pictures import to_uint8
 from models.base import GenerativeModel, HasLatents, HasStyles, SamplerSettings
 
@@ -45,3 +50,71 @@ def decoded(decode: Decode, points: Tensor, labels: Tensor, batch_size: int) -> 
     for start in range(0, len(points), batch_size):
         part = slice(start, start + batch_size)
         yield from to_uint8(decode(points[part], labels[part])).cpu()
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A picture's latent, as `project` found it."""
+
+    space: str
+    """w or z."""
+    point: Tensor
+    """(1, layers, w_dim), or (1, latent_dim)."""
+    noises: list[Tensor]
+    """(1, 1, side, side) of each layer; empty where it has none of its own."""
+    label: int
+    protocol: dict[str, Any]
+
+
+def save_projection(path: Path, point: Tensor, noises: Sequence[Tensor], label: int, protocol: dict[str, Any]) -> None:
+    """Writes a projection as an npz without pickles, whole or not at all: w or z, noise_0 ..., label, protocol (JSON).
+
+    `point` is that of `Projection`; protocol["space"] names it.
+    """
+    name = "z" if point.ndim == 2 else "w"
+    arrays = {name: point.float().cpu().numpy(), "label": np.array(label), "protocol": np.array(json.dumps(protocol))}
+    arrays |= {f"noise_{i}": noise.float().cpu().numpy() for i, noise in enumerate(noises)}
+
+    def write(file: BinaryIO) -> None:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+    write_whole(path, write)
+
+
+def read_projection(path: Path, model: GenerativeModel) -> Projection:
+    """The projection in an npz, on the model's device.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no projection, is broken, or is one of another model.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; `project` writes it as latent.npz")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: torch.from_numpy(file[name]) for name in file.files if name != "protocol"}
+            protocol = json.loads(str(file["protocol"]))
+        space = "w" if "w" in arrays else "z"
+        point, label = arrays[space].float(), int(arrays["label"])
+        noises = [arrays[f"noise_{i}"].float() for i in range(sum(name.startswith("noise_") for name in arrays))]
+    # A broken archive raises nearly anything: BadZipFile, KeyError, TypeError, EOFError, UnpicklingError ...
+    except Exception as error:
+        raise ValueError(f"{path}: is no projection ({one_line(error)}); write it with `project`") from error
+    expected: tuple[str, tuple[int, ...] | None]
+    with torch.no_grad():
+        latent = model.draw_latents([0]) if isinstance(model, HasLatents) else None
+        if isinstance(model, HasStyles) and latent is not None:
+            expected = "w", model.to_w(latent, model.sample_labels([0])).shape
+            sides = [tuple(noise.shape) for noise in noises]
+            fits = not noises or sides == [(1, 1, side, side) for side in model.noise_sides]
+        else:
+            expected, fits = ("z", None if latent is None else latent.shape), not noises
+    if (space, point.shape) != expected or not fits:
+        raise ValueError(
+            f"{path}: {space} of shape {tuple(point.shape)} is of another model than this {type(model).__name__}; "
+            "give the checkpoint that it was projected with"
+        )
+    if not 0 <= label < max(model.label_classes, 1) or not all(x.isfinite().all() for x in (point, *noises)):
+        raise ValueError(f"{path}: holds a class that the model lacks, or no finite numbers; write it with `project`")
+    point, *noises = (each.to(model.device) for each in (point, *noises))
+    return Projection(space, point, noises, label, protocol)

@@ -177,9 +177,10 @@ class EfficientNetFeatures(NetworkFeatures):
     def unrounded(self, pictures: Tensor) -> Tensor:
         """Features, float32 (N, dimension), of pictures float32 (N, 1 or 3, H, W) in [0, 255], not rounded to bytes.
 
-        For differences of pictures that are closer than bytes can tell; figures of samples take `forward`.
+        For differences of pictures that are closer than bytes can tell, and for gradients by the pictures, which are
+        recorded where the caller records any; figures of samples take `forward`.
         """
-        with exact_arithmetic(self._device):
+        with exact_arithmetic(self._device, gradients=True):
             x = resized_floats(pictures.to(self._device), self.resolution, self.resize)
             return self._network(self._normalised(x))
 

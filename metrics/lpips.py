@@ -79,8 +79,11 @@ class LPIPSDistance:
         self._device = torch.device("cpu")
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        """Distances, float64 (N,) on the CPU, of float32 pictures (N, 1 or 3, H, W) in [-1, 1], of 16 px or more."""
-        with exact_arithmetic(self._device):
+        """Distances, float64 (N,) on the CPU, of float32 pictures (N, 1 or 3, H, W) in [-1, 1], of 16 px or more.
+
+        Differentiable by the pictures where the caller records gradients.
+        """
+        with exact_arithmetic(self._device, gradients=True):
             pair = (x.to(self._device).expand(-1, 3, -1, -1) for x in (a, b))
             return self._network(*pair, normalize=False).flatten().double().cpu()
 

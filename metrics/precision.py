@@ -11,8 +11,10 @@ DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bf
 
 
 @contextmanager
-def exact_arithmetic(device: torch.device) -> Iterator[None]:
+def exact_arithmetic(device: torch.device, gradients: bool = False) -> Iterator[None]:
     """Inside, on `device`: no gradients, no autocast, and float32 products in float32. Settings are left as found.
+
+    `gradients` leaves them to the caller: they are recorded where they are outside, for what is minimised.
 
     On CUDA, torch's default is to run float32 convolutions in TF32, with 10 bits of mantissa, and
     `set_float32_matmul_precision` does the like to products of matrices, on CUDA and on CPU.
@@ -22,7 +24,8 @@ def exact_arithmetic(device: torch.device) -> Iterator[None]:
     try:
         for backend in backends:
             backend.fp32_precision = "ieee"
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        recorded = gradients and torch.is_grad_enabled()
+        with torch.set_grad_enabled(recorded), torch.autocast(device.type, enabled=False):
             yield
     finally:
         for backend, precision in zip(backends, before, strict=True):

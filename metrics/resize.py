@@ -56,7 +56,7 @@ def _bicubic(x: Tensor, side: int) -> Tensor:
     """
     height, width = x.shape[2:]
     # The columns first, as Pillow.
-    with exact_arithmetic(x.device):
+    with exact_arithmetic(x.device, gradients=True):
         x = x @ _bicubic_weights(width, side, x.device).T
         return (_bicubic_weights(height, side, x.device) @ x).clamp(0, 255)
 

@@ -43,6 +43,15 @@ class HasLatents(Protocol):
 
     def draw_latents(self, indices: Sequence[int], *, seed: int = 0, settings: Any = None) -> Tensor: ...  # noqa: ANN401
     def decode(self, latents: Tensor, labels: Tensor | None = None, *, settings: Any = None) -> Tensor: ...  # noqa: ANN401
+    def decode_with_graph(
+        self,
+        latents: Tensor,
+        labels: Tensor | None = None,
+        *,
+        settings: Any = None,  # noqa: ANN401
+    ) -> Tensor:
+        """As `decode`, and differentiable by the latents; pixels that it cuts off at -1 and 1 have no gradient."""
+        ...
 
 
 @runtime_checkable
@@ -61,6 +70,24 @@ class HasStyles(HasLatents, Protocol):
         settings: Any = None,  # noqa: ANN401
     ) -> Tensor:
         """Samples (N, *data_shape) of styles, which are truncated no further; not cut off at -1 and 1."""
+        ...
+
+    @property
+    def noise_sides(self) -> Sequence[int]:
+        """Side in pixels of each noise, (N, 1, side, side), that `from_w` takes."""
+        ...
+
+    def style_weights(self, settings: Any = None) -> list[Tensor]:  # noqa: ANN401
+        """The linear maps (outputs, w_dim) by which the first, second, ... layer's style reaches its convolution."""
+        ...
+
+
+@runtime_checkable
+class HasLatentWeights(HasLatents, Protocol):
+    """A model whose latents first pass a linear map, whole, so that its weights tell what moves pictures most."""
+
+    def latent_weights(self, settings: Any = None) -> Tensor:  # noqa: ANN401
+        """That map's weights, (outputs, latent_dim)."""
         ...
 
 

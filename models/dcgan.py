@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.base import picture_shape
-from models.gan import GAN, AdversarialTraining
+from models.gan import GAN, AdversarialTraining, LatentSettings
 from models.layers import BatchNorm2d, one_hot
 
 
@@ -112,6 +112,14 @@ class DCGAN(GAN):
     @property
     def label_classes(self) -> int:
         return self.num_classes if self.conditional else 0
+
+    def latent_weights(self, settings: LatentSettings | None = None) -> Tensor:
+        """What the first transposed convolution makes of a latent: (channels * 4 * 4, latent_dim), classes left out."""
+        network = self._sampled_network(settings or LatentSettings())
+        assert isinstance(network, Generator)
+        weight = network.layers[0].weight
+        assert isinstance(weight, Tensor)
+        return weight.detach()[: self.latent_dim].flatten(1).T
 
 
 def initialize(layer: nn.Module) -> None:

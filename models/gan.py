@@ -159,6 +159,15 @@ class GAN(GenerativeModel):
         self, latents: Tensor, labels: Tensor | None = None, *, settings: LatentSettings | None = None
     ) -> Tensor:
         """Samples (N, *data_shape) for latents (N, latent_dim)."""
+        return self.decode_with_graph(latents, labels, settings=settings)
+
+    def decode_with_graph(
+        self, latents: Tensor, labels: Tensor | None = None, *, settings: LatentSettings | None = None
+    ) -> Tensor:
+        """As `decode`, and differentiable by the latents: for projection.
+
+        Pixels that a family cuts off at -1 and 1 have no gradient.
+        """
         wanted = torch.zeros(len(latents), dtype=torch.int64, device=self.device) if labels is None else labels
         settings = settings or self.settings_class()
         with self.phase("sampling"), self.evaluating(), self._sampling_precision(settings):

@@ -656,6 +656,20 @@ class StyleGAN2(GAN):
             chosen = self._sampling_noise(ws, settings) if noise is None else noise
             return self._network(settings).synthesis(ws.to(self.dtype), chosen).float()
 
+    @property
+    def noise_sides(self) -> Sequence[int]:
+        """Side in pixels of each layer's noise."""
+        return self.generator.synthesis.noise_sides
+
+    def style_weights(self, settings: StyleGAN2Settings | None = None) -> list[Tensor]:
+        """The affine maps A (inputs, w_dim) of the styled convolutions, from 4 px up, as they are applied.
+
+        One a layer of w, but for the last, whose style only a picture's convolution reads.
+        """
+        synthesis = self._network(settings or StyleGAN2Settings()).synthesis
+        affines = [layer.affine for layer in synthesis.modules() if isinstance(layer, StyledConv2d)]
+        return [affine.weight.detach() * affine.scale for affine in affines]
+
     def _sampling_noise(self, latents: Tensor, settings: LatentSettings) -> Noise:
         """The settings' noise; where it is random, each sample's own, a function of its latent."""
         assert isinstance(settings, StyleGAN2Settings)

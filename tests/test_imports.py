@@ -21,6 +21,7 @@ DATA_SETS = re.compile(r"mnist|cifar|imagenet|celeb_?a|lsun|ffhq|shakespeare", r
 STEPS_ALLOWED = {
     "models.gan": "the one place that steps two optimizers",
     "callbacks.plan": "trial steps of models that Lightning optimizes by itself",
+    "commands.project": "moves a latent; no model is trained",
 }
 
 
