@@ -43,6 +43,8 @@ def trained(family: str) -> GAN:
                 value.data.normal_(0, 0.1)
             elif name == "weight" and not value.any():
                 value.data.normal_(0, 0.3)  # R3GAN's residual branches begin as 0
+            elif name == "basis":
+                value.data.mul_(4)  # so that its pictures go beyond -1 and 1, and are cut off
             elif isinstance(module, nn.ConvTranspose2d):
                 value.data.mul_(20)  # DCGAN's begin so small that its pictures are grey
             elif name == "running_var":
