@@ -39,7 +39,7 @@ from commands.errors import BAD_INPUT, InputError, one_line, parser_error
 from commands.transfer import take_weights
 from datamodules.base import DataModule
 from models.base import GenerativeModel, OutOfMemoryInPhaseError, own_fields, read_checkpoint
-from models.part import describe, differences
+from models.part import completed, describe, differences
 
 DEFAULTS = Path(__file__).parent.parent / "configs" / "defaults.yaml"
 
@@ -287,7 +287,7 @@ def require_same(
         InputError: with the list of them.
     """
     own = own_fields(checkpoint)
-    found = differences(own["model"], describe(model), "model")
+    found = differences(completed(own["model"]), describe(model), "model")
     if data is not None and "atelier_data" in checkpoint:  # written by a fit; a checkpoint made otherwise has none
         found += differences(checkpoint["atelier_data"], data.settings(), "data")
     if seed is not None and own["training_seed"] is not None and own["training_seed"] != seed:

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.base import picture_shape
-from models.gan import GAN, AdversarialTraining, LatentSettings
+from models.gan import GAN, AdversarialTraining, LatentSettings, layers_within
 from models.layers import autocast_dtype, one_hot
 from models.losses import RelativisticPairing
 from models.ops import downsample2d, low_pass, upsample2d
@@ -274,6 +274,15 @@ class R3GAN(GAN):
     @property
     def label_classes(self) -> int:
         return self.num_classes if self.conditional else 0
+
+    def discriminator_layers(self) -> list[nn.Module]:
+        """from_picture, the convolutions of residual blocks and, where widths differ, between sides; basis, linear."""
+        network = self.discriminator
+        assert isinstance(network, Discriminator)
+        parts = [network.from_picture, network.stages[0]]
+        for resize, later in zip(network.resize, network.stages[1:], strict=True):
+            parts += [resize, later]
+        return [layer for part in [*parts, network.basis, network.linear] for layer in layers_within(part)]
 
     def _decode(self, latents: Tensor, labels: Tensor, settings: LatentSettings) -> Tensor:
         return super()._decode(latents, labels, settings).clamp(-1, 1)
