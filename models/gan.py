@@ -444,6 +444,7 @@ class GAN(GenerativeModel):
             c = self.lazy_correction(network)
             for group in optimizer.param_groups:
                 group["lr"], group["betas"] = value_at(lr, seen) * c, (betas[0] ** c, betas[1] ** c)
+                group["eps"] = settings.eps  # a run that goes on may do so with another
 
     def _plain_optimizers(self) -> list[torch.optim.Optimizer]:
         optimizers = self.optimizers(use_pl_optimizer=False)
