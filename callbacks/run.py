@@ -159,6 +159,8 @@ class Run(Callback):
         """Set by the command line: the folder of the run whose checkpoint is resumed."""
         self.init_from: dict[str, Any] | None = None
         """Set by the command line: the checkpoint whose weights the run begins with, and what of them it took."""
+        self.resume_override: dict[str, Any] | None = None
+        """Set by the command line: which settings changed when the run went on, and after how many samples."""
         self.record: dict[str, Any] = {}
         self.has_trained = False
         """Whether this sitting has finished a batch: an error after that is no longer bad input."""
@@ -238,6 +240,7 @@ class Run(Callback):
             },
             **({} if model.origin is None else {"origin": model.origin}),
             **({} if self.init_from is None else {"init_from": self.init_from}),
+            **self._overridden(),
             samples_seen=model.samples_seen,
             devices=trainer.world_size,
             hardware=hardware(trainer.strategy.root_device),
@@ -308,6 +311,12 @@ class Run(Callback):
             self.record = {}
         self.record.pop("error", None)
         self.record.pop("ended", None)
+
+    def _overridden(self) -> dict[str, list[dict[str, Any]]]:
+        """Every change of settings so far, this sitting's included; nothing where there was none."""
+        if self.resume_override is None:
+            return {}
+        return {"resume_overrides": [*self.record.get("resume_overrides", []), self.resume_override]}
 
     def _wandb_run(self, model: GenerativeModel) -> WandbRun:
         self.record.setdefault("wandb_id", f"{self.folder.name}-{secrets.token_hex(3)}")

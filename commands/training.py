@@ -5,6 +5,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -39,7 +40,7 @@ from commands.errors import BAD_INPUT, InputError, one_line, parser_error
 from commands.transfer import take_weights
 from datamodules.base import DataModule
 from models.base import GenerativeModel, OutOfMemoryInPhaseError, own_fields, read_checkpoint
-from models.part import describe, differences
+from models.part import completed, describe, differences
 
 DEFAULTS = Path(__file__).parent.parent / "configs" / "defaults.yaml"
 
@@ -93,6 +94,12 @@ class TrainingCLI(LightningCLI):
             default=None,
             help="fit: a checkpoint whose weights the new run begins with, as far as they fit",
         )
+        parser.add_argument(
+            "--resume_override",
+            type=str | None,
+            default=None,
+            help="fit --ckpt_path: key=value, a setting of the model that changes from here on; repeatable",
+        )
         parser.link_arguments("data.data_shape", "model.init_args.data_shape", apply_on="instantiate")
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.init_args.seed")
@@ -143,6 +150,7 @@ class TrainingCLI(LightningCLI):
         text = parser.dump(self.arguments, skip_none=False, skip_link_targets=True, format="yaml")
         config: dict[str, Any] = yaml.safe_load(text)
         config.pop("ckpt_path", None)
+        config.pop("resume_override", None)  # its value is the setting's own by now
         return config
 
 
@@ -153,13 +161,18 @@ def run(verb: str, arguments: Sequence[str]) -> int:
         InputError: for everything the user can mend, in one line.
     """
     require_readable(arguments)
+    words, overrides = split_overrides(arguments) if verb == "fit" else (list(arguments), [])
     with as_input_errors(), quietly():
-        cli = TrainingCLI([verb, *arguments])
-    return fit(cli) if verb == "fit" else evaluate(cli, verb)
+        cli = TrainingCLI([verb, *words, *(f"--{override}" for override in overrides)])
+    keys = [override.partition("=")[0] for override in overrides]
+    return fit(cli, keys) if verb == "fit" else evaluate(cli, verb)
 
 
-def fit(cli: TrainingCLI) -> int:
-    """Trains, and leaves run.json in its last state whatever happens."""
+def fit(cli: TrainingCLI, overrides: Sequence[str] = ()) -> int:
+    """Trains, and leaves run.json in its last state whatever happens.
+
+    `overrides` are keys of hyperparameters that may differ from those of the checkpoint that is resumed.
+    """
     record = run_of(cli.trainer)
     record.config = cli.config_as_plain()
     ckpt_path, init_from = cli.arguments.get("ckpt_path"), cli.arguments.get("init_from")
@@ -170,11 +183,17 @@ def fit(cli: TrainingCLI) -> int:
                 "(--init_from null where a config names it)"
             )
         record.init_from = begin_from(cli, init_from)
+    if overrides and ckpt_path is None:
+        raise InputError("--resume_override changes a run that goes on, and needs --ckpt_path; a new one takes flags")
     if ckpt_path is not None:
         with as_input_errors():
             checkpoint = read_checkpoint(ckpt_path)
             require_resumable(checkpoint, ckpt_path)
-            require_same(checkpoint, cli.model, cli.datamodule, cli.arguments.seed_everything)
+            changed = require_same(checkpoint, cli.model, cli.datamodule, cli.arguments.seed_everything, overrides)
+            if changed:
+                require_loadable(checkpoint, cli.model, changed)
+                seen = own_fields(checkpoint)["samples_seen"]
+                record.resume_override = {"samples_seen": seen, "changed": changed}
         record.resume_folder = run_folder_of(Path(ckpt_path))
     try:
         with quietly(), cli.stops.handling():
@@ -279,21 +298,69 @@ def require_resumable(checkpoint: dict[str, Any], path: str | Path) -> None:
 
 
 def require_same(
-    checkpoint: dict[str, Any], model: GenerativeModel, data: DataModule | None = None, seed: int | None = None
-) -> None:
+    checkpoint: dict[str, Any],
+    model: GenerativeModel,
+    data: DataModule | None = None,
+    seed: int | None = None,
+    overrides: Sequence[str] = (),
+) -> list[str]:
     """Refuses to go on with other hyperparameters than a checkpoint's; data and seed are compared where given.
 
+    The model's that are named in `overrides` may differ, or lie within what is named; gives how they do.
+
     Raises:
-        InputError: with the list of them.
+        InputError: with the list of the others.
     """
     own = own_fields(checkpoint)
-    found = differences(own["model"], describe(model), "model")
+    found = differences(completed(own["model"]), describe(model), "model")
     if data is not None and "atelier_data" in checkpoint:  # written by a fit; a checkpoint made otherwise has none
         found += differences(checkpoint["atelier_data"], data.settings(), "data")
     if seed is not None and own["training_seed"] is not None and own["training_seed"] != seed:
         found.append(f"seed_everything: {own['training_seed']} -> {seed}")
-    if found:
-        raise InputError(f"the checkpoint was trained with other settings (its -> yours): {'; '.join(found)}")
+    changed = [line for line in found if any(re.match(rf"{re.escape(key)}[.:\[]", line) for key in overrides)]
+    refused = [line for line in found if line not in changed]
+    if refused:
+        remedy = "; change one of the model's with --resume_override key=value" if data is not None else ""
+        raise InputError(f"the checkpoint was trained with other settings (its -> yours): {'; '.join(refused)}{remedy}")
+    return changed
+
+
+def require_loadable(checkpoint: dict[str, Any], model: GenerativeModel, changed: Sequence[str]) -> None:
+    """Refuses an override of what decides the networks' shapes: the checkpoint's weights could not be loaded.
+
+    Raises:
+        InputError: naming what was overridden.
+    """
+    mine = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    theirs = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+    if mine != theirs:
+        raise InputError(
+            f"--resume_override {'; '.join(changed)}: its weights have other shapes; begin a run with --init_from"
+        )
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Arguments without `--resume_override key=value`, and these, as key=value.
+
+    Raises:
+        InputError: for one that is not key=value, or not a setting of the model.
+    """
+    words, overrides = [], []
+    rest = iter(arguments)
+    for word in rest:
+        if word == "--resume_override":
+            overrides.append(next(rest, ""))
+        elif word.startswith("--resume_override="):
+            overrides.append(word.partition("=")[2])
+        else:
+            words.append(word)
+    for override in overrides:
+        if not re.match(r"model\.[\w.]+=", override):
+            raise InputError(
+                f"--resume_override {override}: give a setting of the model as key=value, such as "
+                "model.adversarial.lr=1e-4"
+            )
+    return words, overrides
 
 
 # Defaults that depend on the machine or the command.

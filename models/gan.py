@@ -64,6 +64,8 @@ class AdversarialTraining(Part):
         ema_start_kimg: the average is the generator itself until so many thousand samples were seen.
         reuse_fakes: the generator step reuses the fakes of the last discriminator step, as the PyTorch DCGAN example
             does: one generator pass less, at the memory of holding its activations through the discriminator step.
+        freeze_d: so many layers of the discriminator, from the picture on, are never updated: FreezeD, for few pictures
+            and weights that others trained (Mo, Cho & Shin 2020, arXiv:2002.10964). `GAN.discriminator_layers` counts.
     """
 
     def __init__(
@@ -83,7 +85,10 @@ class AdversarialTraining(Part):
         ema_rampup: float | None = None,
         ema_start_kimg: float = 0.0,
         reuse_fakes: bool = False,
+        freeze_d: int = 0,
     ) -> None:
+        if freeze_d < 0:
+            raise ValueError(f"freeze_d counts layers and must not be {freeze_d}")
         for name, count in (("d_steps", d_steps), ("accumulate", accumulate)):
             if count < 1:
                 raise ValueError(f"{name} must be at least 1, not {count}")
@@ -102,6 +107,7 @@ class AdversarialTraining(Part):
         self.ema_halflife_kimg, self.ema_rampup = ema_halflife_kimg, ema_rampup
         self.ema_start_kimg = ema_start_kimg
         self.reuse_fakes = reuse_fakes
+        self.freeze_d = freeze_d
 
 
 class GAN(GenerativeModel):
@@ -135,6 +141,8 @@ class GAN(GenerativeModel):
         self.discriminator = discriminator.to(memory_format=torch.channels_last)
         self.average = WeightAverage(self.generator)
         self._latent_draws = 0
+        if adversarial.freeze_d:
+            self._freeze(adversarial.freeze_d)
 
     # The contract.
 
@@ -229,6 +237,13 @@ class GAN(GenerativeModel):
     def judge(self, x: Tensor, labels: Tensor) -> Tensor:
         """The discriminator in the passes of a loss, (N,): a family may have a form that differentiates only once."""
         return self.discriminator(x, labels)
+
+    def discriminator_layers(self) -> list[nn.Module]:
+        """The discriminator's layers in their order from the picture on, as `freeze_d` counts them.
+
+        By default every module with parameters of its own, in the order in which they were made.
+        """
+        return layers_within(self.discriminator)
 
     def extra_penalties(self, network: str, labels: Sequence[Tensor], step: int) -> list[Penalty]:
         """Penalties, by name, that an optimizer step of `network` adds to its gradients; none by default.
@@ -358,10 +373,14 @@ class GAN(GenerativeModel):
                 self.manual_backward(value)
 
     def _update(self, network: nn.Module, optimizer: Any, all_parameters: bool = False) -> None:  # noqa: ANN401 - Lightning's wrapper
-        """One optimizer step; where `all_parameters`, also of those that no gradient reached: Adam's moments decay."""
+        """One optimizer step; where `all_parameters`, also of those that no gradient reached: Adam's moments decay.
+
+        Never of those that are frozen, which have no moments.
+        """
         if all_parameters:
             for p in network.parameters():
-                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+                if p.requires_grad and p.grad is None:
+                    p.grad = torch.zeros_like(p)
         self._average_gradients(network)
         optimizer.step()
         optimizer.zero_grad()
@@ -376,6 +395,21 @@ class GAN(GenerativeModel):
             reported = augmentation.adapt(self.steps, self.samples_seen, self._sum_over_ranks)
             for name, value in reported.items():
                 self.observe(name, value.to(self.device, non_blocking=True))
+
+    def _freeze(self, count: int) -> None:
+        """Freezes the discriminator's first layers: no gradient, and so no step of Adam; the input's still flow.
+
+        Raises:
+            ValueError: if there are fewer, or nothing would be left to train.
+        """
+        layers = self.discriminator_layers()
+        if count > len(layers):
+            raise ValueError(f"freeze_d: {count} layers, and this discriminator has {len(layers)} that can be frozen")
+        for layer in layers[:count]:
+            for p in layer.parameters(recurse=False):
+                p.requires_grad_(False)
+        if not any(p.requires_grad for p in self.discriminator.parameters()):
+            raise ValueError(f"freeze_d: {count} layers are all that this discriminator has: freeze fewer")
 
     # Optimizers.
 
@@ -419,6 +453,7 @@ class GAN(GenerativeModel):
             c = self.lazy_correction(network)
             for group in optimizer.param_groups:
                 group["lr"], group["betas"] = value_at(lr, seen) * c, (betas[0] ** c, betas[1] ** c)
+                group["eps"] = settings.eps  # a run that goes on may do so with another
 
     def _plain_optimizers(self) -> list[torch.optim.Optimizer]:
         optimizers = self.optimizers(use_pl_optimizer=False)
@@ -481,6 +516,11 @@ class GAN(GenerativeModel):
         joint /= self._world_size
         for gradient, mean in zip(gradients, joint.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(mean.view_as(gradient))
+
+
+def layers_within(network: nn.Module) -> list[nn.Module]:
+    """The modules of `network` that have parameters of their own, in the order in which they were made."""
+    return [module for module in network.modules() if any(True for _ in module.parameters(recurse=False))]
 
 
 @contextlib.contextmanager

@@ -61,6 +61,37 @@ def build(description: object) -> Any:  # noqa: ANN401 - the type is named by th
         return description
     if set(description) != {"class_path", "init_args"}:
         return {key: build(item) for key, item in description.items()}
+    owner, path = _owner(description), description["class_path"]
+    if not isinstance(description["init_args"], dict):
+        raise ValueError(f"{path}: init_args must be a mapping")
+    arguments = {key: build(item) for key, item in description["init_args"].items()}
+    try:
+        return owner(**arguments)
+    except TypeError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def completed(description: Plain) -> Plain:
+    """`description` with the defaults of arguments that did not exist when it was written: it means the same.
+
+    Raises:
+        ValueError: if a class path does not lead to a Part.
+    """
+    if isinstance(description, list):
+        return [completed(item) for item in description]
+    if not isinstance(description, dict):
+        return description
+    inner = {key: completed(item) for key, item in description.items()}
+    arguments = inner.get("init_args")
+    if set(inner) == {"class_path", "init_args"} and isinstance(arguments, dict):
+        for name, parameter in inspect.signature(_owner(description)).parameters.items():
+            if type(parameter.default) in (bool, int, float, str):
+                arguments.setdefault(name, parameter.default)
+    return inner
+
+
+def _owner(description: Mapping[str, object]) -> type[Part]:
+    """The class that a description names; see `build`."""
     path = str(description["class_path"])
     module, _, name = path.rpartition(".")
     try:
@@ -72,13 +103,7 @@ def build(description: object) -> Any:  # noqa: ANN401 - the type is named by th
         raise ValueError(f"class_path {path!r} cannot be imported: {error}") from error
     if not (isinstance(owner, type) and issubclass(owner, Part)):
         raise ValueError(f"class_path {path!r} is not a part of a model, and is not called")
-    if not isinstance(description["init_args"], dict):
-        raise ValueError(f"{path}: init_args must be a mapping")
-    arguments = {key: build(item) for key, item in description["init_args"].items()}
-    try:
-        return owner(**arguments)
-    except TypeError as error:
-        raise ValueError(f"{path}: {error}") from error
+    return owner
 
 
 def differences(old: Plain, new: Plain, where: str = "") -> list[str]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from models.base import picture_shape
 from models.deployed import Deployed
-from models.gan import GAN, AdversarialTraining, LatentSettings
+from models.gan import GAN, AdversarialTraining, LatentSettings, layers_within
 from models.layers import one_hot, pixel_norm, with_minibatch_deviation
 from models.losses import Wasserstein
 from models.regularizers import GradientPenalty
@@ -234,6 +234,15 @@ class ProGAN(GAN):
     @property
     def label_classes(self) -> int:
         return self.num_classes if self.conditional else 0
+
+    def discriminator_layers(self) -> list[nn.Module]:
+        """Those of the final size, from its picture on: a model that is still smaller lacks the first of them."""
+        network = self.discriminator
+        assert isinstance(network, Discriminator)
+        return [
+            network.from_picture[-1],
+            *(layer for block in reversed(network.blocks) for layer in layers_within(block)),
+        ]
 
     # The schedule.
 

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from models.base import picture_shape
 from models.deployed import Deployed
-from models.gan import GAN, AdversarialTraining, LatentSettings
+from models.gan import GAN, AdversarialTraining, LatentSettings, layers_within
 from models.layers import autocast_dtype, one_hot
 from models.losses import RelativisticPairing
 from models.ops import downsample2d, low_pass, upsample2d
@@ -279,6 +279,15 @@ class R3GAN(GAN):
     def deployed(self, settings: LatentSettings | None = None) -> Deployed:
         """The generator, whose pictures are cut off at -1 and 1."""
         return DeployedR3GAN(self._sampled_network(settings or LatentSettings()))
+
+    def discriminator_layers(self) -> list[nn.Module]:
+        """from_picture, the convolutions of residual blocks and, where widths differ, between sides; basis, linear."""
+        network = self.discriminator
+        assert isinstance(network, Discriminator)
+        parts = [network.from_picture, network.stages[0]]
+        for resize, later in zip(network.resize, network.stages[1:], strict=True):
+            parts += [resize, later]
+        return [layer for part in [*parts, network.basis, network.linear] for layer in layers_within(part)]
 
     def _decode(self, latents: Tensor, labels: Tensor, settings: LatentSettings) -> Tensor:
         return super()._decode(latents, labels, settings).clamp(-1, 1)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from models.base import picture_shape
 from models.compiling import Compiled, Ops
 from models.deployed import Deployed
-from models.gan import GAN, AdversarialTraining, LatentSettings, Penalty
+from models.gan import GAN, AdversarialTraining, LatentSettings, Penalty, layers_within
 from models.layers import autocast_dtype, joint_sum, one_hot, pixel_norm, with_minibatch_deviation
 from models.losses import NonSaturating
 from models.ops import bias_act, low_pass, modulated_conv2d, resampled_conv2d, upsample2d
@@ -540,6 +540,13 @@ class StyleGAN2(GAN):
     @property
     def label_classes(self) -> int:
         return self.num_classes if self.conditional else 0
+
+    def discriminator_layers(self) -> list[nn.Module]:
+        """As stylegan2-ada-pytorch counts for `--freezed`: from_picture, then conv0, conv1 and skip, where there is
+        one, of each block; 10 are three residual blocks. What follows at 4 px cannot be frozen, as there.
+        """
+        assert isinstance(self.discriminator, Discriminator)
+        return [self.discriminator.from_picture, *layers_within(self.discriminator.blocks)]
 
     # Training.
 

@@ -139,6 +139,39 @@ def test_a_changed_hyperparameter_is_refused_with_a_list(fit: Run, capsys: pytes
     assert "seed_everything: 0 -> 3" in err
 
 
+def test_a_setting_changes_on_resume_where_that_is_said(
+    fit: Run, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit("--budget.kimg", 0.008) == 0
+    resumed = ("--ckpt_path", "last", "--budget.kimg", 0.016)
+    change = "model.adversarial.lr=0.5"
+    assert fit(*resumed, "--resume_override", change, "--resume_override=model.adversarial.eps=0.25") == 0
+    folder = only_run(config)
+    lines = ["model.adversarial.lr: 0.0002 -> 0.5", "model.adversarial.eps: 1e-08 -> 0.25"]
+    assert record(folder)["resume_overrides"] == [{"samples_seen": 8, "changed": lines}]
+    content = checkpoint(folder)
+    group = content["optimizer_states"][0]["param_groups"][0]
+    assert (group["lr"], group["eps"]) == (0.5, 0.25)
+    assert content["atelier"]["model"]["init_args"]["adversarial"]["init_args"]["lr"] == 0.5
+    capsys.readouterr()
+    assert fit(*resumed) == 2  # the checkpoint's setting is now the other
+    err = capsys.readouterr().err
+    assert "model.adversarial.lr: 0.5 -> 0.0002" in err
+    assert "--resume_override key=value" in err
+    for arguments, line in (
+        ((*resumed, "--resume_override", "model.width=4", *kept()), "other shapes"),
+        ((*resumed, "--resume_override", "data.train_size=4"), "setting of the model"),
+        (("--resume_override", change), "needs --ckpt_path"),
+    ):
+        assert fit(*arguments) == 2
+        assert line in capsys.readouterr().err
+
+
+def kept() -> tuple[str, str, str, str]:
+    """Flags for the settings of the run before."""
+    return "--model.adversarial.lr", "0.5", "--model.adversarial.eps", "0.25"
+
+
 def test_other_data_are_refused_with_a_list(fit: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert fit("--budget.kimg", 0.008) == 0
     code = fit("--ckpt_path", "last", "--data.train_size", 40, "--data.num_workers", 1)

@@ -9,6 +9,8 @@ from commands.transfer import Transfer, take_weights
 from models.base import GenerativeModel
 from models.biggan import BigGAN
 from models.dcgan import DCGAN
+from models.gan import GAN
+from models.progan import ProGAN
 from models.r3gan import R3GAN
 from models.stylegan2 import StyleGAN2
 
@@ -130,3 +132,25 @@ def test_the_report_fits_in_a_dozen_lines_and_counts_everything() -> None:
         "  discriminator.last: 1 of another shape there, 1 not in the checkpoint",
     ]
     assert Transfer(["a"], {}, 1).lines() == ["taken: 1 of 1 tensors, 1 numbers"]
+
+
+def test_frozen_layers_begin_at_the_picture_in_every_family() -> None:
+    families: list[tuple[GAN, list[str]]] = [
+        (DCGAN((3, 16, 16), width=4, latent_dim=4), ["layers.0", "layers.2", "layers.3"]),
+        (
+            R3GAN((3, 16, 16), widths=[16, 8, 8], groups=[1, 1, 1], blocks=1, latent_dim=4),
+            ["from_picture", *(f"stages.{i}.0.conv{j}" for i in (0, 1) for j in (1, 2, 3)), "resize.1"],
+        ),
+        (
+            ProGAN((3, 16, 16), channel_base=64, channel_max=8, latent_dim=4),
+            ["from_picture.2", "blocks.2.0", "blocks.2.1", "blocks.1.0", "blocks.1.1", "blocks.0.0"],
+        ),
+        (
+            BigGAN((3, 32, 32), width=2, d_width=2, latent_dim=12, hierarchical=False),
+            [f"blocks.0.0.{layer}" for layer in ("conv1", "conv2", "shortcut")],
+        ),
+    ]
+    for model, expected in families:
+        names = {module: name for name, module in model.discriminator.named_modules()}
+        found = [names[layer] for layer in model.discriminator_layers()]
+        assert found[: len(expected)] == expected, type(model).__name__

@@ -415,6 +415,39 @@ def test_penalties_are_float32_under_autocast(toy_gan: Toy, fit: Fit, batches: B
 # Freezing
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_frozen_layers_stay_bit_for_bit_and_the_rest_is_trained(count: int, fit: Fit, batches: Batches) -> None:
+    """Through D's loss and a lazy penalty; the generator, whose gradients pass through them, learns all the same."""
+    model = DCGAN((3, 16, 16), width=4, latent_dim=4, adversarial=AdversarialTraining(
+        regularizers=[R1(1.0, every=2)], freeze_d=count))  # fmt: skip
+    layers = model.discriminator_layers()
+    assert [type(layer).__name__ for layer in layers[:3]] == ["Conv2d", "Conv2d", "BatchNorm2d"]
+    first = [p for layer in layers[:count] for p in layer.parameters(recurse=False)]
+    others = [p for p in model.discriminator.parameters() if all(p is not each for each in first)]
+    before = [p.clone() for p in (*first, *others)], [p.clone() for p in model.generator.parameters()]
+    trainer = fit(model, batches(3, 4, (3, 16, 16)))
+    after = [*first, *others]
+    assert [torch.equal(a, b) for a, b in zip(before[0], after, strict=True)] == [True] * len(first) + [False] * len(
+        others
+    )
+    assert not any(map(torch.equal, before[1], model.generator.parameters()))
+    assert not any(p in trainer.optimizers[1].state for p in first)  # no moments either
+    assert not any(p.requires_grad for p in first)  # after generator steps, which freeze the whole of D, too
+
+
+def test_more_layers_than_there_are_cannot_be_frozen() -> None:
+    def frozen_dcgan(count: int) -> DCGAN:
+        return DCGAN((3, 16, 16), width=4, latent_dim=4, adversarial=AdversarialTraining(freeze_d=count))
+
+    count = len(frozen_dcgan(0).discriminator_layers())
+    with pytest.raises(ValueError, match=f"freeze_d: {count + 1} layers, and this discriminator has {count}"):
+        frozen_dcgan(count + 1)
+    with pytest.raises(ValueError, match="freeze fewer"):
+        frozen_dcgan(count)
+    with pytest.raises(ValueError, match="must not be -1"):
+        frozen_dcgan(-1)
+
+
 def test_frozen_restores_what_was_trained() -> None:
     network = nn.Linear(2, 2)
     network.bias.requires_grad_(False)

@@ -13,7 +13,7 @@ import models
 from models.dcgan import DCGAN
 from models.gan import GAN, AdversarialTraining
 from models.losses import Hinge, NonSaturating
-from models.part import Part, Plain, build, describe, differences
+from models.part import Part, Plain, build, completed, describe, differences
 from models.regularizers import R1, R2
 from models.schedules import Cosine, Linear
 
@@ -187,3 +187,14 @@ def test_lists_of_other_lengths_differ_whole() -> None:
 def test_a_number_and_a_part_in_its_place_differ() -> None:
     (line,) = differences(describe(R1(1.0)), describe(R1(Linear(1.0, 0.0, kimg=1.0))))
     assert line.startswith("gamma: 1.0 -> {'class_path': 'models.schedules.Linear'")
+
+
+def test_a_description_is_completed_with_the_defaults_of_later_arguments() -> None:
+    whole = describe(AdversarialTraining())
+    assert isinstance(whole, dict)
+    arguments = whole["init_args"]
+    assert isinstance(arguments, dict)
+    older = {"class_path": whole["class_path"], "init_args": {k: v for k, v in arguments.items() if k != "freeze_d"}}
+    assert completed([older]) == [whole]
+    assert "freeze_d" not in older["init_args"]  # type: ignore[operator]
+    assert completed({"class_path": whole["class_path"], "init_args": arguments | {"freeze_d": 3}}) != whole

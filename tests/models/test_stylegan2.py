@@ -567,6 +567,21 @@ def test_one_step_is_its_four_phases_by_hand(fit: Fit, batches: Batches) -> None
             torch.testing.assert_close(value, hand.state_dict()[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
+def test_frozen_layers_are_counted_as_the_authors_do_and_stay(fit: Fit, batches: Batches) -> None:
+    """Their --freezed=4: from_picture, conv0, conv1 and skip of the first block; R1's own steps move them no more."""
+    model = tiny(adversarial=adversarial(every=2, freeze_d=4))
+    expected = {f"blocks.0.{layer}.{kind}" for layer in ("conv0", "conv1") for kind in ("weight", "bias")}
+    expected |= {"from_picture.weight", "from_picture.bias", "blocks.0.skip.weight"}
+    named = dict(model.discriminator.named_parameters())
+    assert {name for name, p in named.items() if not p.requires_grad} == expected
+    before = {name: p.clone() for name, p in named.items()}
+    fit(model, batches(3, 4, (3, 16, 16)))
+    assert {name for name, p in named.items() if torch.equal(p, before[name])} == expected
+    assert len(tiny(architecture="orig").discriminator_layers()) == 1 + 2 * 2
+    with pytest.raises(ValueError, match="freeze_d: 8 layers, and this discriminator has 7"):
+        tiny(adversarial=adversarial(freeze_d=8))
+
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "as published": {},
     "conditional, orig, accumulated, bf16": {
