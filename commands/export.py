@@ -90,7 +90,7 @@ def require_installed(packages: Sequence[str]) -> None:
     """Raises ModuleNotFoundError, with the remedy, where one is not there."""
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
-        raise ModuleNotFoundError(f"this format needs {', '.join(missing)}: pip install 'atelier-generative[export]'")
+        raise ModuleNotFoundError(f"this format needs {', '.join(missing)}: pip install -e '.[export]'")
 
 
 def settings_of(model: "GenerativeModel", options: argparse.Namespace) -> "SamplerSettings":

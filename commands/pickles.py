@@ -7,6 +7,7 @@ of its class's name and its state, and source is dropped unread.
 """
 
 import io
+import math
 import pickle
 import struct
 import warnings
@@ -66,11 +67,12 @@ class Record:
         Raises:
             ValueError: if it holds anything else in their place.
         """
-        return dict(self._tensors("", []))
+        return dict(self._tensors("", set()))
 
-    def _tensors(self, prefix: str, above: Sequence["Record"]) -> Iterator[tuple[str, Tensor]]:
-        if any(self is record for record in above):
-            raise ValueError(f"its {self.class_name} contains itself")
+    def _tensors(self, prefix: str, met: "set[Record]") -> Iterator[tuple[str, Tensor]]:
+        if self in met:  # it may contain itself, or be shared so often that the names have no end
+            raise ValueError(f"its {self.class_name} contains a module twice")
+        met.add(self)
         for kind, expected in (("_parameters", Tensor), ("_buffers", Tensor), ("_modules", Record)):
             held = self.state.get(kind, {})
             if not isinstance(held, dict):
@@ -81,7 +83,7 @@ class Record:
                 if not isinstance(value, expected):
                     raise ValueError(f"{prefix}{name} is a {type(value).__name__}, not a {expected.__name__}")
                 if isinstance(value, Record):
-                    yield from value._tensors(f"{prefix}{name}.", [*above, self])
+                    yield from value._tensors(f"{prefix}{name}.", met)
                 else:
                     yield f"{prefix}{name}", value
 
@@ -229,7 +231,7 @@ def _view(
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch deprecates the kind of storage that these pickles have
-        if 0 not in size and last >= storage.size():
+        if 0 not in size and max(last, math.prod(size) - 1) >= storage.size():
             raise ValueError("it holds a tensor that is larger than its storage")
         empty = torch.empty(0, dtype=storage.dtype)
         return empty.set_(storage.untyped(), offset, size, stride).clone()

@@ -278,7 +278,16 @@ def test_what_does_not_fit_is_named(
 def test_a_module_within_itself_is_refused() -> None:
     record = Record("Generator", {"_modules": {}})
     record.state["_modules"]["inner"] = record
-    with pytest.raises(ValueError, match="contains itself"):
+    with pytest.raises(ValueError, match="contains a module twice"):
+        record.state_dict()
+
+
+def test_modules_shared_without_end_are_refused_at_once() -> None:
+    """Forty levels of twice the same would be 2^40 names."""
+    record = Record("Generator", {})
+    for _ in range(40):
+        record = Record("Generator", {"_modules": {"a": record, "b": record}})
+    with pytest.raises(ValueError, match="contains a module twice"):
         record.state_dict()
 
 
