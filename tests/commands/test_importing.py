@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from commands import from_r3gan
-from commands.pickles import Record, read_network_pickle
+from commands.pickles import Record, _view, read_network_pickle
 from main import main
 from models import load
 from models.base import read_checkpoint
@@ -292,6 +292,28 @@ def test_modules_shared_without_end_are_refused_at_once() -> None:
 
 
 # Hostile pickles.
+
+
+@pytest.mark.parametrize(
+    ("offset", "size", "stride", "said"),
+    [
+        (0, (3, 3), (3, 1), None),
+        (2, (2, 3), (3, 1), None),
+        (3, (2, 3), (4, 1), "larger than its storage"),  # beyond its end
+        (0, (10**9,), (0,), "larger than its storage"),  # one number, again and again
+        (0, (2,), (-1,), "impossible size"),
+        (0, (2, 2), (1,), "impossible size"),
+    ],
+)
+def test_a_tensor_lies_within_its_storage(
+    offset: int, size: tuple[int, ...], stride: tuple[int, ...], said: str | None
+) -> None:
+    storage = torch.arange(9.0).storage()
+    if said is None:
+        assert torch.equal(_view(storage, offset, size, stride), torch.arange(9.0).as_strided(size, stride, offset))
+        return
+    with pytest.raises(ValueError, match=said):
+        _view(storage, offset, size, stride)
 
 
 class Calls:
