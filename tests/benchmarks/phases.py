@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import torch
@@ -10,20 +11,11 @@ from torch.utils.data import IterableDataset
 from models.base import Batch
 
 
-class Clock:
-    """Adds up the time of each phase; waits for the device wherever one begins or ends.
+class Innermost(ABC):
+    """Counts something for each phase; a phase within a phase is counted for itself alone."""
 
-    A phase within a phase is counted for itself alone.
-
-    Args:
-        device: what is waited for.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.seconds: dict[str, float] = {}
+    def __init__(self) -> None:
         self._open: list[str] = []
-        self._since = 0.0
 
     @contextlib.contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
@@ -36,10 +28,30 @@ class Clock:
             self._open.pop()
 
     def _turn(self) -> None:
-        """Counts the time since the last turn for the innermost phase."""
+        self.turn(self._open[-1] if self._open else None)
+
+    @abstractmethod
+    def turn(self, phase: str | None) -> None:
+        """Counts what was since the last turn for a phase, or for none, and begins anew."""
+
+
+class Clock(Innermost):
+    """Adds up the time of each phase; waits for the device wherever one begins or ends.
+
+    Args:
+        device: what is waited for.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
+        self.seconds: dict[str, float] = {}
+        self._since = 0.0
+
+    def turn(self, phase: str | None) -> None:
         now = self.now()
-        if self._open:
-            self.seconds[self._open[-1]] = self.seconds.get(self._open[-1], 0.0) + now - self._since
+        if phase is not None:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._since
         self._since = now
 
     def now(self) -> float:

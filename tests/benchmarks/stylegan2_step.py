@@ -36,7 +36,7 @@ from torch.utils.data import DataLoader
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from phases import Clock, SameBatch
+from phases import Clock, Innermost, SameBatch
 
 import models.stylegan2
 from callbacks.hardware import hardware, has_bf16_units
@@ -211,30 +211,20 @@ def trainer(callbacks: list[lightning.Callback], steps: int) -> lightning.Traine
     )  # fmt: skip
 
 
-class Peaks:
-    """The highest use of memory in each phase, above what the process held at first. Inner phases count alone."""
+class Peaks(Innermost):
+    """The highest use of memory in each phase, above what the process held at first."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.meter = PeakMeter(torch.device("cpu"))
         self.meter.start()
         self.before = self.meter.read()
         self.peaks: dict[str, float] = {}
-        self._open: list[str] = []
 
-    @contextlib.contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        self._turn()
-        self._open.append(phase)
-        try:
-            yield
-        finally:
-            self._turn()
-            self._open.pop()
-
-    def _turn(self) -> None:
-        peak = (self.meter.read() - self.before) / GIB
-        if self._open:
-            self.peaks[self._open[-1]] = max(self.peaks.get(self._open[-1], 0.0), peak)
+    def turn(self, phase: str | None) -> None:
+        if phase is not None:
+            peak = (self.meter.read() - self.before) / GIB
+            self.peaks[phase] = max(self.peaks.get(phase, 0.0), peak)
         self.meter.start()
 
 

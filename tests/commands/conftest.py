@@ -1,14 +1,18 @@
-"""A run small enough for a test: DCGAN at 16 px on drawn shapes, in float32."""
+"""A run small enough for a test: DCGAN at 16 px on drawn shapes, in float32; and what verbs' tests share."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from main import main
+from metrics.pictures import to_uint8
 
 Run = Callable[..., int]
 
@@ -77,3 +81,34 @@ def assert_same_state(a: dict[str, Any], b: dict[str, Any]) -> None:
         for key, state in mine["state"].items():
             for name, value in state.items():
                 assert torch.equal(value, theirs["state"][key][name]), (key, name)
+
+
+# Untrained models, and grids of pictures.
+
+
+def saved(model: lightning.LightningModule, path: Path) -> Path:
+    """A checkpoint of a model that was not trained."""
+    checkpoint = {"state_dict": model.state_dict(), "optimizer_states": [], "pytorch-lightning_version": "2.6"}
+    model.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, path)
+    return path
+
+
+def bytes_of(path: Path) -> np.ndarray[Any, Any]:
+    """A picture file, int (H, W, C)."""
+    picture = np.array(Image.open(path)).astype(int)
+    return picture[:, :, None] if picture.ndim == 2 else picture
+
+
+def cells(path: Path, rows: int, columns: int) -> np.ndarray[Any, Any]:
+    """The pictures of a grid, int (rows, columns, side, side, C), without the lines between them."""
+    picture = bytes_of(path)
+    side = (picture.shape[0] - 2) // rows - 2
+    assert picture.shape[:2] == (rows * (side + 2) + 2, columns * (side + 2) + 2)
+    starts = [[(2 + row * (side + 2), 2 + column * (side + 2)) for column in range(columns)] for row in range(rows)]
+    return np.array([[picture[y : y + side, x : x + side] for y, x in line] for line in starts])
+
+
+def pixels(pictures: torch.Tensor) -> np.ndarray[Any, Any]:
+    """Samples (N, C, H, W) as a picture file has them, int (N, H, W, C)."""
+    return to_uint8(pictures).permute(0, 2, 3, 1).numpy().astype(int)

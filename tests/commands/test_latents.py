@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
 import pytest
 import torch
@@ -12,20 +11,13 @@ from PIL import Image
 
 from main import main
 from metrics.interpolation import lerp, slerp
-from metrics.pictures import to_uint8
 from models import load
 from models.biggan import BigGAN
 from models.dcgan import DCGAN
 from models.stylegan2 import StyleGAN2, StyleGAN2Settings
+from tests.commands.conftest import cells, pixels, saved
 
 STILL = StyleGAN2Settings(noise="const")
-
-
-def saved(model: lightning.LightningModule, path: Path) -> Path:
-    checkpoint = {"state_dict": model.state_dict(), "optimizer_states": [], "pytorch-lightning_version": "2.6"}
-    model.on_save_checkpoint(checkpoint)
-    torch.save(checkpoint, path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -45,19 +37,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "DCGAN": saved(DCGAN((1, 16, 16), 0, width=4, latent_dim=6), folder / "dcgan.ckpt"),
         "BigGAN": saved(BigGAN((3, 32, 32), 3, width=4, latent_dim=6), folder / "biggan.ckpt"),
     }
-
-
-def cells(path: Path, rows: int, columns: int) -> np.ndarray[Any, Any]:
-    """The pictures of a grid, int (rows, columns, side, side, ...), without the lines between them."""
-    picture = np.array(Image.open(path)).astype(int)
-    side = (picture.shape[0] - 2) // rows - 2
-    assert picture.shape[:2] == (rows * (side + 2) + 2, columns * (side + 2) + 2)
-    starts = [[(2 + row * (side + 2), 2 + column * (side + 2)) for column in range(columns)] for row in range(rows)]
-    return np.array([[picture[y : y + side, x : x + side] for y, x in line] for line in starts])
-
-
-def pixels(pictures: torch.Tensor) -> np.ndarray[Any, Any]:
-    return to_uint8(pictures).permute(0, 2, 3, 1).numpy().astype(int)
 
 
 # interpolate

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
 import pytest
 import torch
@@ -18,15 +17,9 @@ from models import load
 from models.biggan import BigGAN
 from models.dcgan import DCGAN
 from models.stylegan2 import StyleGAN2, StyleGAN2Settings
+from tests.commands.conftest import bytes_of, cells, pixels, saved
 
 STILL = StyleGAN2Settings(noise="const")
-
-
-def saved(model: lightning.LightningModule, path: Path) -> Path:
-    checkpoint = {"state_dict": model.state_dict(), "optimizer_states": [], "pytorch-lightning_version": "2.6"}
-    model.on_save_checkpoint(checkpoint)
-    torch.save(checkpoint, path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -53,24 +46,6 @@ def project(models: dict[str, Path], name: str, out: Path, *more: str) -> int:
     target = models[name].with_suffix(".png")
     return main(["project", "--ckpt_path", str(models[name]), "--target", str(target), "--out", str(out),
                  "--distance", "effnet", "--resolution", "32", "--average_of", "50", *more])  # fmt: skip
-
-
-def bytes_of(path: Path) -> np.ndarray[Any, Any]:
-    picture = np.array(Image.open(path)).astype(int)
-    return picture[:, :, None] if picture.ndim == 2 else picture
-
-
-def cells(path: Path, rows: int, columns: int) -> np.ndarray[Any, Any]:
-    """The pictures of a grid, int (rows, columns, side, side, C), without the lines between them."""
-    picture = bytes_of(path)
-    side = (picture.shape[0] - 2) // rows - 2
-    assert picture.shape[:2] == (rows * (side + 2) + 2, columns * (side + 2) + 2)
-    starts = [[(2 + row * (side + 2), 2 + column * (side + 2)) for column in range(columns)] for row in range(rows)]
-    return np.array([[picture[y : y + side, x : x + side] for y, x in line] for line in starts])
-
-
-def pixels(pictures: torch.Tensor) -> np.ndarray[Any, Any]:
-    return to_uint8(pictures).permute(0, 2, 3, 1).numpy().astype(int)
 
 
 # The contract.
