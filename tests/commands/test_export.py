@@ -195,7 +195,7 @@ def test_bad_input_is_one_line(
 
 
 def test_a_package_that_is_missing_is_named() -> None:
-    with pytest.raises(ModuleNotFoundError, match=r"needs no_such_package: pip install 'atelier-generative\[export\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"needs no_such_package: pip install -e '\.\[export\]'"):
         export.require_installed(["json", "no_such_package"])
 
 
