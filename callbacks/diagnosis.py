@@ -29,7 +29,8 @@ from metrics.neighbours import nearest
 from metrics.observation import Observation
 from metrics.pictures import grid
 from metrics.reference import PictureSet, Reference
-from models.base import GenerativeModel, HasCritic
+from models.base import GenerativeModel
+from models.capabilities import HasCritic
 
 SHOWN, NEAREST = 8, 4
 """Rows of the picture of nearest neighbours, and training pictures beside each sample."""

@@ -51,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
     from metrics.files import without_nonfinite
     from metrics.pictures import save_png
     from models import load
-    from models.base import HasCritic
+    from models.capabilities import HasCritic
 
     device = torch.device(usable_device(options.device))
     critic = curves = run_folder = None

@@ -11,7 +11,8 @@ from commands.sampler import add_arguments, keep_protocol, settings_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from models.base import HasLatents, SamplerSettings
+    from models.base import SamplerSettings
+    from models.capabilities import HasLatents
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,7 +67,7 @@ def run(arguments: Sequence[str]) -> int:
     from metrics.directions import deviations
     from metrics.pictures import grid, save_png
     from models import load
-    from models.base import HasStyles
+    from models.capabilities import HasStyles
 
     path = checkpoint_at(options.ckpt_path)
     model = load(path, usable_device(options.device))
@@ -169,7 +170,7 @@ def found(
     import torch
 
     from metrics.directions import factorized, principal
-    from models.base import HasLatentWeights, HasStyles
+    from models.capabilities import HasLatentWeights, HasStyles
 
     name = type(latent).__name__
     if isinstance(latent, HasStyles):

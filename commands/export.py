@@ -62,7 +62,7 @@ def run(arguments: Sequence[str]) -> int:
     from commands.checkpoints import checkpoint_at
     from metrics.files import write_whole
     from models import load
-    from models.base import Deployable
+    from models.capabilities import Deployable
 
     path = checkpoint_at(options.ckpt_path)
     model = load(path)
@@ -130,7 +130,7 @@ def metadata(model: "GenerativeModel", settings: "SamplerSettings", checkpoint: 
 
 def example(model: "GenerativeModel", count: int) -> Inputs:
     """Inputs of the model's own sampling, on the CPU."""
-    from models.base import HasLatents
+    from models.capabilities import HasLatents
 
     if not isinstance(model, HasLatents):
         raise ValueError(f"samples of a {type(model).__name__} have no latents, which an exported network would take")
@@ -141,7 +141,7 @@ def example(model: "GenerativeModel", count: int) -> Inputs:
 
 def largest_difference(model: "GenerativeModel", settings: "SamplerSettings", sampler: Sampler) -> float:
     """Between the pictures that a file and the model make of the same inputs, in batches of 1 and of 3."""
-    from models.base import HasLatents
+    from models.capabilities import HasLatents
 
     assert isinstance(model, HasLatents)
     found = []

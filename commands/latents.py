@@ -13,7 +13,8 @@ from torch import Tensor
 from commands.errors import one_line
 from metrics.files import write_whole
 from metrics.pictures import to_uint8
-from models.base import GenerativeModel, HasLatents, HasStyles, SamplerSettings
+from models.base import GenerativeModel, SamplerSettings
+from models.capabilities import HasLatents, HasStyles
 
 Decode: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """(latents (N, ...), labels (N,)) to samples (N, C, H, W) in [-1, 1]."""

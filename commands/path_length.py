@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from commands.latents import Decode
     from metrics.path_length import PathDistance
-    from models.base import GenerativeModel, HasLatents, SamplerSettings
+    from models.base import GenerativeModel, SamplerSettings
+    from models.capabilities import HasLatents
 
 EPSILON = 1e-4
 """As published."""
@@ -166,7 +167,7 @@ def ways(latent: "HasLatents", space: str, settings: "SamplerSettings") -> "tupl
 
     A picture that is cut off does not change where it is white or black, and its path would come out too short.
     """
-    from models.base import HasStyles
+    from models.capabilities import HasStyles
 
     if not isinstance(latent, HasStyles):
         return lambda z, labels: z, lambda z, labels: latent.decode(z, labels, settings=settings)

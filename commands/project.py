@@ -12,7 +12,8 @@ from commands.sampler import add_arguments, settings_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from models.base import GenerativeModel, HasLatents, SamplerSettings
+    from models.base import GenerativeModel, SamplerSettings
+    from models.capabilities import HasLatents
 
 Draw: TypeAlias = "Callable[[Tensor, Sequence[Tensor]], Tensor]"
 """(latent, noises) to a picture (1, C, H, W), differentiably by both."""
@@ -200,7 +201,7 @@ def started(
     import torch
 
     from metrics.projection import spread_of
-    from models.base import HasStyles
+    from models.capabilities import HasStyles
 
     generator = torch.Generator().manual_seed(options.seed)
     if not isinstance(latent, HasStyles):
@@ -222,7 +223,7 @@ def started(
 
 def drawing(latent: "HasLatents", start: Start, label: "Tensor", settings: "SamplerSettings") -> Draw:
     """How this model draws from the start, or from where it was moved to."""
-    from models.base import HasStyles
+    from models.capabilities import HasStyles
 
     def draw(point: "Tensor", noises: "Sequence[Tensor]") -> "Tensor":
         if isinstance(latent, HasStyles):

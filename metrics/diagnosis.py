@@ -201,7 +201,7 @@ def instability(rows: Sequence[Mapping[str, float]], figure: str) -> Finding:
     figures: dict[str, float] = {}
     said: list[str] = []
     verdict: Verdict = "fine"
-    for name in ("g_grad_norm", "d_grad_norm"):
+    for name in ("g_grad_norm", "d_grad_norm", "grad_norm"):
         norms = np.array([row[name] for row in rows if isinstance(row.get(name), int | float)])
         norms = norms[len(norms) // 10 :]  # the first steps of training are always wild
         if len(norms) < 10:

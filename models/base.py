@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import lightning
 import torch
@@ -25,6 +25,8 @@ Batch: TypeAlias = tuple[Tensor, Tensor]
 
 UNKNOWN_DATA = "data_shape and num_classes must be known: does the datamodule set both when constructed?"
 
+Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
+
 PhaseObserver: TypeAlias = Callable[[str], AbstractContextManager[None]]
 
 
@@ -34,80 +36,7 @@ class SamplerSettings:
 
     weights: Literal["ema", "raw"] = "ema"
     """The averaged weights, or those of the last optimizer step."""
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-
-
-@runtime_checkable
-class HasLatents(Protocol):
-    """A model whose samples are functions of a latent that can be moved."""
-
-    def draw_latents(self, indices: Sequence[int], *, seed: int = 0, settings: Any = None) -> Tensor: ...  # noqa: ANN401
-    def decode(self, latents: Tensor, labels: Tensor | None = None, *, settings: Any = None) -> Tensor: ...  # noqa: ANN401
-    def decode_with_graph(
-        self,
-        latents: Tensor,
-        labels: Tensor | None = None,
-        *,
-        settings: Any = None,  # noqa: ANN401
-    ) -> Tensor:
-        """As `decode`, and differentiable by the latents; pixels that it cuts off at -1 and 1 have no gradient."""
-        ...
-
-
-@runtime_checkable
-class HasStyles(HasLatents, Protocol):
-    """A model that first makes an intermediate latent a layer of its latents: styles, which can be moved and mixed."""
-
-    def to_w(self, latents: Tensor, labels: Tensor | None = None, *, settings: Any = None) -> Tensor:  # noqa: ANN401
-        """Styles (N, layers, w_dim) of latents, truncated as the settings say."""
-        ...
-
-    def from_w(
-        self,
-        ws: Tensor,
-        *,
-        noise: Sequence[Tensor] | None = None,
-        settings: Any = None,  # noqa: ANN401
-    ) -> Tensor:
-        """Samples (N, *data_shape) of styles, which are truncated no further; not cut off at -1 and 1."""
-        ...
-
-    @property
-    def noise_sides(self) -> Sequence[int]:
-        """Side in pixels of each noise, (N, 1, side, side), that `from_w` takes."""
-        ...
-
-    def style_weights(self, settings: Any = None) -> list[Tensor]:  # noqa: ANN401
-        """The linear maps (outputs, w_dim) by which the first, second, ... layer's style reaches its convolution."""
-        ...
-
-
-@runtime_checkable
-class HasLatentWeights(HasLatents, Protocol):
-    """A model whose latents first pass a linear map, whole, so that its weights tell what moves pictures most."""
-
-    def latent_weights(self, settings: Any = None) -> Tensor:  # noqa: ANN401
-        """That map's weights, (outputs, latent_dim)."""
-        ...
-
-
-@runtime_checkable
-class HasCritic(Protocol):
-    """A model that can say how real a sample looks."""
-
-    def logits(self, x: Tensor, y: Tensor) -> Tensor: ...
-
-    @property
-    def zero_is_undecided(self) -> bool:
-        """Whether a logit of 0 means that the critic cannot tell; elsewhere only differences mean something."""
-        ...
-
-
-@runtime_checkable
-class Deployable(Protocol):
-    """A model whose sampling is one module, forward(z[, labels]), that runs without the rest: for `export`."""
-
-    def deployed(self, settings: Any = None) -> nn.Module: ...  # noqa: ANN401
+    precision: Precision = "float32"
 
 
 class OutOfMemoryInPhaseError(RuntimeError):
@@ -168,6 +97,11 @@ class GenerativeModel(lightning.LightningModule, Part, ABC):
         """Classes that `sample` can be asked for; 0 where the model is unconditional, whatever the data."""
         return 0
 
+    @property
+    def why_no_samples(self) -> str | None:
+        """In one sentence with a remedy, why this model cannot draw samples; None if it can, as nearly all do."""
+        return None
+
     def samples_per_step(self, samples_seen: int, least: int) -> int:
         """Samples, over all ranks, of the training step that begins after `samples_seen`: a multiple of `least`.
 
@@ -201,8 +135,10 @@ class GenerativeModel(lightning.LightningModule, Part, ABC):
             settings: an instance of the family's `settings_class`; its defaults where left out.
 
         Raises:
-            ValueError: for labels that the model does not know, or settings of another family.
+            ValueError: for labels that the model does not know, or settings of another family; or if it has no samples.
         """
+        if self.why_no_samples is not None:
+            raise ValueError(self.why_no_samples)
         if len(indices) == 0:
             return torch.empty(0, *self.data_shape, device=self.device)
         settings = self.settings_class() if settings is None else settings
@@ -210,7 +146,7 @@ class GenerativeModel(lightning.LightningModule, Part, ABC):
             raise ValueError(f"{type(self).__name__}.sample takes {self.settings_class.__name__}, not {settings!r}")
         generators = [sample_generator(seed, int(index)) for index in indices]
         wanted = self.sample_labels(indices, labels, seed=seed)
-        with self.phase("sampling"), self.evaluating(), self._sampling_precision(settings):
+        with self.phase("sampling"), self.evaluating(), self.computing_in(settings.precision):
             return self.generate(generators, wanted, settings).float()
 
     def sample_labels(
@@ -233,10 +169,11 @@ class GenerativeModel(lightning.LightningModule, Part, ABC):
             raise ValueError(f"labels must lie in 0..{self.label_classes - 1}")
         return wanted.to(self.device)
 
-    def _sampling_precision(self, settings: SamplerSettings) -> AbstractContextManager[Any]:
-        if settings.precision == "float32":
+    def computing_in(self, precision: Precision) -> AbstractContextManager[Any]:
+        """Within this, networks compute in that precision, whatever the Trainer's."""
+        if precision == "float32":
             return torch.autocast(self.device.type, enabled=False)
-        return torch.autocast(self.device.type, dtype=getattr(torch, settings.precision))
+        return torch.autocast(self.device.type, dtype=getattr(torch, precision))
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
 import torch
-import torch.distributed as dist
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from models.augment import Augmentation
-from models.base import Batch, GenerativeModel, SamplerSettings, own_fields
+from models.base import Batch, SamplerSettings, own_fields
 from models.deployed import Deployed
 from models.ema import WeightAverage, decay_for
 from models.losses import AdversarialLoss, NonSaturating
+from models.manual import ManualOptimization
 from models.part import Part
 from models.randomness import keyed_generator, sample_generator
 from models.regularizers import Regularizer
@@ -110,14 +108,13 @@ class AdversarialTraining(Part):
         self.freeze_d = freeze_d
 
 
-class GAN(GenerativeModel):
+class GAN(ManualOptimization):
     """A generator, its average and a discriminator, stepped in turn.
 
     `generator(z, labels) -> x` and `discriminator(x, labels) -> logits (N,)` are built by the family and given here.
     Latents are standard normal, (N, latent_dim).
     """
 
-    automatic_optimization = False
     settings_class: ClassVar[type[LatentSettings]] = LatentSettings
 
     def __init__(
@@ -178,7 +175,7 @@ class GAN(GenerativeModel):
         """
         wanted = torch.zeros(len(latents), dtype=torch.int64, device=self.device) if labels is None else labels
         settings = settings or self.settings_class()
-        with self.phase("sampling"), self.evaluating(), self._sampling_precision(settings):
+        with self.phase("sampling"), self.evaluating(), self.computing_in(settings.precision):
             return self._decode(latents, wanted, settings).float()
 
     def _decode(self, latents: Tensor, labels: Tensor, settings: LatentSettings) -> Tensor:
@@ -372,19 +369,6 @@ class GAN(GenerativeModel):
                 self.observe(name, value)
                 self.manual_backward(value)
 
-    def _update(self, network: nn.Module, optimizer: Any, all_parameters: bool = False) -> None:  # noqa: ANN401 - Lightning's wrapper
-        """One optimizer step; where `all_parameters`, also of those that no gradient reached: Adam's moments decay.
-
-        Never of those that are frozen, which have no moments.
-        """
-        if all_parameters:
-            for p in network.parameters():
-                if p.requires_grad and p.grad is None:
-                    p.grad = torch.zeros_like(p)
-        self._average_gradients(network)
-        optimizer.step()
-        optimizer.zero_grad()
-
     def _augmented(self, x: Tensor) -> Tensor:
         augmentation = self.adversarial.augmentation
         return x if augmentation is None else augmentation(x, self.samples_seen)
@@ -418,11 +402,8 @@ class GAN(GenerativeModel):
         lr = value_at(settings.lr, 0)
         d_lr = lr if settings.d_lr is None else value_at(settings.d_lr, 0)
         betas = (value_at(settings.beta1, 0), value_at(settings.beta2, 0))
-        # A fused Adam unscales fp16 gradients itself, too late for our clipping; and not every device has one.
-        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        fused = self.device.type in ("cpu", "cuda") and not scaled
         return [
-            torch.optim.Adam(network.parameters(), rate, betas, settings.eps, fused=fused)
+            torch.optim.Adam(network.parameters(), rate, betas, settings.eps, fused=self._fused)
             for network, rate in ((self.generator, lr), (self.discriminator, d_lr))
         ]
 
@@ -455,21 +436,12 @@ class GAN(GenerativeModel):
                 group["lr"], group["betas"] = value_at(lr, seen) * c, (betas[0] ** c, betas[1] ** c)
                 group["eps"] = settings.eps  # a run that goes on may do so with another
 
-    def _plain_optimizers(self) -> list[torch.optim.Optimizer]:
-        optimizers = self.optimizers(use_pl_optimizer=False)
-        return optimizers if isinstance(optimizers, list) else [optimizers]
+    @property
+    def clip_norm(self) -> float | None:
+        return self.adversarial.clip_norm
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clips here, where mixed precision has unscaled the gradients; in `training_step` they are still scaled.
-
-        The norms before clipping are observed: afterwards they tell a stable run from an unstable one.
-        """
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        self.observe("g_grad_norm" if optimizer is self._plain_optimizers()[0] else "d_grad_norm", norm)
-        if self.adversarial.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.adversarial.clip_norm, norm)
+    def norm_name(self, optimizer: torch.optim.Optimizer) -> str:
+        return "g_grad_norm" if optimizer is self._plain_optimizers()[0] else "d_grad_norm"
 
     # Checkpoints.
 
@@ -482,40 +454,6 @@ class GAN(GenerativeModel):
         super().on_load_checkpoint(checkpoint)
         if self.adversarial.augmentation is not None:
             self.adversarial.augmentation.load_state(own_fields(checkpoint).get("augmentation", {}))
-
-    # Several devices.
-
-    @property
-    def _world_size(self) -> int:
-        return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-    def setup(self, stage: str) -> None:
-        _refuse(self.trainer.strategy)
-
-    def _leave_out_the_reducer(self) -> None:
-        """Within this step: Lightning switches DDP's reducer on again after each.
-
-        The reducer expects every parameter to receive a gradient in every backward pass, which no adversarial step
-        gives it. We average each network's gradients ourselves, once an optimizer step, so plain `ddp` works.
-        """
-        wrapped = self.trainer.model
-        if isinstance(wrapped, DistributedDataParallel):
-            wrapped.require_backward_grad_sync = False
-
-    def _sum_over_ranks(self, values: Tensor) -> Tensor:
-        if self._world_size > 1:
-            dist.all_reduce(values)
-        return values
-
-    def _average_gradients(self, network: nn.Module) -> None:
-        if self._world_size == 1:
-            return
-        gradients = [p.grad for p in network.parameters() if p.grad is not None]
-        joint = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(joint)
-        joint /= self._world_size
-        for gradient, mean in zip(gradients, joint.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(mean.view_as(gradient))
 
 
 def layers_within(network: nn.Module) -> list[nn.Module]:
@@ -542,11 +480,3 @@ def _latent(generator: torch.Generator, latent_dim: int, truncation: float | Non
         while (outside := z.abs() > truncation).any():
             z[outside] = torch.randn(int(outside.sum()), generator=generator)
     return z
-
-
-def _refuse(strategy: Strategy) -> None:
-    if isinstance(strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)):
-        raise ValueError(
-            f"trainer.strategy {type(strategy).__name__} cannot train a GAN (two optimizers over one module, and "
-            "penalties that differentiate twice): use ddp"
-        )

@@ -659,7 +659,7 @@ class StyleGAN2(GAN):
             settings: weights, precision and noise.
         """
         settings = settings or StyleGAN2Settings()
-        with self.phase("sampling"), self.evaluating(), self._sampling_precision(settings):
+        with self.phase("sampling"), self.evaluating(), self.computing_in(settings.precision):
             chosen = self._sampling_noise(ws, settings) if noise is None else noise
             return self._network(settings).synthesis(ws.to(self.dtype), chosen).float()
 

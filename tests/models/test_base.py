@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from models.base import GenerativeModel, HasCritic, HasLatents, OutOfMemoryInPhaseError, SamplerSettings
+from models.base import GenerativeModel, OutOfMemoryInPhaseError, SamplerSettings
+from models.capabilities import HasCritic, HasLatents
 from models.dcgan import DCGAN
 from models.gan import GAN, LatentSettings
 

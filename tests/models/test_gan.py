@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from models.augment import Augmentation
 from models.base import Batch
 from models.dcgan import DCGAN
-from models.gan import GAN, AdversarialTraining, _refuse, frozen
+from models.gan import GAN, AdversarialTraining, frozen
 from models.losses import AdversarialLoss, Hinge, NonSaturating, RelativisticPairing
+from models.manual import refuse_strategy
 from models.randomness import keyed_generator
 from models.regularizers import R1
 from models.schedules import Linear, Schedule
@@ -567,21 +568,23 @@ def test_counts_below_one_are_an_error(name: str) -> None:
 
 @pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy])
 def test_strategies_that_cannot_train_a_gan_are_refused_in_a_sentence(strategy: type) -> None:
-    with pytest.raises(ValueError, match=f"strategy {strategy.__name__} cannot train a GAN .*: use ddp$") as caught:
-        _refuse(object.__new__(strategy))  # DeepSpeed's constructor needs its package
+    with pytest.raises(
+        ValueError, match=f"strategy {strategy.__name__} cannot train these models .*: use ddp$"
+    ) as caught:
+        refuse_strategy(object.__new__(strategy))  # DeepSpeed's constructor needs its package
     assert "\n" not in str(caught.value)
 
 
 def test_other_strategies_are_not_refused() -> None:
-    _refuse(SingleDeviceStrategy("cpu"))
+    refuse_strategy(SingleDeviceStrategy("cpu"))
 
 
 def test_refusal_comes_before_the_first_batch(
     toy_gan: Toy, fit: Fit, batches: Batches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.gan.FSDPStrategy", SingleDeviceStrategy)
+    monkeypatch.setattr("models.manual.FSDPStrategy", SingleDeviceStrategy)
     model = toy_gan()
-    with pytest.raises(ValueError, match="cannot train a GAN"):
+    with pytest.raises(ValueError, match="cannot train these models"):
         fit(model, batches(1, 4))
     assert model.samples_seen == 0
 

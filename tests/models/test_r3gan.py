@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.augment.ada import ADA
-from models.base import Batch, HasCritic, HasLatents
+from models.base import Batch
+from models.capabilities import HasCritic, HasLatents
 from models.gan import AdversarialTraining
 from models.losses import RelativisticPairing
 from models.part import build, describe

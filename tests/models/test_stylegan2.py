@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from commands.training import quietly
 from datamodules.shapes import Shapes
-from models.base import Batch, HasCritic, HasLatents
+from models.base import Batch
+from models.capabilities import HasCritic, HasLatents
 from models.gan import AdversarialTraining, LatentSettings
 from models.layers import autocast_dtype, with_minibatch_deviation
 from models.losses import NonSaturating
