@@ -98,6 +98,29 @@ class Encodes(HasLatents, Protocol):
         ...
 
 
+@runtime_checkable
+class HasCodes(Protocol):
+    """A model that writes a sample as a grid of discrete codes, over which another model can be a prior."""
+
+    @property
+    def code_shape(self) -> tuple[int, ...]:
+        """The shape of a sample's codes, (h, w) for pictures."""
+        ...
+
+    @property
+    def num_codes(self) -> int:
+        """Codes there are: each is 0 to num_codes - 1."""
+        ...
+
+    def to_codes(self, x: Tensor, *, settings: Any = None) -> Tensor:  # noqa: ANN401
+        """The codes of samples (N, *data_shape): int64 (N, *code_shape)."""
+        ...
+
+    def from_codes(self, codes: Tensor, *, settings: Any = None) -> Tensor:  # noqa: ANN401
+        """The samples (N, *data_shape), in [-1, 1], that codes int64 (N, *code_shape) stand for."""
+        ...
+
+
 @dataclass(frozen=True)
 class LikelihoodSettings:
     """How a likelihood is computed; recorded beside every figure. Families add their own fields."""
