@@ -16,6 +16,7 @@ COMMANDS = {
     "mix": "a sheet of samples that mix the styles of two (StyleGAN2)",
     "project": "a picture as a checkpoint would draw it: the latent that comes nearest, and the way there as a GIF",
     "directions": "a sheet of edits: latents moved along the directions that change pictures most",
+    "reconstruct": "pictures, each with what a checkpoint makes of it after encoding it",
     "evaluate": "figures of quality of a checkpoint, or of finished samples, with their protocol",
     "path_length": "how evenly a checkpoint's pictures change with its latents: perceptual path length",
     "diagnose": "what is wrong with a checkpoint: collapse, memorisation, overfitting, instability, uneven classes",

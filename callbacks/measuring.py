@@ -1,13 +1,17 @@
 """A model's samples and a data set's pictures, as the evaluation engine takes them."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from metrics.pictures import to_uint8
 from metrics.reference import PictureSet
 from models.base import GenerativeModel, SamplerSettings
+from models.capabilities import Encodes, HasLikelihood, LikelihoodSettings
 
 
 class ReferenceData(Protocol):
@@ -69,6 +73,91 @@ def model_samples(model: GenerativeModel, count: int, seed: int, settings: Sampl
         read=read,
         num_classes=model.label_classes,
     )
+
+
+def held_out(data: ReferenceData) -> Literal["train", "test"]:
+    """The split that no training saw: "test"; "train" where there is no other, which figures then say."""
+    return "test" if "test" in data.splits() else "train"
+
+
+def reconstructions(model: GenerativeModel, pictures: PictureSet, settings: SamplerSettings) -> PictureSet:
+    """What a model makes of pictures after encoding them, rounded to bytes as saved pictures are.
+
+    Raises:
+        ValueError: it does not encode.
+    """
+    if not isinstance(model, Encodes):
+        raise ValueError(f"{type(model).__name__} does not encode pictures, and cannot reconstruct them")
+
+    def read(indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        some, labels = pictures.read(indices)
+        x = (some.to(model.device).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        known = labels.to(model.device) if labels is not None and model.label_classes else None
+        return to_uint8(model.reconstruct(x, known, settings=settings)), None
+
+    return PictureSet(
+        name=f"reconstructions of {pictures.name}",
+        fingerprint=f"{type(model).__name__} {model.samples_seen} {settings} of {pictures.fingerprint}",
+        count=pictures.count,
+        read=read,
+    )
+
+
+def likelihood_settings(
+    model: HasLikelihood, weights: Literal["ema", "raw"], draws: int | None, steps: int | None
+) -> LikelihoodSettings:
+    """The family's settings with what is named.
+
+    Raises:
+        ValueError: the family has no such setting.
+    """
+    named: dict[str, Any] = {name: value for name, value in (("draws", draws), ("steps", steps)) if value is not None}
+    known = {field.name for field in dataclasses.fields(model.likelihood_class)}
+    unknown = [name for name in named if name not in known]
+    if unknown:
+        raise ValueError(f"the likelihood of {type(model).__name__} has no {unknown[0]}")
+    return model.likelihood_class(weights=weights, **named)
+
+
+def some_indices(size: int, count: int | None) -> list[int]:
+    """`count` of `size` examples, drawn with a fixed seed, as `PictureSet.subset` draws them; all where left out."""
+    if count is None or count >= size:
+        return list(range(size))
+    return sorted(np.random.RandomState(0).permutation(size)[:count].tolist())
+
+
+def log_probs(
+    model: HasLikelihood,
+    data: ReferenceData,
+    split: str,
+    indices: Sequence[int],
+    batch_size: int,
+    seed: int,
+    settings: LikelihoodSettings,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Tensor]:
+    """The log-probabilities of these examples, float64 (n,), batch by batch; ends early when `stop` says so."""
+    for start in range(0, len(indices), batch_size):
+        if stop():
+            return
+        some = indices[start : start + batch_size]
+        x, labels = (tensor.to(model.device) for tensor in data.examples(split, some))
+        yield model.log_prob(x, labels, indices=some, seed=seed, settings=settings)
+
+
+def likelihood_protocol(
+    model: HasLikelihood, data: ReferenceData, split: str, count: int, seed: int, settings: LikelihoodSettings
+) -> dict[str, Any]:
+    """All that a likelihood depends on besides the model's weights."""
+    return {
+        "likelihood": model.likelihood_kind,
+        "data": data.fingerprint,
+        "data_shape": list(model.data_shape),
+        "reference": split,
+        "reference_samples": count,
+        "seed": seed,
+        "settings": dict(vars(settings)),
+    }
 
 
 def in_batches(

@@ -13,22 +13,26 @@ from lightning import Callback, LightningModule, Trainer
 
 from callbacks.budget import budget_of
 from callbacks.intervals import Interval
-from callbacks.lookup import data_of, find, model_of
-from callbacks.measuring import ReferenceData, in_batches, model_samples, real_pictures
+from callbacks.lookup import data_of, model_of
+from callbacks.measuring import ReferenceData, held_out, in_batches, model_samples, real_pictures, reconstructions
 from callbacks.run import run_of
-from callbacks.stops import Stops
+from callbacks.stops import interrupted
 from metrics.cache import default_folder
 from metrics.evaluation import Figure, check_metrics, figures, headline
 from metrics.extractors import Extractor, make_extractor
 from metrics.observation import Observation, share_of
 from metrics.precision import Precision
-from metrics.reference import Metric, Reference
+from metrics.reference import Metric, PictureSet, Reference
 from metrics.resize import Filter
 from models.base import GenerativeModel, SamplerSettings
+from models.capabilities import Encodes
 
 
 class Quality(Callback):
     """Logs figures of quality at intervals and at the end of a fit, and once in `validate` and `test`.
+
+    Of a model that has no samples yet, such as a VQ-VAE without a prior, what it makes of held-out pictures is judged,
+    and the figures' names begin with reconstruction_.
 
     Weights, mode and RNG stay as they were: a fit with and without it ends in the same weights. Real statistics are
     computed once for a data set and kept in the cache.
@@ -107,7 +111,7 @@ class Quality(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The last figures, unless a signal ended the fit: then what counts is to be gone soon."""
-        if not _interrupted(trainer):
+        if not interrupted(trainer):
             self._measure(trainer, model_of(pl_module), self.reference)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -128,14 +132,15 @@ class Quality(Callback):
         network = self.network(model.device)
         if self._real is None:
             real = real_pictures(_reference_of(trainer), split, self.reference_samples)
-            fake = model_samples(model, self.num_samples, self.seed, self._settings(model))
+            fake = self._judged(trainer, model)
             try:
                 check_metrics(self.metrics, network, real, fake, real.count)
             except ValueError as error:
                 raise ValueError(f"quality.metrics: {error}") from error
             folder = default_folder() if self.cache_dir is None else Path(self.cache_dir)
             self._real = Reference(real, network, folder, self.batch_size)
-            run_of(trainer).headline = headline(self.metrics, network)
+            name, better = headline(self.metrics, network)
+            run_of(trainer).headline = (_named(model, name), better)
         return network, self._real
 
     def network(self, device: torch.device) -> Extractor:
@@ -168,19 +173,18 @@ class Quality(Callback):
                 real.prepare(self.metrics)
             found = self._figures(trainer, model, network, real)
         if found:
-            self._report(trainer, model, found, self._protocol(model, network, real, split))
+            run_of(trainer).keep_figures(trainer, found, self._protocol(trainer, model, network, real, split))
         return found
 
     def _figures(
         self, trainer: Trainer, model: GenerativeModel, network: Extractor, real: Reference
     ) -> dict[str, Figure]:
         """The figures of all ranks' samples, the same on every rank; empty if a signal cut the measurement short."""
-        settings = self._settings(model)
-        fake = model_samples(model, self.num_samples, self.seed, settings)
-        share = share_of(self.num_samples, trainer.global_rank, trainer.world_size)
+        fake = self._judged(trainer, model)
+        share = share_of(fake.count, trainer.global_rank, trainer.world_size)
         modes = real.pictures.modes
-        seen = Observation(self.metrics, network, self.num_samples, share, real.folder, modes, model.device)
-        for pictures, labels in in_batches(fake, share, self.batch_size, lambda: _interrupted(trainer)):
+        seen = Observation(self.metrics, network, fake.count, share, real.folder, modes, model.device)
+        for pictures, labels in in_batches(fake, share, self.batch_size, lambda: interrupted(trainer)):
             seen.update(pictures, labels)
         found: dict[str, Figure] | ValueError = {}
         if seen.gather() and seen.complete:
@@ -191,31 +195,29 @@ class Quality(Callback):
         found = trainer.strategy.broadcast(found)
         if isinstance(found, ValueError):
             raise found
-        return found
+        return {_named(model, name): figure for name, figure in found.items()}
 
-    def _report(
-        self, trainer: Trainer, model: GenerativeModel, found: dict[str, Figure], protocol: dict[str, Any]
-    ) -> None:
-        run = run_of(trainer)
-        run.write(trainer, {name: figure.value for name, figure in found.items()})
-        kept = dict(run.record.get("figures", {}))
-        for name, figure in found.items():
-            now = {"value": figure.value, "samples_seen": model.samples_seen}
-            best = kept.get(name, {}).get("best")
-            if figure.better and (best is None or _is_better(figure, best["value"])):
-                best = now
-            spread = {} if figure.spread is None else {"spread": figure.spread}
-            kept[name] = {**now, **spread, "protocol": {**protocol, **figure.settings}, "best": best}
-        run.save(figures=kept, samples_seen=model.samples_seen)
+    def _judged(self, trainer: Trainer, model: GenerativeModel) -> PictureSet:
+        """The model's samples; of one that has none yet, what it makes of held-out pictures."""
+        if model.why_no_samples is None:
+            return model_samples(model, self.num_samples, self.seed, self._settings(model))
+        data = _reference_of(trainer)
+        split = held_out(data)
+        pictures = real_pictures(data, split, min(self.num_samples, data.size(split)))
+        return reconstructions(model, pictures, self._settings(model))
 
-    def _protocol(self, model: GenerativeModel, network: Extractor, real: Reference, split: str) -> dict[str, Any]:
+    def _protocol(
+        self, trainer: Trainer, model: GenerativeModel, network: Extractor, real: Reference, split: str
+    ) -> dict[str, Any]:
         """All that the figures depend on besides the model's weights."""
+        judged = self._judged(trainer, model)
         return {
             **network.protocol(),
             "data": real.pictures.fingerprint.split()[0],
             "reference": split,
             "reference_samples": real.count,
-            "num_samples": self.num_samples,
+            "num_samples": judged.count,
+            **({} if model.why_no_samples is None else {"samples": judged.name}),
             "seed": self.seed,
             "sampler": {**vars(self._settings(model))},
         }
@@ -226,11 +228,13 @@ class Quality(Callback):
     @staticmethod
     def applies(model: GenerativeModel) -> bool:
         """Whether the model makes what the feature network can look at."""
-        return len(model.data_shape) == 3 and model.data_shape[0] in (1, 3)
+        shows = model.why_no_samples is None or isinstance(model, Encodes)
+        return shows and len(model.data_shape) == 3 and model.data_shape[0] in (1, 3)
 
 
-def _is_better(figure: Figure, best: float) -> bool:
-    return figure.value < best if figure.better == "lower" else figure.value > best
+def _named(model: GenerativeModel, figure: str) -> str:
+    """A figure's name; that of reconstructions never passes for one of samples."""
+    return figure if model.why_no_samples is None else f"reconstruction_{figure}"
 
 
 def _reference_of(trainer: Trainer) -> ReferenceData:
@@ -238,8 +242,3 @@ def _reference_of(trainer: Trainer) -> ReferenceData:
     if data is None:
         raise ValueError("the quality callback needs a datamodule to compare with")
     return data
-
-
-def _interrupted(trainer: Trainer) -> bool:
-    stops = find(trainer, Stops)
-    return stops is not None and stops.received is not None

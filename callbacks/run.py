@@ -20,6 +20,7 @@ from torch import Tensor
 
 from callbacks.hardware import hardware, versions
 from callbacks.lookup import data_of, find, model_of
+from metrics.evaluation import Figure
 from metrics.files import write_json_whole, write_text_whole, write_whole
 from metrics.pictures import save_png
 from models.base import GenerativeModel
@@ -177,6 +178,20 @@ class Run(Callback):
             self._files.seconds = self.seconds
         for logger in trainer.loggers:
             logger.log_metrics(dict(values), step=model_of(trainer.lightning_module).samples_seen)
+
+    def keep_figures(self, trainer: Trainer, found: Mapping[str, Figure], protocol: Mapping[str, Any]) -> None:
+        """Writes figures wherever the run logs to, and keeps them in run.json with their protocol and their best."""
+        seen = model_of(trainer.lightning_module).samples_seen
+        self.write(trainer, {name: figure.value for name, figure in found.items()})
+        kept = dict(self.record.get("figures", {}))
+        for name, figure in found.items():
+            now = {"value": figure.value, "samples_seen": seen}
+            best = kept.get(name, {}).get("best")
+            if figure.better and (best is None or _is_better(figure, best["value"])):
+                best = now
+            spread = {} if figure.spread is None else {"spread": figure.spread}
+            kept[name] = {**now, **spread, "protocol": {**protocol, **figure.settings}, "best": best}
+        self.save(figures=kept, samples_seen=seen)
 
     def write_picture(self, trainer: Trainer, name: str, picture: Tensor, path: Path) -> None:
         """Writes a uint8 (C, H, W) picture to `path` and, as uint8, to W&B."""
@@ -340,6 +355,10 @@ def run_of(trainer: Trainer) -> Run:
     if run is None:
         raise ValueError("the trainer needs a callbacks.run.Run beside the callbacks that log")
     return run
+
+
+def _is_better(figure: Figure, best: float) -> bool:
+    return figure.value < best if figure.better == "lower" else figure.value > best
 
 
 def _samples_of(line: str) -> float:

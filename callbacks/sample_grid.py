@@ -6,16 +6,24 @@ from torch import Tensor
 
 from callbacks.budget import budget_of
 from callbacks.intervals import Interval
-from callbacks.lookup import model_of
+from callbacks.lookup import data_of, model_of
+from callbacks.measuring import ReferenceData, held_out, in_batches, real_pictures, reconstructions
 from callbacks.run import run_of
-from metrics.pictures import grid, to_uint8
+from metrics.pictures import grid, to_uint8, where_points_lie
+from metrics.reference import PictureSet
 from models.base import GenerativeModel, SamplerSettings
+from models.capabilities import Encodes
+
+POINTS = 4096
+"""Samples that a picture of points shows."""
 
 
 class SampleGrid(Callback):
     """Writes `samples/kimg<...>.png` and logs it to W&B, at the start, at intervals and at the end.
 
-    A conditional model's grid has one row a class, with the same latents in every row.
+    A conditional model's grid has one row a class, with the same latents in every row. A model that encodes also leaves
+    `samples/reconstructions_kimg<...>.png`: held-out pictures, each with what the model makes of it below. Of points in
+    the plane a picture shows where samples lie.
 
     Args:
         every_kimg: thousand samples between two grids; a tenth of the budget where left out (50 without a budget).
@@ -50,12 +58,40 @@ class SampleGrid(Callback):
 
     def _draw(self, trainer: Trainer, model: GenerativeModel) -> None:
         self._drawn_at = model.samples_seen
-        if not trainer.is_global_zero or len(model.data_shape) != 3:
+        if not trainer.is_global_zero:
             return
-        picture = grid(sample_grid(model, self.rows, self.columns, self.batch_size), self.columns)
-        run = run_of(trainer)
-        path = run.folder / "samples" / f"kimg{model.samples_seen / 1000:010.3f}.png"
-        run.write_picture(trainer, "samples", picture, path)
+        folder, at = run_of(trainer).folder / "samples", f"kimg{model.samples_seen / 1000:010.3f}.png"
+        if model.data_shape == (2,):
+            picture = where_points_lie(model.sample(range(POINTS)))
+            run_of(trainer).write_picture(trainer, "samples", picture, folder / at)
+        if len(model.data_shape) != 3:
+            return
+        if model.why_no_samples is None:
+            picture = grid(sample_grid(model, self.rows, self.columns, self.batch_size), self.columns)
+            run_of(trainer).write_picture(trainer, "samples", picture, folder / at)
+        if isinstance(model, Encodes):
+            data: ReferenceData = data_of(trainer)
+            pictures = real_pictures(data, held_out(data)).subset(self.columns * ((self.rows + 1) // 2))
+            pairs = reconstruction_grid(model, pictures, self.columns, self.batch_size)
+            path = folder / f"reconstructions_{at}"
+            run_of(trainer).write_picture(trainer, "reconstructions", grid(pairs, self.columns), path)
+
+
+def reconstruction_grid(
+    model: GenerativeModel,
+    pictures: PictureSet,
+    columns: int,
+    batch_size: int,
+    settings: SamplerSettings | None = None,
+) -> Tensor:
+    """Rows of pictures, each with a row of what the model makes of them below: uint8 (2 N, C, H, W) on the CPU."""
+    made = reconstructions(model, pictures, model.settings_class() if settings is None else settings)
+    whole = range(pictures.count)
+    originals, copies = (
+        torch.cat([some.cpu() for some, _ in in_batches(each, whole, batch_size)]) for each in (pictures, made)
+    )
+    rows = zip(originals.split(columns), copies.split(columns), strict=True)
+    return torch.cat([picture for pair in rows for picture in pair])
 
 
 def sample_grid(

@@ -10,6 +10,7 @@ from types import FrameType
 from lightning import Callback, LightningModule, Trainer
 
 from callbacks.intervals import ASK_EVERY, any_rank
+from callbacks.lookup import find
 
 
 class Stops(Callback):
@@ -60,3 +61,9 @@ class Stops(Callback):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def interrupted(trainer: Trainer) -> bool:
+    """Whether a signal has asked the fit to end."""
+    stops = find(trainer, Stops)
+    return stops is not None and stops.received is not None

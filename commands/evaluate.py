@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from commands import likelihoods
 from commands.sampler import add_arguments, settings_of, sweep_of
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from metrics.extractors import Extractor
     from metrics.observation import Observation
     from metrics.reference import KnownStatistics, Metric, PictureSet, Reference
+    from models.base import GenerativeModel
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,8 +38,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--samples_split", choices=("train", "test"), default="test", help="of --samples' data (test)")
     parser.add_argument(
         "--metrics", nargs="+", metavar="METRIC",
-        help="frechet kernel inception_score precision_recall density_coverage class_accuracy modes lpips (all that "
-        "apply, but lpips)",
+        help="frechet kernel inception_score precision_recall density_coverage class_accuracy modes lpips, and "
+        "bits_per_dim of a checkpoint's held-out data (all that apply, but lpips and what takes long)",
     )  # fmt: skip
     parser.add_argument("--num_samples", type=int, help="samples to measure (10000 of a checkpoint, else all)")
     parser.add_argument("--reference_samples", type=int, help="real pictures to measure, drawn with a fixed seed (all)")
@@ -48,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--extractor_precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--seed", type=int, default=0, help="of a checkpoint's samples (0)")
     add_arguments(parser, several=True)
+    likelihoods.add_arguments(parser)
     parser.add_argument("--batch_size", type=int, default=128, help="pictures a pass (128)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (cpu)")
     parser.add_argument("--cache_dir", type=Path, help="where real statistics are kept (the user's cache folder)")
@@ -75,6 +78,14 @@ def run(arguments: Sequence[str]) -> int:
     from metrics.extractors import make_extractor
 
     device = usable_device(options.device)
+    model, checkpoint = loaded(options, device)
+    if model is not None and checkpoint is not None and likelihoods.wanted(model, options.metrics):
+        name, figure, how = likelihoods.bits(model, checkpoint, options)
+        report_bits(name, figure, how, checkpoint, options)
+        others = [metric for metric in options.metrics or () if metric != likelihoods.BITS]
+        if (options.metrics and not others) or not makes_pictures(model):
+            return 0
+        options.metrics = others or None
     extractor = make_extractor(
         options.extractor,
         resolution=options.resolution,
@@ -83,7 +94,7 @@ def run(arguments: Sequence[str]) -> int:
         weights=options.extractor_weights,
     ).to(_device(device))
     folder = options.cache_dir or default_folder()
-    sides, shape, checkpoint = judged(variants, device)
+    sides, shape = judged(variants, model, checkpoint)
     fake = sides[0][0]
     if options.reference is None and checkpoint is None:
         if options.save_statistics is None:
@@ -124,25 +135,57 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def judged(
-    variants: Sequence[argparse.Namespace], device: str
-) -> "tuple[list[tuple[PictureSet, dict[str, Any]]], tuple[int, ...], Path | None]":
-    """What is measured: the pictures of each variant of the options, and how they came about; the shape of a picture;
-    and the checkpoint that they come from."""
-    from callbacks.measuring import model_samples
+def loaded(options: argparse.Namespace, device: str) -> "tuple[GenerativeModel | None, Path | None]":
+    """The model that is measured and its checkpoint; None where finished samples are."""
     from commands.checkpoints import checkpoint_at
-    from commands.sources import pictures_at
     from models import load
 
-    options = variants[0]
     if options.ckpt_path is None:
+        if likelihoods.BITS in (options.metrics or ()):
+            raise ValueError(f"--metrics {likelihoods.BITS}: finished samples have no likelihood; give --ckpt_path")
+        return None, None
+    path = checkpoint_at(options.ckpt_path)
+    return load(path, device), path
+
+
+def makes_pictures(model: "GenerativeModel") -> bool:
+    """Whether figures of pictures can be measured of its samples."""
+    return len(model.data_shape) == 3 and model.data_shape[0] in (1, 3) and model.why_no_samples is None
+
+
+def report_bits(
+    name: str, figure: "Figure", protocol: dict[str, Any], checkpoint: Path, options: argparse.Namespace
+) -> None:
+    """Prints the likelihood's figure and keeps it in the run's folder."""
+    from commands.checkpoints import run_folder_of
+
+    measured = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    result = {"figures": {name: as_plain(figure, protocol)}, "measured": measured}
+    if (folder := run_folder_of(checkpoint)) is not None:
+        keep(result, folder)
+    if options.json:
+        print(json.dumps(_finite(result), indent=2))
+    else:
+        spread = "" if figure.spread is None else f" ± {figure.spread:.3g}"
+        print("\n".join([f"{name}  {figure.value:.6g}{spread}  lower is better", *table_lines(protocol), ""]))
+
+
+def judged(
+    variants: Sequence[argparse.Namespace], model: "GenerativeModel | None", path: Path | None
+) -> "tuple[list[tuple[PictureSet, dict[str, Any]]], tuple[int, ...]]":
+    """What is measured: the pictures of each variant of the options, and how they came about; a picture's shape."""
+    from callbacks.measuring import model_samples
+    from commands.sources import pictures_at
+
+    options = variants[0]
+    if model is None:
         pictures, shape = pictures_at(options.samples, options.samples_split)
         count = options.num_samples or pictures.count
         if count > pictures.count:
             raise ValueError(f"--num_samples {count}: {options.samples} holds {pictures.count}")
-        return [(pictures.subset(count), {"samples": pictures.name, "samples_data": pictures.fingerprint})], shape, None
-    path = checkpoint_at(options.ckpt_path)
-    model = load(path, device)
+        return [(pictures.subset(count), {"samples": pictures.name, "samples_data": pictures.fingerprint})], shape
+    if model.why_no_samples is not None:
+        raise ValueError(f"{path}: {model.why_no_samples}")
     if len(model.data_shape) != 3 or model.data_shape[0] not in (1, 3):
         raise ValueError(f"{path}: samples of shape {model.data_shape} are no pictures")
     sides = []
@@ -156,7 +199,7 @@ def judged(
             "sampler": dict(vars(settings)),
         }
         sides.append((fake, facts))
-    return sides, model.data_shape, path
+    return sides, model.data_shape
 
 
 def reference(

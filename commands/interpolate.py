@@ -30,6 +30,10 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--rows", type=int, default=4, help="number of paths (4)")
     parser.add_argument("--points", type=int, help="samples that a path passes through (2 in a strip, 4 if animated)")
     parser.add_argument(
+        "--pictures", type=Path, help="between these, encoded, not samples: a folder, zip or npz, or a data config"
+    )
+    parser.add_argument("--split", choices=("train", "test"), default="test", help="of a data config's (test)")
+    parser.add_argument(
         "--indices", type=int, nargs="+", help="of these samples, path after path (0, 1, 2, ...); rows x points of them"
     )
     parser.add_argument("--steps", type=int, help="steps from a sample to the next (8 in a strip, 25 if animated)")
@@ -60,7 +64,15 @@ def run(arguments: Sequence[str]) -> int:
     from tqdm import tqdm
 
     from commands.checkpoints import checkpoint_at, usable_device
-    from commands.latents import decoded, decoder, with_latents, with_styles
+    from commands.latents import (
+        decoded,
+        decoder,
+        fitting_pictures,
+        read_pictures,
+        with_decoder,
+        with_latents,
+        with_styles,
+    )
     from metrics.animations import GIF_FPS, save_gif, save_mp4, video_package
     from metrics.interpolation import along, lerp, slerp
     from metrics.pictures import grid, save_png
@@ -72,17 +84,28 @@ def run(arguments: Sequence[str]) -> int:
         raise ValueError(f"--fps {options.fps}: a GIF shows {GIF_FPS} frames a second at most; name an .mp4")
     path = checkpoint_at(options.ckpt_path)
     model = load(path, usable_device(options.device))
-    latent = with_latents(model, path)
+    latent = with_latents(model, path) if options.pictures is None else with_decoder(model, path)
     if options.space == "w":
         with_styles(model, path, "; leave out --space w")
+    if options.pictures is not None and options.space == "w":
+        raise ValueError("--pictures are encoded as latents: leave out --space w")
+    source = None if options.pictures is None else fitting_pictures(options.pictures, options.split, model)
     settings = settings_of(model, options, still_noise=True)
     rows = len(paths)
     firsts = [points[0] for points in paths]
-    labels = model.sample_labels(firsts, in_turn(options.labels, rows), seed=options.seed)
+    given = in_turn(options.labels, rows)
+    if source is not None and given is None and model.label_classes:
+        given = read_pictures(source, firsts, model)[1].tolist()
+    labels = model.sample_labels(firsts, given, seed=options.seed)
 
     walked = []
     for points, label in zip(paths, labels, strict=True):
-        z = latent.draw_latents(points, seed=options.seed, settings=settings)
+        if source is not None:
+            z = with_decoder(model, path).encode(
+                read_pictures(source, points, model)[0], label.repeat(len(points)), settings=settings
+            )
+        else:
+            z = with_latents(model, path).draw_latents(points, seed=options.seed, settings=settings)
         if options.space == "w":
             ws = with_styles(model, path).to_w(z, label.repeat(len(z)), settings=settings)
             walked.append(along(ws, steps, animated, lerp))
@@ -98,6 +121,7 @@ def run(arguments: Sequence[str]) -> int:
         "model": type(model).__name__,
         "samples_seen": model.samples_seen,
         "space": options.space,
+        "pictures": None if options.pictures is None else str(options.pictures),
         "indices": paths,
         "steps": steps,
         "seed": options.seed,

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from commands.errors import one_line
+from commands.sources import pictures_at
 from metrics.files import write_whole
 from metrics.pictures import to_uint8
+from metrics.reference import PictureSet
 from models.base import GenerativeModel, SamplerSettings
-from models.capabilities import HasLatents, HasStyles
+from models.capabilities import Encodes, HasLatents, HasStyles
 
 Decode: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """(latents (N, ...), labels (N,)) to samples (N, C, H, W) in [-1, 1]."""
@@ -37,7 +39,45 @@ def with_styles(model: GenerativeModel, path: Path, remedy: str = "") -> HasStyl
     return model
 
 
-def decoder(model: HasLatents, space: str, settings: SamplerSettings) -> Decode:
+def with_decoder(model: GenerativeModel, path: Path) -> Encodes:
+    """The model, if it encodes pictures and decodes what it encoded. ValueError, in one line, if not."""
+    if len(model.data_shape) != 3 or model.data_shape[0] not in (1, 3):
+        raise ValueError(f"{path}: samples of shape {model.data_shape} are no pictures")
+    if not isinstance(model, Encodes):
+        raise ValueError(f"{path}: {type(model).__name__} does not encode pictures")
+    return model
+
+
+def fitting_pictures(source: Path, split: str, model: GenerativeModel) -> PictureSet:
+    """The pictures of a folder, zip, npz or data config, if they are of the shape that the model encodes.
+
+    Raises:
+        FileNotFoundError, ValueError: there are none, or they are of another shape; one line.
+    """
+    pictures, shape = pictures_at(source, split)
+    if tuple(shape) != tuple(model.data_shape):
+        raise ValueError(
+            f"{source}: its pictures are of shape {tuple(shape)}, and the model encodes those of {model.data_shape}"
+        )
+    return pictures
+
+
+def read_pictures(pictures: PictureSet, indices: Sequence[int], model: GenerativeModel) -> tuple[Tensor, Tensor]:
+    """These pictures as the model sees them, float (N, C, H, W) in [-1, 1], and their labels; zeros without classes.
+
+    Raises:
+        ValueError: an index is outside.
+    """
+    if max(indices) >= pictures.count:
+        raise ValueError(f"{pictures.name} holds {pictures.count} pictures: there is none with index {max(indices)}")
+    some, labels = pictures.read(list(indices))
+    x = (some.to(model.device).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+    if labels is None or not model.label_classes:
+        labels = torch.zeros(len(x), dtype=torch.int64)
+    return x, labels.to(model.device)
+
+
+def decoder(model: HasLatents | Encodes, space: str, settings: SamplerSettings) -> Decode:
     """Pictures of the points of a space: z, the latents, or w, the styles."""
     if space == "z":
         return lambda latents, labels: model.decode(latents, labels, settings=settings)

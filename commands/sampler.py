@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from models.base import GenerativeModel, SamplerSettings
 
-SWEPT = ("truncation", "truncation_psi")
+SWEPT = ("truncation", "truncation_psi", "temperature", "guidance", "sampler_steps")
 """Settings that `add_arguments` can take several values of."""
+
+SETTINGS = {
+    **{name: name for name in ("truncation", "standing_statistics", "truncation_psi", "truncation_cutoff", "noise")},
+    **{name: name for name in ("temperature", "guidance", "solver", "top_k", "top_p")},
+    "sampler_steps": "steps",
+}
+"""Options by which the fields of the families' settings are named: `--steps` of `interpolate` means others."""
 
 
 def add_arguments(parser: argparse.ArgumentParser, several: bool = False) -> None:
@@ -18,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser, several: bool = False) -> Non
 
     Args:
         parser: the verb's.
-        several: whether a truncation may be given several values; `sweep_of` then parts them.
+        several: whether those of `SWEPT` may be given several values; `sweep_of` then parts them.
     """
     count, more = ("+", "; several for a sweep") if several else (None, "")
     parser.add_argument(
@@ -35,6 +42,17 @@ def add_arguments(parser: argparse.ArgumentParser, several: bool = False) -> Non
     )  # fmt: skip
     parser.add_argument("--truncation_cutoff", type=int, help="StyleGAN2: layers truncated, from 4 px; all if left out")
     parser.add_argument("--noise", choices=("random", "const", "none"), help="StyleGAN2: of its layers")
+    parser.add_argument(
+        "--temperature", type=float, nargs=count,
+        help=f"VAE, flows, autoregressive: scale of the noise, or sharpness of each choice{more}; 1 where left out",
+    )  # fmt: skip
+    parser.add_argument("--top_k", type=int, help="autoregressive: among the k likeliest values only")
+    parser.add_argument("--top_p", type=float, help="autoregressive: among the likeliest values that share p only")
+    parser.add_argument("--sampler_steps", type=int, nargs=count, help=f"flow matching: of the ODE{more}")
+    parser.add_argument("--solver", help="flow matching: euler or heun")
+    parser.add_argument(
+        "--guidance", type=float, nargs=count, help=f"flow matching: towards the label, 1 for none{more}"
+    )
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged or last weights (ema)")
     parser.add_argument(
         "--precision", choices=("float32", "bfloat16", "float16"), default="float32", help="of sampling (float32)"
@@ -56,10 +74,10 @@ def settings_of(model: "GenerativeModel", options: argparse.Namespace, still_noi
     """
     named: dict[str, Any] = {"weights": options.weights, "precision": options.precision}
     known = {field.name for field in dataclasses.fields(model.settings_class)}
-    for name in ("truncation", "standing_statistics", "truncation_psi", "truncation_cutoff", "noise"):
-        if (value := getattr(options, name)) is not None:
+    for option, name in SETTINGS.items():
+        if (value := getattr(options, option)) is not None:
             if name not in known:
-                raise ValueError(f"{type(model).__name__} has no {name}")
+                raise ValueError(f"{type(model).__name__} has no {option}")
             named[name] = value
     if still_noise and "noise" in known:
         named.setdefault("noise", "const")

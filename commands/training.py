@@ -25,6 +25,7 @@ from callbacks.checkpoints import CheckpointError, Checkpoints
 from callbacks.diagnosis import Diagnosis
 from callbacks.guard import Guard, NonFiniteError
 from callbacks.hardware import has_bf16_units
+from callbacks.likelihood import Likelihood
 from callbacks.lookup import find
 from callbacks.memory import Memory
 from callbacks.plan import Plan
@@ -51,6 +52,7 @@ KEYED_CALLBACKS = {
     "run": Run,
     "budget": Budget,
     "quality": Quality,
+    "likelihood": Likelihood,
     "diagnosis": Diagnosis,
     "samples": SampleGrid,
     "checkpoints": Checkpoints,
@@ -132,6 +134,7 @@ class TrainingCLI(LightningCLI):
         by_type = {type(callback): callback for callback in trainer.callbacks}  # type: ignore[attr-defined]
         ours = [by_type[Run], self.stops, Plan(), Guard(), by_type[Memory], by_type[Quality]]
         ours += [
+            by_type[Likelihood],
             by_type[Diagnosis],
             by_type[SampleGrid],
             by_type[Budget],

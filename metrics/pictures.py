@@ -50,6 +50,17 @@ def grid(pictures: Tensor, columns: int, padding: int = 2) -> Tensor:
     return canvas
 
 
+def where_points_lie(points: Tensor, side: int = 256, reach: float = 1.25) -> Tensor:
+    """Points (N, 2) as uint8 (1, side, side), brighter where more lie; both axes from -reach to reach, y upwards."""
+    cells = ((points.detach().float().cpu() / reach + 1) * (side / 2)).floor().long()
+    inside = cells[((cells >= 0) & (cells < side)).all(1)]
+    counts = torch.zeros(side * side).index_add_(
+        0, (side - 1 - inside[:, 1]) * side + inside[:, 0], torch.ones(len(inside))
+    )
+    brightness = counts / max(float(counts.max()), 1.0)
+    return (255 * brightness.sqrt()).round().to(torch.uint8).view(1, side, side)
+
+
 def save_png(picture: Tensor, path: Path) -> None:
     """Write one uint8 (C, H, W) picture as PNG, whole or not at all: C is 1 (gray), 3 (RGB) or 4 (RGBA).
 

@@ -86,11 +86,18 @@ class Deployable(Protocol):
 
 
 @runtime_checkable
-class Encodes(HasLatents, Protocol):
-    """A model that finds the latent of a sample, and so can show what it keeps of it."""
+class Encodes(Protocol):
+    """A model that finds the latent of a sample, and so can show what it keeps of it.
+
+    It need not be one that draws latents: a VQ-VAE without a prior encodes and decodes, and cannot sample.
+    """
 
     def encode(self, x: Tensor, labels: Tensor | None = None, *, settings: Any = None) -> Tensor:  # noqa: ANN401
         """Latents (N, ...), as `decode` takes them, of samples (N, *data_shape); where they are random, their mean."""
+        ...
+
+    def decode(self, latents: Tensor, labels: Tensor | None = None, *, settings: Any = None) -> Tensor:  # noqa: ANN401
+        """Samples (N, *data_shape) of latents."""
         ...
 
     def reconstruct(self, x: Tensor, labels: Tensor | None = None, *, settings: Any = None) -> Tensor:  # noqa: ANN401
@@ -144,6 +151,15 @@ class HasLikelihood(GenerativeModel, ABC):
     """
 
     likelihood_class: ClassVar[type[LikelihoodSettings]] = LikelihoodSettings
+    likelihood_on_demand: ClassVar[bool] = False
+    """Whether a likelihood costs so much more than a training step that it is computed only when asked for."""
+    likelihood_unit: ClassVar[str] = "dim"
+    """What of a sample there are `data_shape.numel()` of, in a word: bits are counted a "dim" or a "character"."""
+
+    @property
+    def why_no_likelihood(self) -> str | None:
+        """In one sentence with a remedy, why these settings leave the model without one; None where it has one."""
+        return None
 
     @property
     @abstractmethod

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from metrics.pictures import grid, save_png, to_uint8
+from metrics.pictures import grid, save_png, to_uint8, where_points_lie
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -76,3 +76,9 @@ def test_a_png_of_two_channels_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a\.png: a PNG needs uint8"):
         save_png(torch.zeros(2, 4, 4, dtype=torch.uint8), tmp_path / "a.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_points_lie_where_they_are_and_what_is_outside_is_left_out() -> None:
+    points = torch.tensor([[-0.9, 0.9], [-0.9, 0.9], [-0.9, 0.9], [-0.9, 0.9], [0.9, -0.9], [5.0, 0.0]])
+    picture = where_points_lie(points, side=2, reach=1.0)
+    assert picture.tolist() == [[[255, 0], [0, 128]]]  # brightness goes with the root of the count

@@ -1,0 +1,150 @@
+"""How probable a model holds samples that it was not trained on, while training: bits a dimension."""
+
+import functools
+import math
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from callbacks.budget import budget_of
+from callbacks.intervals import Interval
+from callbacks.lookup import data_of, model_of
+from callbacks.measuring import (
+    ReferenceData,
+    held_out,
+    likelihood_protocol,
+    likelihood_settings,
+    log_probs,
+    some_indices,
+)
+from callbacks.run import run_of
+from callbacks.stops import interrupted
+from metrics.likelihood import bits_per_dimension
+from metrics.observation import share_of
+from models.base import GenerativeModel
+from models.capabilities import HasLikelihood, LikelihoodSettings
+
+
+class Likelihood(Callback):
+    """Logs `bits_per_dim` (of text, `bits_per_character`) at intervals and at the end, and in `validate` and `test`.
+
+    Of a model that has a likelihood; of one that computes it at great cost, only where `every_kimg` is given. Held-out
+    examples are those of the "test" split; where there is none, training's own are taken, and the protocol says so.
+
+    Args:
+        every_kimg: thousand samples between two measurements; a tenth of the budget where left out (50 without one).
+        num_samples: so many examples, drawn with a fixed seed.
+        draws: random draws an example: importance samples of a VAE, noises of dequantisation. The family's own (1)
+            where left out; more give a tighter bound.
+        steps: of the ODE, where the model solves one; the family's own where left out.
+        batch_size: examples at once.
+        seed: of the draws.
+        weights: the average, where the model keeps one, or the raw weights.
+    """
+
+    def __init__(
+        self,
+        every_kimg: float | None = None,
+        num_samples: int = 1000,
+        draws: int | None = None,
+        steps: int | None = None,
+        batch_size: int = 128,
+        seed: int = 0,
+        weights: Literal["ema", "raw"] = "ema",
+    ) -> None:
+        if min(num_samples, batch_size) < 1:
+            raise ValueError("likelihood.num_samples and likelihood.batch_size must be at least 1")
+        self.every_kimg, self.num_samples, self.draws, self.steps = every_kimg, num_samples, draws, steps
+        self.batch_size, self.seed, self.weights = batch_size, seed, weights
+        self._interval = Interval(every_kimg or 50.0)
+        self._measured_at = -1
+
+    # When.
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Says before the first batch what cannot be measured."""
+        model = model_of(pl_module)
+        if not self.applies(model):
+            if self.every_kimg is not None:
+                why = model.why_no_likelihood if isinstance(model, HasLikelihood) else None
+                raise ValueError(f"likelihood.every_kimg: {why or f'{type(model).__name__} has no likelihood'}")
+            return
+        self._settings(model)
+        run = run_of(trainer)
+        if run.headline is None:
+            run.headline = (self._name(model), "lower")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._interval = Interval(self.every_kimg or (budget_of(trainer).kimg or 500.0) / 10)
+        self._interval.start(model_of(pl_module).samples_seen)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        model = model_of(pl_module)
+        if self._interval.passed(model.samples_seen) or budget_of(trainer).reached(model.samples_seen):
+            self._measure(trainer, model)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The last figure, unless a signal ended the fit: then what counts is to be gone soon."""
+        if not interrupted(trainer):
+            self._measure(trainer, model_of(pl_module))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self._measure(trainer, model_of(pl_module))
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._measure(trainer, model_of(pl_module))
+
+    # What.
+
+    def _measure(self, trainer: Trainer, model: GenerativeModel) -> None:
+        if not self.applies(model) or self._measured_at == model.samples_seen:
+            return
+        assert isinstance(model, HasLikelihood)
+        self._measured_at = model.samples_seen
+        data: ReferenceData = data_of(trainer)
+        split, settings = held_out(data), self._settings(model)
+        indices = some_indices(data.size(split), self.num_samples)
+        share = share_of(len(indices), trainer.global_rank, trainer.world_size)
+        mine = indices[share.start : share.stop]
+        stop = functools.partial(interrupted, trainer)
+        found = gathered(list(log_probs(model, data, split, mine, self.batch_size, self.seed, settings, stop)))
+        if len(found) < len(indices):  # cut short by a signal
+            return
+        figure = bits_per_dimension(found, math.prod(model.data_shape))
+        protocol = likelihood_protocol(model, data, split, len(indices), self.seed, settings)
+        run_of(trainer).keep_figures(trainer, {self._name(model): figure}, protocol)
+        model.log(self._name(model), figure.value, logger=False)  # for ModelCheckpoint(monitor=...)
+
+    def _settings(self, model: GenerativeModel) -> LikelihoodSettings:
+        assert isinstance(model, HasLikelihood)
+        try:
+            return likelihood_settings(model, self.weights, self.draws, self.steps)
+        except ValueError as error:
+            raise ValueError(f"likelihood: {error}") from error
+
+    @staticmethod
+    def _name(model: GenerativeModel) -> str:
+        assert isinstance(model, HasLikelihood)
+        return f"bits_per_{model.likelihood_unit}"
+
+    def applies(self, model: GenerativeModel) -> bool:
+        """Whether there is something to measure, and it is asked for."""
+        if not isinstance(model, HasLikelihood) or model.why_no_likelihood is not None:
+            return False
+        return self.every_kimg is not None or not model.likelihood_on_demand
+
+
+def gathered(parts: list[Tensor]) -> Tensor:
+    """All ranks' log-probabilities, float64 (N,) on the CPU, the same on every rank."""
+    mine = torch.cat([torch.empty(0, dtype=torch.float64), *(part.cpu() for part in parts)])
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return mine
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, mine)
+    return torch.cat(everyone)

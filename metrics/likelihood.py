@@ -1,0 +1,26 @@
+"""Bits a dimension: how many bits a model needs, on average, for each value of a held-out sample."""
+
+import math
+
+import torch
+
+from metrics.evaluation import Figure
+
+
+def bits_per_dimension(log_probs: torch.Tensor, dimensions: int) -> Figure:
+    """-log2 p(x) / D, averaged over samples, with its standard error (van den Oord et al. 2016, section 5.1).
+
+    Args:
+        log_probs: natural logarithms of the samples' probabilities, or bounds of them, float64 (N,).
+        dimensions: values of a sample, C x H x W for pictures.
+
+    Raises:
+        ValueError: there are no samples, or a probability is no number.
+    """
+    if not len(log_probs):
+        raise ValueError("bits a dimension need at least one sample")
+    bits = -log_probs.double() / (math.log(2) * dimensions)
+    if bits.isnan().any():
+        raise ValueError(f"{int(bits.isnan().sum())} of {len(bits)} log-probabilities are no numbers")
+    error = float(bits.std() / len(bits) ** 0.5) if len(bits) > 1 else None
+    return Figure(float(bits.mean()), "lower", error, {"spread": "standard error over samples"})
