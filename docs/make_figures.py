@@ -17,7 +17,7 @@ def draw(run: Path, out: Path) -> None:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     curve = [(row["samples_seen"] / 1000, row["fd_effnet"]) for row in rows if "fd_effnet" in row]
     record = json.loads((run / "run.json").read_text())
-    grids = sorted((run / "samples").glob("*.png"))
+    grids = sorted((run / "samples").glob("kimg*.png"))
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 5), layout="constrained")
     left.imshow(Image.open(grids[-1]), cmap="gray")
     left.set_title(f"samples after {record['samples_seen'] / 1000:g} kimg")
