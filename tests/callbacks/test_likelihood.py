@@ -22,9 +22,8 @@ def config(folder: Path, **model: Any) -> Path:  # noqa: ANN401
     text = CONFIG.format(root=folder / "runs", cache=folder / "cache")
     before, _, after = text.partition("data:\n")
     arguments = json.dumps(model)
-    path.write_text(
-        f"model:\n  class_path: tests.callbacks.pixel_histogram.PixelHistogram\n  init_args: {arguments}\ndata:\n{after}"
-    )
+    named = "class_path: tests.callbacks.pixel_histogram.PixelHistogram"
+    path.write_text(f"model:\n  {named}\n  init_args: {arguments}\ndata:\n{after}")
     assert before.startswith("\nmodel:")
     return path
 
