@@ -86,9 +86,13 @@ class Deployable(Protocol):
 
 
 @runtime_checkable
-class Encodes(HasLatents, Protocol):
-    """A model that finds the latent of a sample, and so can show what it keeps of it."""
+class Encodes(Protocol):
+    """A model that finds the latent of a sample, and so can show what it keeps of it.
 
+    It may have no prior over its latents to draw from; a model that does, and moves them, is `HasLatents` as well.
+    """
+
+    def decode(self, latents: Tensor, labels: Tensor | None = None, *, settings: Any = None) -> Tensor: ...  # noqa: ANN401
     def encode(self, x: Tensor, labels: Tensor | None = None, *, settings: Any = None) -> Tensor:  # noqa: ANN401
         """Latents (N, ...), as `decode` takes them, of samples (N, *data_shape); where they are random, their mean."""
         ...
@@ -150,6 +154,13 @@ class HasLikelihood(GenerativeModel, ABC):
     def likelihood_kind(self) -> str:
         """exact, or "lower bound, ..." or "estimate, ...", with how it comes about: it stands beside every figure."""
 
+    @property
+    def why_no_likelihood(self) -> str | None:
+        """In one sentence with a remedy, why samples have no probability under this model; None if they do, as in
+        nearly all.
+        """
+        return None
+
     @abstractmethod
     def evidence(self, x: Tensor, labels: Tensor, generators: Sequence[torch.Generator], settings: Any) -> Tensor:  # noqa: ANN401
         """`log_prob`, in evaluation mode and without gradients; all noise comes from the samples' CPU generators."""
@@ -175,7 +186,12 @@ class HasLikelihood(GenerativeModel, ABC):
             indices: which samples they are, for the random numbers; 0 to N - 1 where left out.
             seed: likewise.
             settings: an instance of the family's `likelihood_class`; its defaults where left out.
+
+        Raises:
+            ValueError: if the model gives samples no probability.
         """
+        if self.why_no_likelihood is not None:
+            raise ValueError(self.why_no_likelihood)
         settings = self.likelihood_class() if settings is None else settings
         labels = torch.zeros(len(x), dtype=torch.int64, device=x.device) if labels is None else labels
         generators = [sample_generator(seed, int(i)) for i in (range(len(x)) if indices is None else indices)]
