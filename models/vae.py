@@ -25,6 +25,7 @@ from models.variational import (
     divergence_from_prior,
     importance_bound,
     normal_log_density,
+    reparametrize,
     with_free_bits,
 )
 
@@ -239,7 +240,7 @@ class VAE(SingleLoss, HasLikelihood):
     def loss(self, x: Tensor, labels: Tensor) -> Tensor:
         encoder, decoder = self._networks("raw")
         mean, log_variance = encoder(x, labels)
-        z = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
+        z = reparametrize(mean, log_variance, torch.randn_like(mean))
         reconstruction = -decoder.log_likelihood(x, z, labels)
         divergence = divergence_from_prior(mean, log_variance)
         self._report(reconstruction, divergence, mean)
@@ -341,7 +342,7 @@ class VAE(SingleLoss, HasLikelihood):
         mean, log_variance = encoder(x, labels)
         log_weights = []
         for _ in range(settings.draws):
-            z = mean + torch.exp(0.5 * log_variance) * self._latents(generators)
+            z = reparametrize(mean, log_variance, self._latents(generators))
             ratio = normal_log_density(z) - normal_log_density(z, mean, log_variance)
             log_weights.append(decoder.log_likelihood(x, z, labels).double() + ratio.double().sum(1))
         return importance_bound(torch.stack(log_weights))

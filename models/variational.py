@@ -11,6 +11,17 @@ def divergence_from_prior(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
 
 
+def reparametrize(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
+    """A draw from N(mean, variance), differentiable by both (Kingma & Welling 2014, section 2.4).
+
+    Args:
+        mean: any shape.
+        log_variance: the same.
+        noise: standard normal, of the same shape.
+    """
+    return mean + torch.exp(0.5 * log_variance) * noise
+
+
 def normal_log_density(z: Tensor, mean: Tensor | float = 0.0, log_variance: Tensor | float = 0.0) -> Tensor:
     """log N(z; mean, variance) of each element, in nats; the standard normal's by default."""
     log_variance = torch.as_tensor(log_variance, dtype=z.dtype, device=z.device)

@@ -12,6 +12,7 @@ from models.variational import (
     divergence_from_prior,
     importance_bound,
     normal_log_density,
+    reparametrize,
     with_free_bits,
 )
 
@@ -42,6 +43,15 @@ def test_normal_log_density_is_that_of_torch() -> None:
     expected = Normal(mean, (0.5 * log_variance).exp()).log_prob(z)
     torch.testing.assert_close(normal_log_density(z, mean, log_variance), expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(normal_log_density(z), Normal(0.0, 1.0).log_prob(z.float()).double(), rtol=1e-6, atol=0)
+
+
+def test_draws_have_the_mean_and_the_variance_and_their_gradients() -> None:
+    mean, log_variance = drawn(5, 3).requires_grad_(), drawn(5, 3, seed=1).requires_grad_()
+    z = reparametrize(mean, log_variance, torch.full_like(mean, 2.0))
+    torch.testing.assert_close(z, mean + 2 * torch.exp(log_variance / 2), rtol=1e-12, atol=1e-12)
+    by_mean, by_log_variance = torch.autograd.grad(z.sum(), (mean, log_variance))
+    assert (by_mean == 1).all()
+    torch.testing.assert_close(by_log_variance, torch.exp(log_variance / 2), rtol=1e-12, atol=1e-12)
 
 
 class LinearGaussian:
