@@ -13,7 +13,8 @@ PACKAGES = ("models", "datamodules", "callbacks", "metrics", "commands")
 
 PLAIN = re.compile(
     r"models\.(losses|likelihoods|variational|quantizers|regularizers|schedules|layers|"
-    r"ops|ema|randomness|part|deployed|augment|tokens|mixture)(\.|$)|metrics(\.|$)"
+    r"ops|"
+    r"ema|randomness|part|deployed|augment|tokens|mixture|ops|flow_layers)(\.|$)|metrics(\.|$)"
 )
 """What must stay free of Lightning and wandb."""
 
