@@ -3,12 +3,13 @@
 python main.py fit --config configs/glow_fashion_mnist.yaml
 
 A flow is a bijection f between data and standard normal noise, log p(x) = log N(f(x); 0, 1) + log |det df/dx|; it is
-trained by that, and sampled by the inverse. Pictures are dequantised: their bytes get uniform noise.
-Of vectors, such as points of the plane, both are one level of couplings, without dequantisation.
+trained by that, and sampled by the inverse. Pictures are dequantised: their bytes get uniform noise. Of vectors, such
+as points of the plane, both are one level of couplings, without dequantisation.
 
 Where we depart from the papers: RealNVP's batch norms between couplings are ActNorms, set from the first batch (a
-density that depends on its batch is none), and those within its networks are left out, with the further paths from
-each residual block to the end. The published widths grow at each of RealNVP's scales; ours, `width`, do not.
+density that depends on its batch is none); those within its networks, the further paths from each residual block to the
+end, and the penalty of weight norms' scales are left out; `width` is that of all its couplings, the paper's that of the
+first. Glow's couplings scale by no less than `least_scale`.
 """
 
 import math

@@ -199,7 +199,7 @@ class GlowCoupling(Invertible):
 
     As in Glow's code: (b + shift) * sigmoid(s + 2), where its table 1 has exp(s) b + shift. Scales stay below 1, and
     here, where `least_scale` is not 0, above that too: their inverses, one after another, can otherwise grow beyond all
-    numbers (Behrmann et al. 2021, arXiv:2006.09347, who keep them in 0.5 to 1).
+    numbers (Behrmann et al. 2021, arXiv:2006.09347).
 
     Args:
         network: the first part, (N, C - C // 2, ...), to (N, 2 (C // 2), ...), shifts and s.
