@@ -66,8 +66,8 @@ def listing(found: Sequence[RunFolder]) -> Table:
     """Every run in a line."""
 
     def values(run: RunFolder) -> dict[str, object]:
-        figures = [f"{printable(name)} {number(figure['value'])}"
-                   for name, figure in (run.record.get("figures") or {}).items() if figure["value"] is not None]  # fmt: skip
+        known = {name: figure["value"] for name, figure in (run.record.get("figures") or {}).items()}
+        figures = [f"{printable(name)} {number(value)}" for name, value in known.items() if value is not None]
         return {"model": run.model, "status": run.status, "kimg": run.kimg, "newest figure": next(iter(figures), None),
                 "size (MB)": sum(sizes(run.folder).values()) / 1e6}  # fmt: skip
 
@@ -167,7 +167,7 @@ def remove(root: Path, names: Sequence[str], yes: bool, force: bool) -> int:
 def _folder(root: Path, name: str) -> Path:
     """The folder of a run of `root`; whatever lies elsewhere, or is a link, is refused."""
     inside = root / name
-    given = inside if (inside / "run.json").exists() else Path(name)
+    given = Path(name) if not (inside / "run.json").exists() and (Path(name) / "run.json").exists() else inside
     if given.is_symlink() or given.parent.is_symlink():
         raise ValueError(f"{name} is a link, or lies behind one: remove what it leads to by its own name")
     resolved, whole = given.resolve(), root.resolve()
