@@ -370,7 +370,7 @@ def _with_spread(value: float, spread: float | None, kind: Kind) -> str:
     # As many decimals as make two digits of the spread.
     decimals = max(0, 1 - math.floor(math.log10(spread))) if spread > 0 else 2
     if decimals > 5:
-        return f"{number(value)} ± {spread:.1g}"
+        return number(value) if spread < 1e-9 * abs(value) else f"{number(value)} ± {spread:.1g}"
     return f"{value:,.{decimals}f} ± {spread:,.{decimals}f}"
 
 

@@ -251,7 +251,7 @@ def test_text_of_files_cannot_steer_a_terminal(runs: Path, capsys: pytest.Captur
 @pytest.mark.parametrize("verb", [["compare"], ["runs", "list", "--root"]])
 def test_no_torch_is_imported(verb: list[str], runs: Path, tmp_path: Path) -> None:
     make_run(runs / "a" / "1")
-    place = [str(runs)] if verb[0] == "runs" else [str(runs / "a"), "--md", str(tmp_path / "x.md")]
+    place = [str(runs)] if verb[0] == "runs" else [str(runs / "a"), "--html", str(tmp_path / "x.html")]
     code = f"import sys; from main import main; assert main({[*verb, *place]!r}) == 0; print(*sorted(sys.modules))"
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=60
