@@ -111,10 +111,9 @@ def _logged(run: RunFolder) -> dict[str, list[tuple[float, float, float]]]:
         if not isinstance(seconds, int | float):
             continue
         for name, value in row.items():
-            if UNPLOTTED.match(name) or not _is_number(value):
-                continue
-            found.setdefault(printable(name), []).append((kimg, seconds, value))
-    return found
+            if isinstance(value, int | float) and math.isfinite(value):
+                found.setdefault(name, []).append((kimg, seconds, value))
+    return {printable(name): points for name, points in found.items() if not UNPLOTTED.match(name)}
 
 
 def _series(run: RunFolder, group_of: Mapping[int, int], points: Sequence[tuple[float, ...]]) -> dict[str, Any]:

@@ -234,7 +234,7 @@
     for (const each of data.grids) {
       const image = element("img", { alt: `no ${each.kind} of ${each.run} yet` });
       const small = element("small", {});
-      const name = element("figcaption", { class: colour(each.group) }, element("span", { class: "dot" }), data.groups[each.group], small);
+      const name = element("figcaption", { class: colour(each.group) }, element("span", { class: "dot" }), element("span", {}, data.groups[each.group]), small);
       const figure = element("figure", {}, name, image);
       cards.push({ each, figure, image, small });
       document.getElementById("grids").append(figure);
