@@ -230,6 +230,7 @@ class FlowMatching(SingleLoss, HasLikelihood):
 
     settings_class: ClassVar[type[FlowSettings]] = FlowSettings
     likelihood_class: ClassVar[type[FlowLikelihood]] = FlowLikelihood
+    likelihood_on_demand: ClassVar[bool] = True
 
     def __init__(
         self,
