@@ -12,7 +12,8 @@ REPOSITORY = Path(__file__).parents[1]
 PACKAGES = ("models", "datamodules", "callbacks", "metrics", "commands")
 
 PLAIN = re.compile(
-    r"models\.(losses|likelihoods|regularizers|schedules|layers|ops|ema|randomness|part|deployed|augment|flow_layers)(\.|$)|metrics(\.|$)"
+    r"models\.(losses|likelihoods|ode|unet|regularizers|schedules|layers|ops|ema|randomness|part|deployed|augment|flow_layers)(\.|$)"
+    r"|metrics(\.|$)"
 )
 """What must stay free of Lightning and wandb."""
 
