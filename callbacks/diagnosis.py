@@ -193,7 +193,9 @@ class Diagnosis(Callback):
             raise ValueError("the diagnosis callback needs a callbacks.quality.Quality, whose features it uses")
         rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
         diagnosed = diagnose(
-            model_samples(model, self.num_samples, quality.seed, model.settings_class(weights=quality.weights)),
+            model_samples(
+                model, self.num_samples, quality.seed, model.settled(model.settings_class(weights=quality.weights))
+            ),
             data_of(trainer),
             quality.network(model.device),
             default_folder() if quality.cache_dir is None else Path(quality.cache_dir),

@@ -223,7 +223,8 @@ class Quality(Callback):
         }
 
     def _settings(self, model: GenerativeModel) -> SamplerSettings:
-        return model.settings_class(weights=self.weights)
+        settled: SamplerSettings = model.settled(model.settings_class(weights=self.weights))
+        return settled
 
     @staticmethod
     def applies(model: GenerativeModel) -> bool:

@@ -58,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
     if options.ckpt_path is not None:
         path = checkpoint_at(options.ckpt_path)
         model = load(path, str(device))
-        settings = model.settings_class(weights=options.weights)
+        settings = model.settled(model.settings_class(weights=options.weights))
         samples, shape = model_samples(model, options.num_samples, options.seed, settings), model.data_shape
         critic = (model, model) if isinstance(model, HasCritic) else None
         run_folder = run_folder_of(path)

@@ -81,7 +81,8 @@ def settings_of(model: "GenerativeModel", options: argparse.Namespace, still_noi
             named[name] = value
     if still_noise and "noise" in known:
         named.setdefault("noise", "const")
-    return model.settings_class(**named)
+    settled: SamplerSettings = model.settled(model.settings_class(**named))
+    return settled
 
 
 def sweep_of(options: argparse.Namespace) -> tuple[str | None, list[argparse.Namespace]]:

@@ -109,6 +109,10 @@ class GenerativeModel(lightning.LightningModule, Part, ABC):
         """In one sentence with a remedy, why this model cannot draw samples; None if it can, as nearly all do."""
         return None
 
+    def settled(self, settings: Any) -> Any:  # noqa: ANN401 - an instance of `settings_class`
+        """The settings, with the model's own values for what they leave to it: what a protocol records."""
+        return settings
+
     def samples_per_step(self, samples_seen: int, least: int) -> int:
         """Samples, over all ranks, of the training step that begins after `samples_seen`: a multiple of `least`.
 

@@ -6,6 +6,7 @@ An objective says along which path noise and data are joined, what the network l
 Everything else is common: dequantised pictures, guidance, solvers, latents, the likelihood.
 """
 
+import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -309,20 +310,25 @@ class FlowMatching(SingleLoss, HasLikelihood):
 
     # Sampling.
 
+    def settled(self, settings: FlowSettings) -> FlowSettings:
+        """With the model's own steps and solver where the settings name none."""
+        steps, solver = settings.steps or self.sampler_steps, settings.solver or self.solver
+        return dataclasses.replace(settings, steps=steps, solver=solver)
+
     def generate(self, generators: Sequence[torch.Generator], labels: Tensor, settings: FlowSettings) -> Tensor:
         return self._decode(self._latents(generators), labels, settings)
 
     def draw_latents(self, indices: Sequence[int], *, seed: int = 0, settings: FlowSettings | None = None) -> Tensor:
-        """The standard normal noise (N, *data_shape) that `sample` begins with for these indices."""
+        """The standard normal noise that `sample` begins with for these indices, flat: (N, values of a sample)."""
         return self._latents([sample_generator(seed, int(index)) for index in indices])
 
     def _latents(self, generators: Sequence[torch.Generator]) -> Tensor:
-        drawn = torch.stack([torch.randn(self.data_shape, generator=generator) for generator in generators])
+        drawn = torch.stack([torch.randn(math.prod(self.data_shape), generator=each) for each in generators])
         return drawn.to(self.device).to(self.dtype)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, labels: Tensor | None = None, *, settings: FlowSettings | None = None) -> Tensor:
-        """Samples (N, *data_shape) for latents (N, *data_shape)."""
+        """Samples (N, *data_shape) for latents (N, values of a sample)."""
         return self.decode_with_graph(latents, labels, settings=settings)
 
     def decode_with_graph(
@@ -334,22 +340,27 @@ class FlowMatching(SingleLoss, HasLikelihood):
             return self._decode(latents, self._labels(latents, labels), settings).float()
 
     def _decode(self, latents: Tensor, labels: Tensor, settings: FlowSettings) -> Tensor:
-        times = self.objective.times(settings.steps or self.sampler_steps)
-        start = latents.to(self.dtype) * self.objective.prior_std
-        solver = settings.solver or self.solver
+        settings = self.settled(settings)
+        assert settings.steps is not None
+        assert settings.solver is not None
+        times, solver = self.objective.times(settings.steps), settings.solver
+        start = latents.to(self.dtype).view(-1, *self.data_shape) * self.objective.prior_std
+        if self.draws_pictures:
+            start = start.contiguous(memory_format=torch.channels_last)
         end = integrate(self._velocity(labels, settings), start, times, solver, self.objective.singular_end)
         return self._as_pictures(end) if self.draws_pictures else end
 
     @torch.no_grad()
     def encode(self, x: Tensor, labels: Tensor | None = None, *, settings: FlowSettings | None = None) -> Tensor:
-        """The latents (N, *data_shape) from which the ODE leads to samples; of bytes, to the middle of each."""
-        settings = settings or self.settings_class()
+        """The latents, flat, from which the ODE leads to samples (N, *data_shape); of bytes, to the middle of each."""
+        settings = self.settled(settings or self.settings_class())
+        assert settings.steps is not None
+        assert settings.solver is not None
         with self.phase("sampling"), self.evaluating(), self.computing_in(settings.precision):
             start = (self._from_pictures(x) if self.draws_pictures else x).to(self.dtype)
             velocity = self._velocity(self._labels(x, labels), settings)
-            times = self.objective.density_times(settings.steps or self.sampler_steps)
-            end = integrate(velocity, start, times, settings.solver or self.solver)
-            return (end / self.objective.prior_std).float()
+            end = integrate(velocity, start, self.objective.density_times(settings.steps), settings.solver)
+            return (end / self.objective.prior_std).flatten(1).float()
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, labels: Tensor | None = None, *, settings: FlowSettings | None = None) -> Tensor:

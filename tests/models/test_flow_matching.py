@@ -291,3 +291,11 @@ def test_it_computes_in_bf16(batches: Callable[..., Any]) -> None:
         rounded = model.loss(x, y)
     assert rounded.dtype == torch.float32
     torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.05)
+
+
+def test_a_protocol_records_the_steps_and_the_solver_that_the_model_takes_by_itself() -> None:
+    model = FlowMatching((2,), width=8, blocks=1, sampler_steps=3, solver="euler")
+    settled = model.settled(FlowSettings(guidance=1.0))
+    assert (settled.steps, settled.solver) == (3, "euler")
+    assert model.settled(FlowSettings(steps=7, solver="heun")) == FlowSettings(steps=7, solver="heun")
+    torch.testing.assert_close(model.sample([0, 1]), model.sample([0, 1], settings=settled), rtol=0, atol=0)
