@@ -81,7 +81,7 @@ class Table:
             return ""
         if column.kind == "text":
             return " / ".join(dict.fromkeys(printable(value) for value in found))
-        if len(found) > 1:
+        if len(set(found)) > 1:
             return _with_spread(statistics.fmean(found), statistics.stdev(found), column.kind)
         spread = row.values[0].get(column.name + SPREAD) if len(row.values) == 1 else None
         return _with_spread(found[0], spread, column.kind)
