@@ -122,6 +122,19 @@ def test_evaluations_count_and_the_newest_replaces(runs: Path, capsys: pytest.Ca
     assert [row["fd_effnet"] for row in table(text, "Quality 2")] == ["240"]
 
 
+def test_evaluations_with_other_steps_are_rows_of_their_own(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_run(runs / "a" / "1", 300.0)
+    (folder / "evaluations").mkdir()
+    for steps, value in ((10, 250.0), (50, 240.0)):
+        sampler = {"weights": "ema", "precision": "float32", "guidance": 1.0, "steps": steps}
+        found = figure(value, model="FlowMatching", samples_seen=2000, sampler=sampler)
+        (folder / "evaluations" / f"{steps}.json").write_text(json.dumps({"figures": {"fd_effnet": found}}))
+    rows = table(compared(capsys, folder), "Quality")
+    assert [(row["fd_effnet"], row["settings"]) for row in rows] == [
+        ("300", ""), ("250", "steps 10"), ("240", "steps 50"),
+    ]  # fmt: skip
+
+
 def test_what_they_took(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = compared(capsys, make_run(runs / "a" / "1"))
     (time,) = table(text, "Training time")
