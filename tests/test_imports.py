@@ -12,8 +12,9 @@ REPOSITORY = Path(__file__).parents[1]
 PACKAGES = ("models", "datamodules", "callbacks", "metrics", "commands")
 
 PLAIN = re.compile(
-    r"models\.(losses|likelihoods|variational|quantizers|mixture|tokens|flow_layers|regularizers|schedules|layers|ops|"
-    r"ema|randomness|part|deployed|augment)(\.|$)|metrics(\.|$)"
+    r"models\.(losses|likelihoods|variational|quantizers|mixture|tokens|flow_layers|ode|unet|"
+    r"regularizers|schedules|"
+    r"layers|ops|ema|randomness|part|deployed|augment|layers)(\.|$)|metrics(\.|$)"
 )
 """What must stay free of Lightning and wandb."""
 

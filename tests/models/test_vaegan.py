@@ -21,6 +21,7 @@ from models.gan import AdversarialTraining, LatentSettings
 from models.losses import AdversarialLoss, Minimax, NonSaturating
 from models.randomness import keyed_generator
 from models.vaegan import VAEGAN, Encoder
+from tests.models.ranks import fit_share, on_ranks
 
 Fit = Callable[..., lightning.Trainer]
 Batches = Callable[..., list[Batch]]
@@ -228,6 +229,28 @@ def test_a_fit_resumes_bit_for_bit(precision: str, fit: Fit, batches: Batches, t
     assert resumed.samples_seen == 16
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
+
+
+def joint_batches() -> list[Batch]:
+    generator = torch.Generator().manual_seed(2)
+    return [(torch.rand(8, 2, 16, 16, generator=generator) * 2 - 1, torch.zeros(8, dtype=torch.int64)) for _ in "ab"]
+
+
+def train_on_a_rank(rank: int, world: int, folder: Path) -> None:
+    model = small()
+    fit_share(model, joint_batches(), rank, world)
+    torch.save(model.state_dict(), folder / f"{rank}.pt")
+
+
+def test_two_ranks_train_the_weights_of_one_on_the_joint_batch(fit: Fit, tmp_path: Path) -> None:
+    """All three players and the scale, with joint batch norms and the joint batch's latents."""
+    on_ranks(train_on_a_rank, tmp_path)
+    one = small()
+    fit(one, joint_batches(), precision="64-true")
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for name, value in one.state_dict().items():
+            torch.testing.assert_close(found[name], value, rtol=1e-7, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}")
 
 
 # Sampling, encoding, likelihood.

@@ -1,0 +1,245 @@
+"""The networks of flow matching and diffusion: the U-Net of EDM for pictures, an MLP for vectors.
+
+Both take (x, level, labels): x (N, *data_shape), a number a sample that says how noisy it is, and its class; label
+`classes`, one more than there are, stands for no class at all.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SKIP_SCALE = math.sqrt(0.5)
+"""A sum of two branches of variance 1, times this, has variance 1 again (Song et al. 2021, appendix H)."""
+
+
+def positions(level: Tensor, channels: int, slowest: float = 1e-4, fastest: float = 1.0) -> Tensor:
+    """Cosines and sines (N, channels) of levels (N,), their frequencies spaced evenly in the logarithm.
+
+    Vaswani et al. 2017, section 3.5, with both ends of the range taken, as Ho et al. 2020 do. Never in 16 bits.
+    """
+    level = level.to(torch.promote_types(level.dtype, torch.float32))
+    exponents = torch.linspace(0, 1, channels // 2, device=level.device, dtype=level.dtype)
+    angles = level[:, None] * (fastest * (slowest / fastest) ** exponents)
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def label_vectors(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """One-hot labels (N, classes) of variance about 1; zeros for label `classes`, which stands for none."""
+    return F.one_hot(labels, classes + 1)[:, :classes].to(dtype) * math.sqrt(classes)
+
+
+def initialized(layer: nn.Conv2d | nn.Linear, gain: float = 1.0) -> nn.Conv2d | nn.Linear:
+    """The layer with Xavier's uniform weights times `gain`, and no bias (Karras et al. 2022, table 7: DDPM++)."""
+    nn.init.xavier_uniform_(layer.weight, gain) if gain else nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def convolution(inputs: int, outputs: int, kernel: int, gain: float = 1.0) -> nn.Module:
+    return initialized(nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2), gain)
+
+
+def group_norm(channels: int, eps: float) -> nn.GroupNorm:
+    """Groups of at least four channels, at most 32 groups; fewer where the channels do not divide."""
+    return nn.GroupNorm(math.gcd(min(32, max(channels // 4, 1)), channels), channels, eps)
+
+
+def resampled(x: Tensor, change: str) -> Tensor:
+    """At half or twice the side, by a box filter; as it is for "keep"."""
+    if change == "down":
+        return F.avg_pool2d(x, 2)
+    return F.interpolate(x, scale_factor=2.0, mode="nearest") if change == "up" else x
+
+
+class Attention(nn.Module):
+    """Self-attention over places with one head: x + projection(attention(norm(x)))."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = group_norm(channels, 1e-6)
+        self.qkv = convolution(channels, 3 * channels, 1, math.sqrt(0.2))
+        self.projection = convolution(channels, channels, 1, 0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        queries, keys, values = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=2)
+        mixed = F.scaled_dot_product_attention(queries[:, None], keys[:, None], values[:, None])[:, 0]
+        return x + self.projection(mixed.transpose(1, 2).unflatten(2, x.shape[2:]))
+
+
+class Block(nn.Module):
+    """A residual block of Karras et al. 2022, figure 9 (right), without its resampling filters but the box.
+
+    Args:
+        inputs: channels.
+        outputs: channels.
+        embedding: size of the vector that level and label are given by.
+        dropout: share of the features before the second convolution that training drops.
+        change: "down" or "up" resamples by two; "keep".
+        attention: whether self-attention follows.
+        adaptive_scale: the embedding scales and shifts normalised features (Dhariwal & Nichol 2021), where otherwise it
+            is added before the norm.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        embedding: int,
+        dropout: float,
+        change: str = "keep",
+        attention: bool = False,
+        adaptive_scale: bool = False,
+    ) -> None:
+        super().__init__()
+        self.change, self.adaptive_scale, self.dropout = change, adaptive_scale, dropout
+        self.norm0 = group_norm(inputs, 1e-6)
+        self.conv0 = convolution(inputs, outputs, 3)
+        self.affine = initialized(nn.Linear(embedding, outputs * (1 + adaptive_scale)))
+        self.norm1 = group_norm(outputs, 1e-6)
+        self.conv1 = convolution(outputs, outputs, 3, 0.0)
+        plain = inputs == outputs and change == "keep"
+        self.skip = nn.Identity() if plain else convolution(inputs, outputs, 1)
+        self.attention = Attention(outputs) if attention else None
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        inner = self.conv0(resampled(F.silu(self.norm0(x)), self.change))
+        condition = self.affine(embedding)[:, :, None, None]
+        if self.adaptive_scale:
+            scale, shift = condition.chunk(2, dim=1)
+            inner = F.silu(self.norm1(inner) * (1 + scale) + shift)
+        else:
+            inner = F.silu(self.norm1(inner + condition))
+        inner = self.conv1(F.dropout(inner, self.dropout, self.training))
+        x = (self.skip(resampled(x, self.change)) + inner) * SKIP_SCALE
+        return x if self.attention is None else self.attention(x) * SKIP_SCALE
+
+
+class UNet(nn.Module):
+    """The DDPM++ of Karras et al. 2022, appendix C and table 7; its output is zero at first.
+
+    With the defaults of `FlowMatching`, 3 channels and 32 px it has EDM's 55.7 million parameters. EDM begins with
+    outputs of 1e-5 of their usual size where this one begins at zero, and has an input for the augmentation's
+    parameters, which this one lacks.
+
+    Args:
+        channels: of the pictures.
+        resolution: their side, divisible by 2 once for each multiplier but the first.
+        width: channels that the multipliers multiply.
+        multipliers: channels of each resolution over `width`, from the pictures' own down.
+        blocks: residual blocks of each resolution on the way down; one more on the way up.
+        attention: sides in pixels at which self-attention follows blocks.
+        dropout: of every block.
+        adaptive_scale: as in `Block`.
+        classes: labels there are; 0 for none.
+
+    Raises:
+        ValueError: the side does not divide, or no feature has a side that `attention` names.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        resolution: int,
+        width: int,
+        multipliers: Sequence[int],
+        blocks: int,
+        attention: Sequence[int],
+        dropout: float,
+        adaptive_scale: bool,
+        classes: int,
+    ) -> None:
+        super().__init__()
+        halvings = len(multipliers) - 1
+        if resolution % 2**halvings:
+            raise ValueError(
+                f"{len(multipliers)} multipliers halve the side {halvings} times, and {resolution} does not divide by "
+                f"{2**halvings}: set data.resolution, or fewer model.multipliers"
+            )
+        sides = [resolution >> level for level in range(len(multipliers))]
+        if wrong := [side for side in attention if side not in sides]:
+            raise ValueError(f"attention at {wrong[0]} px: the features have sides {sides}; set model.attention")
+        self.width, self.classes = width, classes
+        embedding = 4 * width
+        self.label = initialized(nn.Linear(classes, width)) if classes else None
+        self.embed0 = initialized(nn.Linear(width, embedding))
+        self.embed1 = initialized(nn.Linear(embedding, embedding))
+
+        def block(inputs: int, outputs: int, change: str = "keep", attend: bool = False) -> Block:
+            return Block(inputs, outputs, embedding, dropout, change, attend, adaptive_scale)
+
+        self.first = convolution(channels, width, 3)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        features, kept = width, [width]
+        for level, (side, multiplier) in enumerate(zip(sides, multipliers, strict=True)):
+            if level:
+                self.down.append(block(features, features, "down"))
+                kept.append(features)
+            for _ in range(blocks):
+                self.down.append(block(features, width * multiplier, attend=side in attention))
+                features = width * multiplier
+                kept.append(features)
+        self.middle = nn.ModuleList([block(features, features, attend=True), block(features, features)])
+        # Which blocks of the way up take a feature of the way down.
+        self.joins: list[bool] = []
+        for level, (side, multiplier) in reversed(list(enumerate(zip(sides, multipliers, strict=True)))):
+            if level < halvings:
+                self.up.append(block(features, features, "up"))
+                self.joins.append(False)
+            for i in range(blocks + 1):
+                self.up.append(
+                    block(features + kept.pop(), width * multiplier, attend=i == blocks and side in attention)
+                )
+                self.joins.append(True)
+                features = width * multiplier
+        self.last_norm = group_norm(features, 1e-6)
+        self.last = convolution(features, channels, 3, 0.0)
+
+    def forward(self, x: Tensor, level: Tensor, labels: Tensor) -> Tensor:
+        vector = positions(level, self.width)
+        if self.label is not None:
+            vector = vector + self.label(label_vectors(labels, self.classes, vector.dtype))
+        embedding = F.silu(self.embed1(F.silu(self.embed0(vector))))
+        x = self.first(x)
+        kept = [x]
+        for layer in self.down:
+            x = layer(x, embedding)
+            kept.append(x)
+        for layer in self.middle:
+            x = layer(x, embedding)
+        for layer, joins in zip(self.up, self.joins, strict=True):
+            x = layer(torch.cat([x, kept.pop()], dim=1) if joins else x, embedding)
+        x = self.last(F.silu(self.last_norm(x)))
+        return x.to(torch.promote_types(x.dtype, torch.float32))  # autocast leaves it in 16 bits
+
+
+class MLP(nn.Module):
+    """A plain network for vectors; its output is zero at first.
+
+    Args:
+        size: values of a vector.
+        width: of the hidden layers.
+        blocks: hidden layers.
+        classes: labels there are; 0 for none.
+    """
+
+    FEATURES = 16
+    """Cosines and sines of the level, of periods from 100 to 1."""
+
+    def __init__(self, size: int, width: int, blocks: int, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+        layers: list[nn.Module] = [nn.Linear(size + self.FEATURES + classes, width), nn.SiLU()]
+        for _ in range(blocks - 1):
+            layers += [nn.Linear(width, width), nn.SiLU()]
+        self.layers = nn.Sequential(*layers, initialized(nn.Linear(width, size), 0.0))
+
+    def forward(self, x: Tensor, level: Tensor, labels: Tensor) -> Tensor:
+        features = [x, positions(level, self.FEATURES, 0.02 * math.pi, 2 * math.pi).to(x.dtype)]
+        if self.classes:
+            features.append(label_vectors(labels, self.classes, x.dtype))
+        out = self.layers(torch.cat(features, dim=1))
+        return out.to(torch.promote_types(out.dtype, torch.float32))
