@@ -81,7 +81,7 @@ class Table:
             return ""
         if column.kind == "text":
             return " / ".join(dict.fromkeys(printable(value) for value in found))
-        if len(found) > 1:
+        if len(set(found)) > 1:
             return _with_spread(statistics.fmean(found), statistics.stdev(found), column.kind)
         spread = row.values[0].get(column.name + SPREAD) if len(row.values) == 1 else None
         return _with_spread(found[0], spread, column.kind)
@@ -190,12 +190,14 @@ def _figures(found: Sequence[Group], likelihood: bool) -> list[Table]:
 
 
 def _panel_rows(panel: Panel, group_of: dict[int, Group]) -> tuple[list[Column], list[Row]]:
-    """A row for each group and number of samples seen; a newer measurement of the same replaces an older one."""
-    values: dict[tuple[str, int | None], dict[int, dict[str, Any]]] = {}
+    """A row for each group, samples seen and settings; a newer measurement of the same replaces an older one."""
+    values: dict[tuple[str, int | None, str], dict[int, dict[str, Any]]] = {}
     runs = {id(m.run): m.run for m in panel.measurements}
     names = list(dict.fromkeys(m.name for m in panel.measurements))
     for m in panel.measurements:
-        cells = values.setdefault((group_of[id(m.run)].label, m.samples_seen), {}).setdefault(id(m.run), {})
+        cells = values.setdefault((group_of[id(m.run)].label, m.samples_seen, m.drawn_with), {}).setdefault(
+            id(m.run), {}
+        )
         seen = None if m.samples_seen is None else m.samples_seen / 1000
         cells |= {"kimg": seen, m.name: m.value, m.name + SPREAD: m.spread}
         if m.best is not None and m.name == names[0]:
@@ -203,7 +205,7 @@ def _panel_rows(panel: Panel, group_of: dict[int, Group]) -> tuple[list[Column],
         if m.drawn_with:
             cells["settings"] = m.drawn_with
     rows = []
-    for (label, _), cells_of in values.items():
+    for (label, _, _), cells_of in values.items():
         whole = len(cells_of) == len(group_of[next(iter(cells_of))].runs)
         members = tuple(runs[key] for key in cells_of)
         part = "" if whole else f", {len(cells_of)} of them"

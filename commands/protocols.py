@@ -19,7 +19,7 @@ are part of the protocol and the rest stands in a column."""
 
 NEUTRAL = {
     "truncation": None, "truncation_psi": 1.0, "truncation_cutoff": None, "temperature": 1.0, "top_k": None,
-    "top_p": None, "guidance": None,
+    "top_p": None, "guidance": 1.0,
 }  # fmt: skip
 """Settings of samplers that trade modes for clean samples, with the value that trades nothing. A family without one is
 measured as one that has it at this value; at another value figures are not comparable. A family's other settings

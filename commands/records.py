@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +13,23 @@ import yaml
 SCHEMA = 1
 """The schema of run.json that is understood here: `callbacks.run.SCHEMA`, whose import would take seconds."""
 
-FIELDS: dict[str, Any] = {
+NUMBER = (int, float)
+SHAPE: dict[str, Any] = {
     "status": str, "started": str, "ended": str, "error": str, "precision": str, "commit": str, "devices": int,
-    "samples_seen": int, "seconds": (int, float), "model": dict, "parameters": dict, "data": dict, "hardware": dict,
-    "versions": dict, "memory": dict, "throughput": dict, "figures": dict, "diagnosis": dict, "origin": dict,
-    "init_from": dict,
+    "samples_seen": int, "seconds": NUMBER, "model": {"class_path": str}, "parameters": {"*": NUMBER},
+    "data": {"class_path": str, "train_size": int, "data_shape": list, "num_classes": int},
+    "hardware": {"cores": int, "threads": int, "memory_gib": NUMBER, "gpu_gib": NUMBER}, "versions": {},
+    "memory": {"source": str, "peak_gib": {"*": NUMBER}, "kept_bytes": {"*": NUMBER}},
+    "throughput": {"samples_per_s": NUMBER, "s_per_kimg": NUMBER}, "diagnosis": {"findings": list},
+    "origin": {"code": str}, "init_from": {"checkpoint": str},
 }  # fmt: skip
-"""Of run.json, what is read here, and its type where it is not null."""
+"""Of run.json, what is read here: the type of a value, or of each inner one ("*": of all, and none is null)."""
+
+FIGURE = {
+    "value": NUMBER, "spread": NUMBER, "samples_seen": int, "better": str,
+    "best": {"value": NUMBER, "samples_seen": int}, "protocol": {},
+}  # fmt: skip
+"""Likewise, of each figure."""
 
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where PyYAML has it, is eight times as fast
 
@@ -127,9 +137,7 @@ def read_run(folder: Path) -> RunFolder:
         raise ValueError(
             f"{path} has schema {record['schema']}, of a later version of Atelier; this one reads {SCHEMA}: update it"
         )
-    for name, kind in FIELDS.items():
-        if record.get(name) is not None and not isinstance(record[name], kind):
-            raise ValueError(f"{path} is broken: {name} is {str(record[name])[:40]!r}")
+    _check(path, record, SHAPE)
     _check_figures(path, record.get("figures") or {})
     return RunFolder(folder, record)
 
@@ -175,9 +183,22 @@ def _read_evaluation(path: Path) -> dict[str, Any]:
     return found
 
 
-def _check_figures(path: Path, figures: dict[str, Any]) -> None:
+def _check_figures(path: Path, figures: object) -> None:
+    if not isinstance(figures, dict):
+        raise ValueError(f"{path} is broken: figures is {str(figures)[:40]!r}")
     for name, figure in figures.items():
         if not isinstance(figure, dict) or "value" not in figure or not isinstance(figure.get("protocol"), dict):
             raise ValueError(f"{path} is broken: the figure {printable(name)} has no value or no protocol")
-        if not isinstance(figure["value"], int | float | None):
-            raise ValueError(f"{path} is broken: the figure {printable(name)} is {str(figure['value'])[:40]!r}")
+        _check(path, figure, FIGURE, f"figures.{name}.")
+
+
+def _check(path: Path, value: dict[str, Any], shape: Mapping[str, Any], prefix: str = "") -> None:
+    kinds = dict.fromkeys(value, shape["*"]) if "*" in shape else shape
+    for name, kind in kinds.items():
+        inner = value.get(name)
+        if inner is None and "*" not in shape:
+            continue
+        if not isinstance(inner, dict if isinstance(kind, dict) else kind):
+            raise ValueError(f"{path} is broken: {printable(prefix + name)} is {str(inner)[:40]!r}")
+        if isinstance(kind, dict):
+            _check(path, inner, kind, f"{prefix}{name}.")

@@ -83,7 +83,7 @@ def best(found: Sequence[RunFolder]) -> Table:
     for likelihood in (False, True):
         for panel in panels(found, likelihood):
             for name in panel.own:
-                newest = {(m.run.folder, m.samples_seen): m for m in panel.measurements if m.name == name}
+                newest = {(m.run.folder, m.samples_seen, m.drawn_with): m for m in panel.measurements if m.name == name}
                 candidates = [m for m in newest.values() if m.value is not None]
                 better = panel.better(name)
                 if better is None or not candidates:

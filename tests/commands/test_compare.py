@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,7 @@ def test_seeds_become_mean_and_deviation(runs: Path, capsys: pytest.CaptureFixtu
     assert (first["run"], first["fd_effnet"]) == ("a (3 seeds)", "300 ± 20")
     assert second["fd_effnet"] == "**290**"
     assert table(text, "Runs")[0]["seed"] == "0 / 1 / 2"
-    assert table(text, "Training time")[0]["wall time"] == "30.00 ± 0.00 min"
+    assert table(text, "Training time")[0]["wall time"] == "30 min"
 
 
 @pytest.mark.parametrize("other", [{"lr": 1e-3, "seed": 1}, {"samples_seen": 1000, "seed": 1}, {"seed": 0}])
@@ -119,6 +120,19 @@ def test_evaluations_count_and_the_newest_replaces(runs: Path, capsys: pytest.Ca
         (folder / "evaluations" / f"{stamp}.json").write_text(json.dumps({"figures": {"fd_effnet": found}}))
     text = compared(capsys, folder)
     assert [row["fd_effnet"] for row in table(text, "Quality 2")] == ["240"]
+
+
+def test_evaluations_with_other_steps_are_rows_of_their_own(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_run(runs / "a" / "1", 300.0)
+    (folder / "evaluations").mkdir()
+    for steps, value in ((10, 250.0), (50, 240.0)):
+        sampler = {"weights": "ema", "precision": "float32", "guidance": 1.0, "steps": steps}
+        found = figure(value, model="FlowMatching", samples_seen=2000, sampler=sampler)
+        (folder / "evaluations" / f"{steps}.json").write_text(json.dumps({"figures": {"fd_effnet": found}}))
+    rows = table(compared(capsys, folder), "Quality")
+    assert [(row["fd_effnet"], row["settings"]) for row in rows] == [
+        ("300", ""), ("250", "steps 10"), ("240", "steps 50"),
+    ]  # fmt: skip
 
 
 def test_what_they_took(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,6 +227,42 @@ def test_a_broken_record_is_one_line(content: str, says: str, runs: Path, capsys
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert f"{folder / 'run.json'} {says}" in error
+
+
+def places(value: object, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Where a record has values, inner ones included."""
+    if path:
+        yield path
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from places(item, (*path, key))
+
+
+def test_whatever_a_record_holds_there_are_tables_or_one_line(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every value replaced by one of every other type."""
+    finding = {"name": "memorisation", "verdict": "found", "says": "12 % are copies", "helps": "more data"}
+    folder = make_run(
+        runs / "a" / "1",
+        figures={"fd_effnet": {**figure(300.0), "spread": 1.0}},
+        diagnosis={"samples_seen": 2000, "findings": [finding]},
+        init_from={"checkpoint": "x.ckpt"},
+    )
+    whole = record(folder)
+    answers = set()
+    for path in places(whole):
+        for planted in (None, 3, "x", [1], {"x": None}):
+            changed = json.loads(json.dumps(whole))
+            inner = changed
+            for key in path[:-1]:
+                inner = inner[key]
+            inner[path[-1]] = planted
+            (folder / "run.json").write_text(json.dumps(changed))
+            code = main(["compare", str(folder), "--html", str(runs / "x.html")])
+            error = capsys.readouterr().err
+            assert code == 0 or (code == 2 and str(folder / "run.json") in error), (path, planted, error)
+            assert error.count("\n") == 1
+            answers.add(code)
+    assert answers == {0, 2}
 
 
 def test_other_bad_input_is_one_line(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
