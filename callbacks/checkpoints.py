@@ -117,6 +117,7 @@ class Checkpoints(Checkpoint):
             link(path, folder / "last.ckpt")
             if is_best:
                 link(path, folder / "best.ckpt")
+            run_of(trainer).checkpoint_saved(path, ["last", "best"] if is_best else ["last"])
             self._remove_old(folder)
             run_of(trainer).save(samples_seen=model.samples_seen)
 
