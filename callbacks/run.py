@@ -70,6 +70,7 @@ class Run(Callback):
     Args:
         root: the folder of all runs.
         name: the run's name; the command line fills in the config's file name.
+        id: the name of the run's folder; the time it began where left out.
         wandb: "auto" is online where an API key is set and offline elsewhere; never a prompt.
         project: the W&B project.
         artifacts: checkpoints that go to W&B as versions of one artifact: the last or the best when the fit ends, or
@@ -82,6 +83,7 @@ class Run(Callback):
         self,
         root: str = "runs",
         name: str | None = None,
+        id: str | None = None,
         wandb: WandbMode = "auto",
         project: str = "atelier",
         artifacts: ArtifactChoice = "none",
@@ -93,7 +95,7 @@ class Run(Callback):
         if wandb_patience_s <= 0:
             raise ValueError(f"run.wandb_patience_s must be more than 0, not {wandb_patience_s}")
         self.artifacts, self.wandb_patience_s = artifacts, wandb_patience_s
-        self.root, self.name, self.wandb, self.project = root, name, wandb, project
+        self.root, self.name, self.id, self.wandb, self.project = root, name, id, wandb, project
         self.report_every_s = report_every_s
         self.folder = Path()
         self.config: dict[str, Any] = {}
@@ -266,13 +268,17 @@ class Run(Callback):
         folder = self.resume_folder
         if folder is None:
             stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-            folder = Path(self.root) / (self.name or "run") / f"{stamp}-{secrets.token_hex(2)}"
+            folder = Path(self.root) / (self.name or "run") / (self.id or f"{stamp}-{secrets.token_hex(2)}")
         try:
             folder.mkdir(parents=True, exist_ok=self.resume_folder is not None)
             for cut_short in folder.rglob(".*.tmp"):  # what a kill left of a file being written
                 cut_short.unlink()
             write_whole(folder / ".writable", lambda file: None)
             (folder / ".writable").unlink()
+        except FileExistsError as error:
+            raise OSError(
+                f"there is a run {folder} already; choose another --run.id, or go on with --ckpt_path"
+            ) from error
         except OSError as error:
             remedy = "choose another with --run.root"
             raise OSError(f"cannot write the run folder {folder}: {error.strerror}; {remedy}") from error

@@ -17,7 +17,7 @@ from torch import Tensor
 WandbMode = Literal["auto", "online", "offline", "off"]
 ArtifactChoice = Literal["none", "last", "best", "all"]
 
-FIGURE_COLUMNS = ["figure", "value", "spread", "samples_seen", "best", "best_samples_seen", "protocol"]
+FIGURE_COLUMNS: list[str | int] = ["figure", "value", "spread", "samples_seen", "best", "best_samples_seen", "protocol"]
 
 
 class WandbRun(Logger):
