@@ -1,6 +1,7 @@
 """sweep: trials of a W&B sweep file without an account. Most train nothing: a script leaves what `fit` would leave."""
 
 import json
+import os
 import shlex
 import signal
 import statistics
@@ -19,6 +20,8 @@ from commands.proposals import Trial, next_trial
 from commands.sweep import read_values
 from commands.sweep_file import Parameter, SweepFile, is_beaten, read_sweep_file
 from main import main
+from tests.commands.conftest import record
+from tests.wandb_server import WandbServer
 
 REPOSITORY = Path(__file__).parents[2]
 SHIPPED = sorted((REPOSITORY / "configs" / "sweeps").glob("*.yaml"))
@@ -338,3 +341,86 @@ def test_a_shipped_sweep_is_whole(path: Path, write: Write) -> None:
     assert file.words({"a": 1}, "python")[-1] == '{"a": 1}'
     assert path.read_text().startswith(f"# python main.py sweep configs/sweeps/{path.name}\n")
     assert (file.run_cap or len(file.grid())) == 6
+
+
+# Real trainings.
+
+
+@pytest.mark.slow
+def test_a_sweep_trains_and_its_best_command_reaches_its_figure(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    content = {
+        "method": "grid",
+        "metric": {"name": "fd_effnet", "goal": "minimize"},
+        "parameters": {"model.adversarial.lr": {"values": [2.0e-4, 2.0e-3]}, "budget.kimg": {"value": 0.04}},
+        "command": ["${interpreter}", "main.py", "fit", "--config", str(config), "--config", "${args_json}"],
+    }
+    path = tmp_path / "real.yaml"
+    path.write_text(yaml.safe_dump(content))
+    assert main(["sweep", str(path), "--root", str(tmp_path / "runs")]) == 0
+    folder = tmp_path / "runs" / "real"
+    sweep = json.loads((folder / "sweep.json").read_text())
+    for trial, lr in zip(sweep["trials"], (2.0e-4, 2.0e-3), strict=True):
+        run = record(Path(trial["run"]))
+        assert (run["status"], run["samples_seen"]) == ("done", 40)
+        assert run["model"]["init_args"]["adversarial"]["init_args"]["lr"] == lr
+        assert trial["value"] == pytest.approx(run["figures"]["fd_effnet"]["value"], rel=1e-6)
+    words = shlex.split(capsys.readouterr().out)
+    assert words[:2] == ["python", "main.py"]
+    assert main(words[2:]) == 0
+    (again,) = (tmp_path / "runs" / "small").iterdir()
+    assert record(again)["figures"]["fd_effnet"]["value"] == pytest.approx(sweep["best"]["value"], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_the_same_file_runs_by_wandb_sweep_and_wandb_agent(config: Path, tmp_path: Path) -> None:
+    """The real command line of W&B, on a server on loopback."""
+    server = WandbServer()
+    server.start()
+    content = {
+        "program": "main.py",
+        "method": "random",
+        "metric": {"name": "fd_effnet", "goal": "minimize"},
+        "parameters": {"model.adversarial.lr": {"min": 1.0e-4, "max": 1.0e-2}, "budget.kimg": {"value": 0.04}},
+        "command": [
+            *("${interpreter}", "main.py", "fit", "--config", str(config)),
+            *("--run.wandb", "auto", "--config", "${args_json}"),
+        ],
+    }
+    path = tmp_path / "real.yaml"
+    path.write_text(yaml.safe_dump(content))
+    read_sweep_file(path)
+    plain = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    environment = {
+        **plain, "WANDB_BASE_URL": server.url, "WANDB_API_KEY": "0" * 40, "WANDB_ERROR_REPORTING": "false",
+        "WANDB_DIR": str(tmp_path), "WANDB_DATA_DIR": str(tmp_path), "WANDB_CACHE_DIR": str(tmp_path),
+        "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }  # fmt: skip
+
+    def wandb(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "wandb", *words],
+            cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout + done.stderr
+
+    try:
+        wandb("sweep", "--project", "swept", str(path))
+        (sweep_id,) = server.sweeps
+        assert yaml.safe_load(server.sweeps[sweep_id]["config"])["command"] == content["command"]
+        server.proposals = [{"model.adversarial.lr": 0.004, "budget.kimg": 0.04}]
+        wandb("agent", "--count", "1", f"tester/swept/{sweep_id}")
+        (run,) = server.runs.values()
+        server.wait_until(lambda: run.complete)
+    finally:
+        server.stop()
+    (folder,) = (tmp_path / "runs" / "small").iterdir()
+    assert record(folder)["wandb_id"] == run.name  # the id that the agent gave
+    assert (run.sweep, run.project, run.exit_code) == (sweep_id, "swept", 0)
+    assert run.config["model.adversarial.lr"]["value"] == 0.004
+    assert record(folder)["model"]["init_args"]["adversarial"]["init_args"]["lr"] == 0.004
+    assert run.summary["fd_effnet"] == pytest.approx(record(folder)["figures"]["fd_effnet"]["value"], rel=1e-6)
