@@ -139,10 +139,10 @@ class WandbRun(Logger):
         try:
             self.experiment.finish(exit_code=exit_code)
         except TimeoutError:
-            synced = self._folder / "wandb" / "run-*"
+            files = self._folder / "wandb" / "run-*"
             print(
                 f"W&B's server did not take all of this run within {self._patience_s:g} s (run.wandb_patience_s): "
-                f"`wandb sync --no-skip-online {synced}` brings up what was logged",
+                f"`wandb sync --no-skip-online {files}` brings it up, maybe without tables and artifacts",
                 file=sys.stderr,
             )
         except Exception as error:

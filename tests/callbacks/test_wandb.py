@@ -161,12 +161,11 @@ def test_a_run_leaves_no_trace_in_the_weights(online: Path, unwatched: Path) -> 
 
 
 def sync(folder: Path) -> None:
-    """`wandb sync` on every folder of W&B's in a run's folder, oldest first."""
-    for path in sorted((folder / "wandb").glob("*run-*")):
-        done = subprocess.run(
-            [sys.executable, "-m", "wandb", "sync", "--no-skip-online", str(path)], capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
+    """`wandb sync` on all folders of W&B's in a run's folder."""
+    paths = [str(path) for path in sorted((folder / "wandb").glob("*run-*"))]
+    command = [sys.executable, "-m", "wandb", "sync", "--no-skip-online", *paths]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def sent_rows(server: WandbServer, folder: Path) -> list[dict[str, Any]]:
@@ -183,21 +182,20 @@ def assert_all_arrived(server: WandbServer, folder: Path) -> None:
     assert all(row == pytest.approx(expected, rel=1e-6) for row, expected in zip(sent, kept, strict=True))
 
 
-def test_an_offline_run_is_whole_in_its_log(fit: Fit, server: WandbServer) -> None:
+def test_an_offline_run_of_two_sittings_is_whole_in_its_logs_and_after_sync(fit: Fit, server: WandbServer) -> None:
     asked = len(server.asked)
-    folder = fit("offline", "--run.wandb", "offline")
+    fit("offline", "--run.wandb", "offline", "--budget.kimg", 0.048)
+    folder = fit("offline", "--run.wandb", "offline", "--ckpt_path", "last")
     assert len(server.asked) == asked
-    (log,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
-    logged = wandb_log.history(log)
-    scalars = [
-        {key: value for key, value in row.items() if not key.startswith("_")}
-        for row in logged
-        if not any(key.startswith(("samples.", "figures.")) or key in ("samples", "figures") for key in row)
-    ]
+    logs = sorted((folder / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(logs) == 2
+    logged = [row for log in logs for row in wandb_log.history(log)]
+    plain = [{key: value for key, value in row.items() if not key.startswith("_")} for row in logged]
+    scalars = [row for row in plain if not any(key.split(".")[0] in ("samples", "figures") for key in row)]
     kept = [{key: value for key, value in row.items() if key != "seconds"} for row in rows(folder)]
     assert len(scalars) == len(kept)
     assert all(row == pytest.approx(expected, rel=1e-6) for row, expected in zip(scalars, kept, strict=True))
-    assert wandb_log.config(log)["config"]["model"]["init_args"]["width"] == 8
+    assert wandb_log.config(logs[0])["config"]["model"]["init_args"]["width"] == 8
     sync(folder)
     assert_all_arrived(server, folder)
 
