@@ -53,6 +53,7 @@ class Checkpoints(Checkpoint):
         every_kimg: thousand samples between two checkpoints; None leaves it to the minutes.
         every_minutes: wall time between two checkpoints.
         keep: the newest so many are kept, besides the best.
+        save_top_k: so many are kept as the best; 0 keeps none for its figure.
         monitor: the figure that "best" goes by; the quality callback's first, its Fréchet distance, where left out.
         mode: whether lower or higher is better, for a `monitor` that is named.
     """
@@ -62,21 +63,23 @@ class Checkpoints(Checkpoint):
         every_kimg: float | None = None,
         every_minutes: float | None = 10.0,
         keep: int = 2,
+        save_top_k: int = 1,
         monitor: str | None = None,
         mode: Literal["min", "max"] = "min",
     ) -> None:
         if keep < 1:
             raise ValueError(f"checkpoints.keep must be at least 1, not {keep}")
-        self.every_kimg, self.every_minutes, self.keep, self.monitor, self.mode = (
-            every_kimg, every_minutes, keep, monitor, mode,
-        )  # fmt: skip
+        if save_top_k < 0:
+            raise ValueError(f"checkpoints.save_top_k must not be negative, as {save_top_k} is")
+        self.every_kimg, self.every_minutes, self.keep, self.save_top_k = every_kimg, every_minutes, keep, save_top_k
+        self.monitor, self.mode = monitor, mode
         self.checkpoint_io = WholeCheckpointIO()
         self._interval = None if every_kimg is None else Interval(every_kimg)
         self._saved_at = time.monotonic()
         self._saved_samples = -1
-        self._best: float | None = None
-        self._best_name: str | None = None
-        self._best_figure: str | None = None
+        self._ranked: list[tuple[str, float]] = []
+        """Names and figures of the best, best first."""
+        self._ranked_by: str | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         trainer.strategy.checkpoint_io = self.checkpoint_io
@@ -93,7 +96,7 @@ class Checkpoints(Checkpoint):
         due = self._interval is not None and self._interval.passed(model.samples_seen)
         if self.every_minutes is not None and (trainer.world_size == 1 or batch_idx % ASK_EVERY == 0):
             due |= any_rank(trainer, time.monotonic() - self._saved_at >= self.every_minutes * 60)
-        if due or self._new_best(trainer):
+        if due or self._rank(trainer) is not None:
             self.save(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -105,30 +108,42 @@ class Checkpoints(Checkpoint):
         model = model_of(pl_module)
         require_finite_weights(model)
         folder = run_of(trainer).folder / "checkpoints"
-        path = folder / f"kimg{model.samples_seen / 1000:010.3f}.ckpt"
-        is_best = self._new_best(trainer)
-        if is_best:
-            self._best_figure, self._best, _ = self._monitored(trainer)
-            self._best_name = path.name
+        path = folder / checkpoint_name(model.samples_seen)
+        rank = self._rank(trainer)
+        if rank is not None:
+            figure, value, _ = self._monitored(trainer)
+            assert value is not None
+            kept = self._ranked if figure == self._ranked_by else []
+            self._ranked = [*kept[:rank], (path.name, value), *kept[rank:]][: self.save_top_k]
+            self._ranked_by = figure
         with model.phase("checkpoint"):
             trainer.save_checkpoint(path)
         self._saved_at, self._saved_samples = time.monotonic(), model.samples_seen
         if trainer.is_global_zero:
             link(path, folder / "last.ckpt")
-            if is_best:
+            if rank == 0:
                 link(path, folder / "best.ckpt")
-            run_of(trainer).checkpoint_saved(path, ["last", "best"] if is_best else ["last"])
+            run_of(trainer).checkpoint_saved(path, ["last", "best"] if rank == 0 else ["last"])
             self._remove_old(folder)
             run_of(trainer).save(samples_seen=model.samples_seen)
 
-    def _new_best(self, trainer: Trainer) -> bool:
-        """Whether the newest figure beats all before it. The quality callback runs before this one in a batch."""
+    def _rank(self, trainer: Trainer) -> int | None:
+        """The place among the best that a figure measured just now deserves, 0 for the best; None for none.
+
+        The quality callback runs before this one in a batch. Of equal figures the earlier stays ahead.
+        """
         figure, value, lower_is_better = self._monitored(trainer)
-        if value is None:
-            return False
-        if self._best is None or figure != self._best_figure:  # the best by another figure says nothing of this one
-            return True
-        return value < self._best if lower_is_better else value > self._best
+        if figure is None or value is None or not self.save_top_k:
+            return None
+        if run_of(trainer).latest_at.get(figure) != model_of(trainer.lightning_module).samples_seen:
+            return None
+        # The best by another figure say nothing of this one.
+        ranked = self._ranked if figure == self._ranked_by else []
+        name = checkpoint_name(model_of(trainer.lightning_module).samples_seen)
+        if any(name == other for other, _ in ranked):
+            return None
+        ahead = sum(other <= value if lower_is_better else other >= value for _, other in ranked)
+        return ahead if ahead < self.save_top_k else None
 
     def _monitored(self, trainer: Trainer) -> tuple[str | None, float | None, bool]:
         """The figure that "best" goes by, its newest value, and whether lower is better."""
@@ -141,16 +156,26 @@ class Checkpoints(Checkpoint):
         return name, run.latest.get(name), better == "lower"
 
     def _remove_old(self, folder: Path) -> None:
+        best = [name for name, _ in self._ranked]
         for path in checkpoints_in(folder)[: -self.keep]:
-            if path.name != self._best_name:
+            if path.name not in best:
                 path.unlink(missing_ok=True)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self._best, "best_name": self._best_name, "best_figure": self._best_figure}
+        return {"ranked": [list(pair) for pair in self._ranked], "ranked_by": self._ranked_by}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._best, self._best_name = state_dict["best"], state_dict["best_name"]
-        self._best_figure = state_dict.get("best_figure")  # older checkpoints do not say
+        if "ranked" in state_dict:
+            self._ranked = [(name, value) for name, value in state_dict["ranked"]]
+            self._ranked_by = state_dict["ranked_by"]
+        elif state_dict["best"] is not None:  # written when only one was kept
+            self._ranked = [(state_dict["best_name"], state_dict["best"])]
+            self._ranked_by = state_dict.get("best_figure")
+
+
+def checkpoint_name(samples_seen: int) -> str:
+    """The file name of the checkpoint after so many samples; names sort as they do."""
+    return f"kimg{samples_seen / 1000:010.3f}.ckpt"
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

@@ -166,6 +166,12 @@ class Diagnosis(Callback):
         self.every_kimg, self.num_samples = every_kimg, num_samples
         self._interval = None if every_kimg is None else Interval(every_kimg)
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Says before the first batch that there would be nothing to look at."""
+        why = model_of(pl_module).why_no_samples
+        if self._interval is not None and why is not None:
+            raise ValueError(f"diagnosis.every_kimg: {why}")
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._interval:
             self._interval.start(model_of(pl_module).samples_seen)

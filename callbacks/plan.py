@@ -191,7 +191,7 @@ class Plan(Callback):
         if not trainer.is_global_zero:
             return
         run, checkpoints = find(trainer, Run), find(trainer, Checkpoints)
-        kept = checkpoints.keep + 1 if checkpoints else 0  # the best one besides the newest
+        kept = checkpoints.keep + checkpoints.save_top_k if checkpoints else 0
         print("\n".join(plan_lines(trainer, model, self.cost, kept, run)), file=sys.stderr, flush=True)
         need = kept * self.cost.checkpoint_bytes
         if run is not None:

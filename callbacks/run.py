@@ -101,6 +101,8 @@ class Run(Callback):
         self.config: dict[str, Any] = {}
         self.latest: dict[str, float] = {}
         """The newest value of everything logged."""
+        self.latest_at: dict[str, int] = {}
+        """The samples seen when it was logged."""
         self.headline: tuple[str, Literal["lower", "higher"]] | None = None
         """The figure that "best" goes by, and which way is better; set by who measures quality."""
         self.resume_folder: Path | None = None
@@ -122,6 +124,7 @@ class Run(Callback):
     def write(self, trainer: Trainer, values: Mapping[str, float]) -> None:
         """Writes figures at the current samples_seen, wherever the run logs to."""
         self.latest.update(values)
+        self.latest_at.update(dict.fromkeys(values, model_of(trainer.lightning_module).samples_seen))
         if self._files is not None:
             self._files.seconds = self.seconds
         for logger in trainer.loggers:
@@ -334,7 +337,7 @@ def _is_better(figure: Figure, best: float) -> bool:
 
 
 def _same_file(path: Path, other: Path) -> bool:
-    return other.exists() and filecmp.cmp(path, other, shallow=False)
+    return other.exists() and (path.samefile(other) or filecmp.cmp(path, other, shallow=False))
 
 
 def _samples_of(line: str) -> float:

@@ -191,7 +191,12 @@ class HasLikelihood(GenerativeModel, ABC):
             indices: which samples they are, for the random numbers; 0 to N - 1 where left out.
             seed: likewise.
             settings: an instance of the family's `likelihood_class`; its defaults where left out.
+
+        Raises:
+            ValueError: if the model gives samples no probability.
         """
+        if self.why_no_likelihood is not None:
+            raise ValueError(self.why_no_likelihood)
         settings = self.likelihood_class() if settings is None else settings
         labels = torch.zeros(len(x), dtype=torch.int64, device=x.device) if labels is None else labels
         generators = [sample_generator(seed, int(i)) for i in (range(len(x)) if indices is None else indices)]

@@ -144,7 +144,7 @@ class GAN(ManualOptimization):
     # The contract.
 
     def networks(self) -> dict[str, nn.Module]:
-        return {"generator": self.generator, "discriminator": self.discriminator}
+        return {"generator": self.generator, "discriminator": self.discriminator, **self.further_networks()}
 
     def averages(self) -> dict[str, nn.Module]:
         return {"generator average": self.average}
@@ -269,6 +269,25 @@ class GAN(ManualOptimization):
         """
         return 1.0
 
+    def further_networks(self) -> dict[str, nn.Module]:
+        """Networks, by name, that optimizers of their own train in the generator's step; none by default.
+
+        `generator_step_losses` gives each its loss. Learning rate, betas and clipping are the generator's.
+        """
+        return {}
+
+    def generator_step_losses(self, fake: Tensor, real: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The losses of each sample, (N,), of the generator's step: "generator" and each of `further_networks`.
+
+        They may share a graph: the gradients of each reach the network of its name alone. All are computed before the
+        first of these networks is updated.
+        """
+        return {"generator": self.generator_loss(fake, real, labels)}
+
+    def update_averages(self, decay: float) -> None:
+        """Moves the averages on after a step, whose old values count by `decay`."""
+        self.average.update(self.generator, decay)
+
     def on_samples_seen(self) -> None:
         """Called after every step, with `samples_seen` already counted."""
 
@@ -278,7 +297,7 @@ class GAN(ManualOptimization):
         """One generator update, with the discriminator updates before it, on one loader batch."""
         settings = self.adversarial
         self._leave_out_the_reducer()
-        generator_optimizer, discriminator_optimizer = self._optimizers()
+        generator_optimizer, discriminator_optimizer, *further_optimizers = self._optimizers()
         self.seed_step()
         self._apply_schedules()
         rounds = self._rounds(batch)
@@ -304,19 +323,19 @@ class GAN(ManualOptimization):
         with self.phase("G step"), frozen(self.discriminator):
             for i, (real, labels) in enumerate(rounds[-1]):
                 fake = fakes[i] if settings.reuse_fakes else self._fakes(labels, with_graph=True)
-                loss = self.generator_loss(fake, real, labels).mean()
-                self.observe("g_loss", loss)
-                self.manual_backward(loss / settings.accumulate)
+                self._backward_each(self.generator_step_losses(fake, real, labels))
             if apart := self.penalties_apart("generator", self.steps):
                 self._update(self.generator, generator_optimizer)
                 self._leave_uncounted(generator_optimizer)
             self._penalize("generator", rounds[-1], self.steps)
             self._update(self.generator, generator_optimizer, all_parameters=apart)
+            for network, optimizer in zip(self.further_networks().values(), further_optimizers, strict=True):
+                self._update(network, optimizer)
 
         joint = len(batch[0]) * self._world_size
         halflife = value_at(settings.ema_halflife_kimg, self.samples_seen)
         decay = decay_for(joint, self.samples_seen, halflife, settings.ema_rampup, settings.ema_start_kimg)
-        self.average.update(self.generator, decay)
+        self.update_averages(decay)
         self.count(joint)
         self._adapt_augmentation()
         self.on_samples_seen()
@@ -330,6 +349,17 @@ class GAN(ManualOptimization):
         size, per_round = len(x) // self.micro_batches, self.adversarial.accumulate
         pairs = list(zip(x.split(size), labels.split(size), strict=True))
         return [pairs[i : i + per_round] for i in range(0, len(pairs), per_round)]
+
+    def _backward_each(self, losses: dict[str, Tensor]) -> None:
+        """Adds each loss's gradients to those of the network of its name; where there are several, to no other's."""
+        networks = self.networks()
+        for name, loss in losses.items():
+            mean = loss.mean()
+            self.observe("g_loss" if name == "generator" else f"{name}_loss", mean)
+            alone: dict[str, Any] = {}
+            if len(losses) > 1:
+                alone = {"inputs": [p for p in networks[name].parameters() if p.requires_grad], "retain_graph": True}
+            self.manual_backward(mean / self.adversarial.accumulate, **alone)
 
     def _fakes(self, labels: Tensor, with_graph: bool) -> Tensor:
         with torch.set_grad_enabled(with_graph):
@@ -404,7 +434,8 @@ class GAN(ManualOptimization):
         betas = (value_at(settings.beta1, 0), value_at(settings.beta2, 0))
         return [
             torch.optim.Adam(network.parameters(), rate, betas, settings.eps, fused=self._fused)
-            for network, rate in ((self.generator, lr), (self.discriminator, d_lr))
+            for name, network in self.networks().items()
+            for rate in (d_lr if name == "discriminator" else lr,)
         ]
 
     def _optimizers(self) -> list[Any]:
@@ -429,8 +460,8 @@ class GAN(ManualOptimization):
         settings, seen = self.adversarial, self.samples_seen
         d_lr = settings.lr if settings.d_lr is None else settings.d_lr
         betas = (value_at(settings.beta1, seen), value_at(settings.beta2, seen))
-        players = (("generator", settings.lr), ("discriminator", d_lr))
-        for optimizer, (network, lr) in zip(self._plain_optimizers(), players, strict=True):
+        for optimizer, network in zip(self._plain_optimizers(), self.networks(), strict=True):
+            lr = d_lr if network == "discriminator" else settings.lr
             c = self.lazy_correction(network)
             for group in optimizer.param_groups:
                 group["lr"], group["betas"] = value_at(lr, seen) * c, (betas[0] ** c, betas[1] ** c)
@@ -441,7 +472,9 @@ class GAN(ManualOptimization):
         return self.adversarial.clip_norm
 
     def norm_name(self, optimizer: torch.optim.Optimizer) -> str:
-        return "g_grad_norm" if optimizer is self._plain_optimizers()[0] else "d_grad_norm"
+        names = {"generator": "g", "discriminator": "d"}
+        network = list(self.networks())[next(i for i, o in enumerate(self._plain_optimizers()) if o is optimizer)]
+        return f"{names.get(network, network)}_grad_norm"
 
     # Checkpoints.
 

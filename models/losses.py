@@ -38,6 +38,13 @@ class NonSaturating(AdversarialLoss):
         return F.softplus(-fake_logits)
 
 
+class Minimax(NonSaturating):
+    """Goodfellow et al. 2014, eq. 1: the generator minimises log(1 - D(G(z))), whose gradient fades as D gets ahead."""
+
+    def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
+        return -F.softplus(fake_logits)
+
+
 class Hinge(AdversarialLoss):
     """Lim & Ye 2017, eq. 3-4, as SNGAN and BigGAN use it."""
 

@@ -311,3 +311,30 @@ def test_a_saved_config_starts_the_same_run_again(fit: Run, config: Path, tmp_pa
     assert main(["fit", "--config", str(folder / "config.yaml"), "--run.name", "again"]) == 0
     (again,) = (tmp_path / "runs" / "again").iterdir()
     assert_same_state(checkpoint(folder), checkpoint(again))
+
+
+def test_the_best_few_are_kept_and_the_others_go(fit: Run, config: Path) -> None:
+    arguments = ["--quality.every_kimg", "0.016", "--checkpoints.save_top_k", "2", "--checkpoints.keep", "1"]
+    assert fit(*arguments, "--budget.kimg", "0.064") == 0
+    folder = only_run(config)
+
+    def figures_by_samples() -> dict[int, float]:
+        return {row["samples_seen"]: row["fd_effnet"] for row in rows(folder) if "fd_effnet" in row}
+
+    def kept() -> list[int]:
+        return [round(float(p.stem[4:]) * 1000) for p in sorted((folder / "checkpoints").glob("kimg*.ckpt"))]
+
+    figures = figures_by_samples()
+    assert sorted(figures) == [16, 32, 48, 64]
+    assert kept() == sorted({64, *sorted(figures, key=lambda seen: (figures[seen], seen))[:2]})
+    # Resumed, those of before the stop are still compared with.
+    assert fit(*arguments, "--budget.kimg", "0.096", "--ckpt_path", "last") == 0
+    figures = figures_by_samples()
+    best = sorted(figures, key=lambda seen: (figures[seen], seen))[:2]
+    assert kept() == sorted({96, *best})
+    assert checkpoint(folder, "best.ckpt")["atelier"]["samples_seen"] == best[0]
+
+
+def test_no_checkpoint_is_kept_for_its_figure_where_none_is_wanted(fit: Run, config: Path) -> None:
+    assert fit("--checkpoints.save_top_k", "0", "--checkpoints.keep", "1") == 0
+    assert sorted(p.name for p in (only_run(config) / "checkpoints").iterdir()) == ["kimg000000.080.ckpt", "last.ckpt"]

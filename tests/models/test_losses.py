@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from models.losses import AdversarialLoss, Hinge, LeastSquares, NonSaturating, RelativisticPairing, Wasserstein
+from models.losses import AdversarialLoss, Hinge, LeastSquares, Minimax, NonSaturating, RelativisticPairing, Wasserstein
 
-ALL = [NonSaturating(), Hinge(), Wasserstein(), LeastSquares(), RelativisticPairing()]
+ALL = [NonSaturating(), Minimax(), Hinge(), Wasserstein(), LeastSquares(), RelativisticPairing()]
 
 # No logit lies on a kink of the hinge, at -1 and 1, nor does a step of finite differences cross one.
 REAL = torch.tensor([-2.0, -0.3, 0.4, 1.7, 30.0], dtype=torch.float64)
@@ -27,6 +27,7 @@ def log1p_exp(t: float) -> float:
     ("loss", "formula"),
     [
         (NonSaturating(), lambda r, f: log1p_exp(-r) + log1p_exp(f)),
+        (Minimax(), lambda r, f: log1p_exp(-r) + log1p_exp(f)),
         (Hinge(), lambda r, f: max(0.0, 1 - r) + max(0.0, 1 + f)),
         (Wasserstein(), lambda r, f: f - r),
         (LeastSquares(), lambda r, f: ((r - 1) ** 2 + f**2) / 2),
@@ -44,6 +45,7 @@ def test_discriminator_loss_is_the_published_formula(
     ("loss", "formula"),
     [
         (NonSaturating(), lambda r, f: log1p_exp(-f)),
+        (Minimax(), lambda r, f: -log1p_exp(f)),  # log(1 - sigmoid(f))
         (Hinge(), lambda r, f: -f),
         (Wasserstein(), lambda r, f: -f),
         (LeastSquares(), lambda r, f: (f - 1) ** 2 / 2),
