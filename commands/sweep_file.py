@@ -151,6 +151,13 @@ def _checked(content: object) -> SweepFile:
         raise ValueError("parameters: needs at least one")
     parameters = tuple(_parameter(str(key), how) for key, how in stated.items())
     for parameter in parameters:
+        owner, _, rest = parameter.key.partition(".init_args.")
+        short = [
+            other.key for other in parameters if other.key.startswith(f"{owner}.") and ".init_args." not in other.key
+        ]
+        if rest and short:  # jsonargparse takes either form in one JSON object, and stumbles over both
+            raise ValueError(f"parameters.{parameter.key}: leave init_args out of it, as {short[0]} does")
+    for parameter in parameters:
         if method == "grid" and parameter.choices is None:
             raise ValueError(f"parameters.{parameter.key}: a grid needs value or values, not a range")
     run_cap = content.get("run_cap")

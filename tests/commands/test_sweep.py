@@ -19,6 +19,7 @@ import yaml
 from commands.proposals import Trial, next_trial
 from commands.sweep import read_values
 from commands.sweep_file import Parameter, SweepFile, is_beaten, read_sweep_file
+from commands.training import TrainingCLI, as_input_errors, quietly
 from main import main
 from tests.commands.conftest import record
 from tests.wandb_server import WandbServer
@@ -236,6 +237,7 @@ def test_another_file_does_not_go_on_with_a_sweep(write: Write, capsys: pytest.C
         ({"parameters": {"lr": {"min": 0.0, "max": 1.0}}}, "parameters.lr: a grid needs"),
         ({"parameters": {"run.name": {"value": "x"}}}, "parameters.run.name"),
         ({"parameters": {"a": {"parameters": {"b": {"value": 1}}}}}, "parameters.a.parameters"),
+        ({"parameters": {"model.a": {"value": 1}, "model.init_args.b": {"value": 1}}}, "parameters.model.init_args.b"),
         ({"method": "random", "parameters": {"a": {"min": 1, "max": 2.0}}}, "parameters.a: min and max"),
         ({"method": "random", "parameters": {"a": {"min": 2, "max": 1}}}, "parameters.a: min must be below"),
         ({"method": "random", "parameters": {"a": {"distribution": "beta"}}}, "parameters.a.distribution: 'beta'"),
@@ -341,6 +343,52 @@ def test_a_shipped_sweep_is_whole(path: Path, write: Write) -> None:
     assert file.words({"a": 1}, "python")[-1] == '{"a": 1}'
     assert path.read_text().startswith(f"# python main.py sweep configs/sweeps/{path.name}\n")
     assert (file.run_cap or len(file.grid())) == 6
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=[path.stem for path in SHIPPED])
+def test_settings_reach_a_fit_through_json_with_their_types(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    file = read_sweep_file(path)
+    settings = {parameter.key: parameter.at(0.5) for parameter in file.parameters}
+    more = {
+        "run.root": "runs", "run.name": "s", "run.id": "trial000",
+        "model.conditional": True, "data.batch_size": 16, "quality.extractor_weights": None,
+        "quality.metrics": ["frechet", "inception_score"],
+        "model.adversarial.loss": {"class_path": "models.losses.Hinge"},
+    }  # fmt: skip
+    words = file.words({**settings, **more}, "python")
+    with as_input_errors(), quietly():
+        arguments = TrainingCLI([*words[2:], "--trainer.accelerator=cpu", "--run.wandb=off"]).arguments
+    model = arguments.model.init_args
+    found = {
+        "model.adversarial.lr": model.adversarial.init_args.lr,
+        "model.adversarial.beta1": model.adversarial.init_args.beta1,
+        "model.adversarial.ema_halflife_kimg": model.adversarial.init_args.ema_halflife_kimg,
+        "model.width": model.width,
+        "budget.kimg": arguments.budget.kimg,
+        "quality.every_kimg": arguments.quality.every_kimg,
+        "quality.num_samples": arguments.quality.num_samples,
+        "run.root": arguments.run.root, "run.name": arguments.run.name, "run.id": arguments.run.id,
+        "model.conditional": model.conditional,
+        "data.batch_size": arguments.data.init_args.batch_size,
+        "quality.extractor_weights": arguments.quality.extractor_weights,
+        "quality.metrics": arguments.quality.metrics,
+    }  # fmt: skip
+    for key, value in {**settings, **more}.items():
+        if key != "model.adversarial.loss":
+            assert found[key] == value, key
+            assert isinstance(found[key], type(value)) or isinstance(value, int), key
+    assert model.adversarial.init_args.loss.class_path == "models.losses.Hinge"
+
+
+def test_the_longer_form_of_a_key_reaches_a_fit_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    settings = {"model.init_args.adversarial.lr": 1e-5, "data.init_args.batch_size": 16}
+    words = read_sweep_file(SHIPPED[0]).words(settings, "python")
+    with as_input_errors(), quietly():
+        arguments = TrainingCLI([*words[2:], "--trainer.accelerator=cpu", "--run.wandb=off"]).arguments
+    assert arguments.model.init_args.adversarial.init_args.lr == 1e-5
+    assert arguments.data.init_args.batch_size == 16
 
 
 # Real trainings.
