@@ -18,6 +18,8 @@ COMMANDS = {
     "directions": "a sheet of edits: latents moved along the directions that change pictures most",
     "reconstruct": "pictures, each with what a checkpoint makes of it after encoding it",
     "evaluate": "figures of quality of a checkpoint, or of finished samples, with their protocol",
+    "compare": "runs side by side: quality by protocol, time, parameters, memory; tables, CSV or a page",
+    "runs": "list finished runs, find the best, see what they take on disk, remove them",
     "path_length": "how evenly a checkpoint's pictures change with its latents: perceptual path length",
     "diagnose": "what is wrong with a checkpoint: collapse, memorisation, overfitting, instability, uneven classes",
     "import": "a checkpoint of an official one: stylegan2-ada-pytorch, BigGAN-PyTorch",

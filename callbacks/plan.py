@@ -154,9 +154,12 @@ def _on_cpu(tree: Any) -> Any:  # noqa: ANN401 - any nesting of dicts, lists and
 
 
 def random_batch(model: GenerativeModel, size: int) -> Batch:
-    """`size` noise samples in [-1, 1] with labels, on the model's device, laid out as real ones are."""
+    """`size` noise samples in [-1, 1], or of tokens, with labels, on the model's device, laid out as real ones are."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand(size, *model.data_shape, generator=generator) * 2 - 1
+    if model.vocabulary_size:
+        x = torch.randint(model.vocabulary_size, (size, *model.data_shape), generator=generator)
+    else:
+        x = torch.rand(size, *model.data_shape, generator=generator) * 2 - 1
     if x.ndim == 4:
         x = x.contiguous(memory_format=torch.channels_last)
     y = torch.randint(max(model.num_classes, 1), (size,), generator=generator)

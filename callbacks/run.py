@@ -141,7 +141,8 @@ class Run(Callback):
             if figure.better and (best is None or _is_better(figure, best["value"])):
                 best = now
             spread = {} if figure.spread is None else {"spread": figure.spread}
-            kept[name] = {**now, **spread, "protocol": {**protocol, **figure.settings}, "best": best}
+            how = {**protocol, **figure.settings}
+            kept[name] = {**now, **spread, "better": figure.better, "protocol": how, "best": best}
         self.save(figures=kept, samples_seen=seen)
 
     def write_picture(self, trainer: Trainer, name: str, picture: Tensor, path: Path) -> None:

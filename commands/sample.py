@@ -1,4 +1,4 @@
-"""`sample`: a checkpoint's samples as PNGs, as one grid, or as an npz. No config is needed."""
+"""`sample`: a checkpoint's samples as PNGs, as one grid, as an npz, or as text. No config is needed."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", required=True, type=Path,
         help="x.png for one grid, x.npz for arrays (samples uint8 NHWC, labels), anything else for a folder of PNGs; "
-        "of several truncations one sheet, x.png, a row each",
+        "of several truncations one sheet, x.png, a row each; of a model of text, x.txt",
     )  # fmt: skip
     parser.add_argument("--num", type=int, help="number of samples (64; 8 a row of a sheet)")
     parser.add_argument("--seed", type=int, default=0, help="samples are a function of seed and index (0)")
@@ -42,14 +42,21 @@ def run(arguments: Sequence[str]) -> int:
     import torch
     from tqdm import tqdm
 
+    from callbacks.text_samples import joined
     from commands.checkpoints import checkpoint_at, origin_line, usable_device
+    from metrics.files import write_text_whole
     from metrics.pictures import to_uint8
     from models import load
 
     path = checkpoint_at(options.ckpt_path)
     model = load(path, usable_device(options.device))
-    if len(model.data_shape) != 3:
+    of_text = model.alphabet is not None
+    if len(model.data_shape) != 3 and not of_text:
         raise ValueError(f"{path}: samples of shape {model.data_shape} are no pictures")
+    if of_text != (options.out.suffix == ".txt"):
+        raise ValueError(
+            f"--out {options.out}: {'text' if of_text else 'pictures'} cannot be written there; see --help"
+        )
     all_settings = [settings_of(model, variant) for variant in variants]
     labels = in_turn(options.labels, num)
     drawn = []
@@ -58,7 +65,8 @@ def run(arguments: Sequence[str]) -> int:
             for start in range(0, num, options.batch_size):
                 indices = range(start, min(start + options.batch_size, num))
                 chosen = labels[indices.start : indices.stop] if labels else None
-                drawn.append(to_uint8(model.sample(indices, chosen, seed=options.seed, settings=settings)).cpu())
+                x = model.sample(indices, chosen, seed=options.seed, settings=settings)
+                drawn.append((x if of_text else to_uint8(x)).cpu())
                 bar.update(len(indices))
     protocol: dict[str, Any] = {
         "checkpoint": str(path),
@@ -72,8 +80,13 @@ def run(arguments: Sequence[str]) -> int:
     }
     if swept is not None:
         protocol["rows"] = {swept: getattr(options, swept)}
-    columns = num if swept is not None else max(1, round(num**0.5))
-    write(torch.cat(drawn), labels, options.out, protocol, columns)
+    if of_text:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        write_text_whole(options.out, joined(model.text_of(torch.cat(drawn))))
+        keep_protocol(options.out, protocol)
+    else:
+        columns = num if swept is not None else max(1, round(num**0.5))
+        write(torch.cat(drawn), labels, options.out, protocol, columns)
     if model.origin is not None:
         print(origin_line(model.origin), file=sys.stderr)
     print(options.out)

@@ -35,8 +35,9 @@ from callbacks.quality import Quality
 from callbacks.run import Run, run_of
 from callbacks.sample_grid import SampleGrid
 from callbacks.stops import Stops
+from callbacks.text_samples import TextSamples
 from callbacks.throughput import Throughput
-from commands.checkpoints import newest_of_runs, run_folder_of
+from commands.checkpoints import checkpoint_at, newest_of_runs, run_folder_of
 from commands.errors import BAD_INPUT, InputError, one_line, parser_error
 from commands.transfer import take_weights
 from datamodules.base import DataModule
@@ -55,6 +56,7 @@ KEYED_CALLBACKS = {
     "likelihood": Likelihood,
     "diagnosis": Diagnosis,
     "samples": SampleGrid,
+    "texts": TextSamples,
     "checkpoints": Checkpoints,
     "memory": Memory,
     "throughput": Throughput,
@@ -104,6 +106,8 @@ class TrainingCLI(LightningCLI):
         )
         parser.link_arguments("data.data_shape", "model.init_args.data_shape", apply_on="instantiate")
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
+        for of_tokens in ("vocabulary_size", "alphabet"):  # which models of pictures do not take
+            parser.link_arguments(f"data.{of_tokens}", f"model.init_args.{of_tokens}", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
     def _parse_ckpt_path(self) -> None:
@@ -121,6 +125,9 @@ class TrainingCLI(LightningCLI):
         trainer = self.arguments.trainer
         if self.subcommand == "validate":
             trainer.limit_val_batches = 1.0  # 0 by default, which keeps validation out of a fit
+        settings = self.arguments.model.init_args
+        if isinstance(settings.get("codes_from"), str):  # a run's folder stands for its newest checkpoint
+            settings.codes_from = str(checkpoint_at(settings.codes_from))
         if trainer.precision is None:
             trainer.precision = default_precision(trainer.accelerator)
         if self.arguments.run.name is None:
@@ -137,6 +144,7 @@ class TrainingCLI(LightningCLI):
             by_type[Likelihood],
             by_type[Diagnosis],
             by_type[SampleGrid],
+            by_type[TextSamples],
             by_type[Budget],
             Progress(),
             by_type[Checkpoints],

@@ -64,9 +64,10 @@ def _start_worker(_worker: int) -> None:
 class DataModule(LightningDataModule, ABC):
     """The contract: what every model, callback and command may ask of a data set.
 
-    A batch is `(x, y)`: x float32 in [-1, 1] of shape (N, *data_shape), y int64 of shape (N,), zeros where
-    `num_classes` is 0. After `setup`, `train_size` is the number of training examples, and `fingerprint` a hex digest
-    that changes with the data and their transform, but not with batch size, seed, workers or augmentation.
+    A batch is `(x, y)`: x float32 in [-1, 1] of shape (N, *data_shape), or int64 tokens of shape (N, length) where
+    there is a `vocabulary_size`; y int64 of shape (N,), zeros where `num_classes` is 0. After `setup`, `train_size` is
+    the number of training examples, and `fingerprint` a hex digest that changes with the data and their transform, but
+    not with batch size, seed, workers or augmentation.
 
     Training batches follow `datamodules.order`: the position is the model's `samples_seen`, nothing else is saved,
     and what a worker prefetched does not count. Every constructor argument of a subclass is kept as an attribute of the
@@ -89,6 +90,10 @@ class DataModule(LightningDataModule, ABC):
     loading_only: ClassVar[frozenset[str]] = frozenset({"data_dir", "batch_size", "seed", "num_workers", "in_memory"})
     """Arguments that say whence and how examples are loaded, not what they are: a run may resume with others."""
 
+    vocabulary_size: int = 0
+    """Tokens there are, 0 to vocabulary_size - 1, where examples are sequences of them; 0 elsewhere."""
+    alphabet: str | None = None
+    """The character of each token, where they are characters."""
     fingerprint: str
 
     def __init__(

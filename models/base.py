@@ -21,7 +21,7 @@ CHECKPOINT_FORMAT = 1
 """Raised whenever a checkpoint's own fields change their meaning."""
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
-"""(x, y): x float32 in [-1, 1], (N, *data_shape); y int64 (N,), zeros where there are no labels."""
+"""(x, y): x float32 in [-1, 1], (N, *data_shape), or int64 tokens; y int64 (N,), zeros where there are no labels."""
 
 UNKNOWN_DATA = "data_shape and num_classes must be known: does the datamodule set both when constructed?"
 
@@ -56,6 +56,10 @@ class GenerativeModel(lightning.LightningModule, Part, ABC):
     settings_class: ClassVar[type[SamplerSettings]] = SamplerSettings
     micro_batches: int = 1
     """Forward passes that one loader batch is split into: discriminator steps x accumulation."""
+    vocabulary_size: int = 0
+    """Where samples are sequences of tokens, int64 (N, length): how many there are, 0 to vocabulary_size - 1."""
+    alphabet: str | None = None
+    """The character of each token, where they are characters: with it a checkpoint writes text by itself."""
     cost_period: int = 1
     """Training steps after which the cost of a step repeats; above 1 where a regularizer is lazy."""
     stage_starts: tuple[int, ...] = (0,)
@@ -86,7 +90,10 @@ class GenerativeModel(lightning.LightningModule, Part, ABC):
 
     @abstractmethod
     def generate(self, generators: Sequence[torch.Generator], labels: Tensor, settings: Any) -> Tensor:  # noqa: ANN401
-        """Finished samples (N, *data_shape) in [-1, 1], one for each CPU generator, from which all its noise comes."""
+        """Finished samples (N, *data_shape) in [-1, 1], one for each CPU generator, from which all its noise comes.
+
+        Of a model with a `vocabulary_size`, tokens int64 (N, length).
+        """
 
     def averages(self) -> dict[str, nn.Module]:
         """Frozen averages of networks that sampling uses; empty where a family keeps none."""
@@ -125,7 +132,7 @@ class GenerativeModel(lightning.LightningModule, Part, ABC):
         seed: int = 0,
         settings: SamplerSettings | None = None,
     ) -> Tensor:
-        """One batch of finished samples, (len(indices), *data_shape) in [-1, 1], on the model's device.
+        """One batch of finished samples, (len(indices), *data_shape) in [-1, 1] or tokens, on the model's device.
 
         Sample i depends on (seed, i) and its label only, not on its batch; mode and RNG are left as they were.
 
@@ -140,14 +147,26 @@ class GenerativeModel(lightning.LightningModule, Part, ABC):
         if self.why_no_samples is not None:
             raise ValueError(self.why_no_samples)
         if len(indices) == 0:
-            return torch.empty(0, *self.data_shape, device=self.device)
+            kind = torch.int64 if self.vocabulary_size else torch.float32
+            return torch.empty(0, *self.data_shape, dtype=kind, device=self.device)
         settings = self.settings_class() if settings is None else settings
         if not isinstance(settings, self.settings_class):
             raise ValueError(f"{type(self).__name__}.sample takes {self.settings_class.__name__}, not {settings!r}")
         generators = [sample_generator(seed, int(index)) for index in indices]
         wanted = self.sample_labels(indices, labels, seed=seed)
         with self.phase("sampling"), self.evaluating(), self.computing_in(settings.precision):
-            return self.generate(generators, wanted, settings).float()
+            drawn = self.generate(generators, wanted, settings)
+            return drawn if self.vocabulary_size else drawn.float()
+
+    def text_of(self, tokens: Tensor) -> list[str]:
+        """The texts of tokens int64 (N, length), of a model with an `alphabet`.
+
+        Raises:
+            ValueError: the model has none.
+        """
+        if self.alphabet is None:
+            raise ValueError(f"the samples of this {type(self).__name__} are no text")
+        return ["".join(self.alphabet[token] for token in row) for row in tokens.tolist()]
 
     def sample_labels(
         self, indices: Sequence[int], labels: Sequence[int] | Tensor | None = None, *, seed: int = 0

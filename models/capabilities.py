@@ -153,7 +153,7 @@ class HasLikelihood(GenerativeModel, ABC):
     likelihood_class: ClassVar[type[LikelihoodSettings]] = LikelihoodSettings
     likelihood_on_demand: ClassVar[bool] = False
     """Whether a likelihood costs so much more than a training step that it is computed only when asked for."""
-    likelihood_unit: ClassVar[str] = "dim"
+    likelihood_unit: str = "dim"
     """What of a sample there are `data_shape.numel()` of, in a word: bits are counted a "dim" or a "character"."""
 
     @property

@@ -315,6 +315,11 @@ class VAE(SingleLoss, HasLikelihood):
     def _labels(self, count: int, labels: Tensor | None) -> Tensor:
         return torch.zeros(count, dtype=torch.int64, device=self.device) if labels is None else labels
 
+    def latent_weights(self, settings: VAESettings | None = None) -> Tensor:
+        """What the decoder's first layer makes of a latent: (features, latent_dim), classes left out."""
+        weight = self._networks((settings or VAESettings()).weights)[1].start.weight
+        return weight.detach()[:, : self.latent_dim]
+
     def deployed(self, settings: VAESettings | None = None) -> Deployed:
         """A copy of the averaged decoder (the raw one, if the settings say so) that stands by itself, for `export`."""
         return DeployedVAE(self._networks((settings or VAESettings()).weights)[1])

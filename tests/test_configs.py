@@ -16,6 +16,7 @@ from commands.errors import InputError
 from commands.training import DEFAULTS, KEYED_CALLBACKS, TrainingCLI, as_input_errors, quietly
 from datamodules.base import DataModule
 from models.base import GenerativeModel
+from tests.models.toy_coder import ToyCoder, save_model
 
 CONFIGS = DEFAULTS.parent
 RUN_CONFIGS = sorted(path for path in CONFIGS.glob("*.yaml") if path != DEFAULTS)
@@ -57,6 +58,13 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
             for number in range(4):
                 Image.new("RGB", (12, 12)).save(tmp_path / "class" / f"{number}.png")
             words.append(f"--data.data_dir={tmp_path}")
+        if "datamodules.text" in path.read_text():
+            (tmp_path / "text.txt").write_text("".join(map(chr, range(32, 127))) * 100)
+            words.append(f"--data.path={tmp_path / 'text.txt'}")
+        if "codes_from" in path.read_text():
+            words.append(f"--model.codes_from={tmp_path / 'coder.ckpt'}")
+            coder = ToyCoder((3, 32, 32) if "cifar" in path.stem else (1, 28, 28))
+            save_model(coder, tmp_path / "coder.ckpt")
         with as_input_errors(), quietly():
             return cli([*words, *arguments])
 

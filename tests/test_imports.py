@@ -12,7 +12,8 @@ REPOSITORY = Path(__file__).parents[1]
 PACKAGES = ("models", "datamodules", "callbacks", "metrics", "commands")
 
 PLAIN = re.compile(
-    r"models\.(losses|likelihoods|variational|quantizers|regularizers|schedules|layers|ops|ema|randomness|part|deployed|augment)(\.|$)|metrics(\.|$)"
+    r"models\.(losses|likelihoods|variational|quantizers|mixture|tokens|flow_layers|regularizers|schedules|layers|ops|"
+    r"ema|randomness|part|deployed|augment)(\.|$)|metrics(\.|$)"
 )
 """What must stay free of Lightning and wandb."""
 

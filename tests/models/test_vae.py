@@ -9,7 +9,15 @@ from torch import Tensor
 
 from models import likelihoods, load
 from models.base import Batch
-from models.capabilities import Deployable, Encodes, HasCodes, HasLatents, HasLikelihood, LikelihoodSettings
+from models.capabilities import (
+    Deployable,
+    Encodes,
+    HasCodes,
+    HasLatents,
+    HasLatentWeights,
+    HasLikelihood,
+    LikelihoodSettings,
+)
 from models.likelihoods import from_levels
 from models.schedules import Linear
 from models.single_loss import Optimization
@@ -229,6 +237,20 @@ def test_a_conditional_model_listens_to_the_label() -> None:
     x = pictures(1).expand(3, -1, -1, -1)
     assert not torch.allclose(model.encode(x, torch.arange(3))[0], model.encode(x, torch.arange(3))[1])
     assert len(set(model.log_prob(x, torch.arange(3), indices=[0, 0, 0]).tolist())) == 3
+
+
+def test_what_its_latent_weights_lose_no_picture_shows() -> None:
+    """Two latents whose difference they map to nothing are decoded alike."""
+    model = vae(num_classes=2, conditional=True, latent_dim=3).double()
+    assert isinstance(model, HasLatentWeights)
+    with torch.no_grad():
+        model.network.decoder.start.weight[:, 1] = 0
+    assert model.latent_weights().shape[1] == 3
+    lost = torch.tensor([[0.0, 1.0, 0.0]], dtype=torch.float64)
+    assert (model.latent_weights() @ lost.T).abs().max() == 0
+    z = model.draw_latents([0])
+    assert torch.equal(model.decode(z + lost), model.decode(z))
+    assert not torch.equal(model.decode(z + lost.roll(1)), model.decode(z))
 
 
 def test_a_deployed_decoder_draws_the_same() -> None:

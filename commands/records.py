@@ -1,0 +1,183 @@
+"""Runs as `compare` and `runs` read them: run.json and what lies beside it. Standard library and yaml, no torch."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+SCHEMA = 1
+"""The schema of run.json that is understood here: `callbacks.run.SCHEMA`, whose import would take seconds."""
+
+FIELDS: dict[str, Any] = {
+    "status": str, "started": str, "ended": str, "error": str, "precision": str, "commit": str, "devices": int,
+    "samples_seen": int, "seconds": (int, float), "model": dict, "parameters": dict, "data": dict, "hardware": dict,
+    "versions": dict, "memory": dict, "throughput": dict, "figures": dict, "diagnosis": dict, "origin": dict,
+    "init_from": dict,
+}  # fmt: skip
+"""Of run.json, what is read here, and its type where it is not null."""
+
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where PyYAML has it, is eight times as fast
+
+
+@dataclass(frozen=True, eq=False)
+class RunFolder:
+    """One run: its folder and its record."""
+
+    folder: Path
+    record: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.folder.absolute().parent.name
+
+    @property
+    def label(self) -> str:
+        """name/id, as the folders are called."""
+        return printable(f"{self.name}/{self.folder.absolute().name}")
+
+    @property
+    def status(self) -> str:
+        return self.record.get("status") or "unknown"
+
+    @property
+    def kimg(self) -> float | None:
+        seen = self.record.get("samples_seen")
+        return None if seen is None else seen / 1000
+
+    @property
+    def model(self) -> str:
+        """The class's name."""
+        return str((self.record.get("model") or {}).get("class_path", "")).rpartition(".")[2]
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """config.yaml; empty where there is none.
+
+        Raises:
+            ValueError: it cannot be read; one line with the file.
+        """
+        path = self.folder / "config.yaml"
+        if not path.exists():
+            return {}
+        try:
+            found = yaml.load(path.read_text(), Loader=Loader)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+        if not isinstance(found, dict):
+            raise ValueError(f"{path} holds no settings")
+        return found
+
+    @property
+    def seed(self) -> object:
+        return self.config.get("seed_everything")
+
+    @cached_property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """What `evaluate` measured, oldest first."""
+        return [_read_evaluation(path) for path in sorted((self.folder / "evaluations").glob("*.json"))]
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The rows of metrics.jsonl; a line that a kill cut short is left out."""
+        path = self.folder / "metrics.jsonl"
+        if not path.exists():
+            return
+        for line in path.read_bytes().splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict) and isinstance(row.get("samples_seen"), int):
+                yield row
+
+    def no_number(self) -> str | None:
+        """The first value in metrics.jsonl that is no number, in words; None where all are."""
+        path = self.folder / "metrics.jsonl"
+        content = path.read_bytes() if path.exists() else b""
+        if b"NaN" not in content and b"Infinity" not in content:  # what json writes for them; looked for before parsing
+            return None
+        for row in self.rows():
+            for name, value in row.items():
+                if isinstance(value, float) and (value != value or abs(value) == float("inf")):
+                    return f"{name} was {value} after {row['samples_seen'] / 1000:g} kimg"
+        return None
+
+
+def read_run(folder: Path) -> RunFolder:
+    """The run in a folder.
+
+    Raises:
+        FileNotFoundError: it has no run.json.
+        ValueError: run.json cannot be read, or is of a later version; one line with the file.
+    """
+    path = folder / "run.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no run.json in {folder}; is it a run's folder, runs/<name>/<id>?")
+    try:
+        record = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is broken: {error}") from error
+    if not isinstance(record, dict) or not isinstance(record.get("schema"), int):
+        raise ValueError(f"{path} is broken: it is no run's record")
+    if record["schema"] > SCHEMA:
+        raise ValueError(
+            f"{path} has schema {record['schema']}, of a later version of Atelier; this one reads {SCHEMA}: update it"
+        )
+    for name, kind in FIELDS.items():
+        if record.get(name) is not None and not isinstance(record[name], kind):
+            raise ValueError(f"{path} is broken: {name} is {str(record[name])[:40]!r}")
+    _check_figures(path, record.get("figures") or {})
+    return RunFolder(folder, record)
+
+
+def runs_at(paths: Sequence[Path]) -> list[RunFolder]:
+    """The runs at these paths, each a run's folder or a name's, in which every run is taken; each run once.
+
+    Raises:
+        FileNotFoundError: there is none at a path.
+        ValueError: a run.json cannot be read; one line with the file.
+    """
+    found: dict[Path, RunFolder] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise FileNotFoundError(f"no folder {path}; give a run's, runs/<name>/<id>, or a name's, runs/<name>")
+        folders = [path]
+        if not (path / "run.json").exists():
+            # A fit that failed before its first batch leaves a folder without a record.
+            folders = [folder for folder in sorted(path.iterdir()) if (folder / "run.json").is_file()]
+        if not folders:
+            raise FileNotFoundError(
+                f"no run.json in {path} nor in the folders in it; give a run's folder, runs/<name>/<id>, or a name's, "
+                "runs/<name>"
+            )
+        for folder in folders:
+            found.setdefault(folder.resolve(), read_run(folder))
+    return list(found.values())
+
+
+def printable(text: object) -> str:
+    """Text of a file in one line, without what would steer a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in re.sub(r"\s+", " ", str(text)))
+
+
+def _read_evaluation(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is broken: {error}") from error
+    if not isinstance(found, dict) or not isinstance(found.get("figures"), dict):
+        raise ValueError(f"{path} is broken: it is no evaluation")
+    _check_figures(path, found["figures"])
+    return found
+
+
+def _check_figures(path: Path, figures: dict[str, Any]) -> None:
+    for name, figure in figures.items():
+        if not isinstance(figure, dict) or "value" not in figure or not isinstance(figure.get("protocol"), dict):
+            raise ValueError(f"{path} is broken: the figure {printable(name)} has no value or no protocol")
+        if not isinstance(figure["value"], int | float | None):
+            raise ValueError(f"{path} is broken: the figure {printable(name)} is {str(figure['value'])[:40]!r}")

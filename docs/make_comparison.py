@@ -1,0 +1,39 @@
+"""The screenshots of docs/compare.md: a comparison's page on a desk and on a phone, in a real browser.
+
+python docs/make_comparison.py runs/<name> runs/<name>/<id> ...
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from browser import Browser, why_no_browser
+
+from main import main
+
+IMAGES = Path(__file__).parent / "images"
+
+
+def shoot(runs: list[str]) -> None:
+    """Writes compare_desk.png (light) and compare_phone.png (dark)."""
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "comparison.html"
+        if main(["compare", *runs, "--html", str(page)]) != 0:
+            raise SystemExit(1)
+        with Browser(Path(folder) / "desk", 1280, 1500, "light") as desk:
+            desk.open(page)
+            desk.screenshot(IMAGES / "compare_desk.png")
+        with Browser(Path(folder) / "phone", 390, 844, "dark") as phone:
+            phone.open(page)
+            phone.run("document.getElementById('samples').scrollIntoView()")
+            phone.screenshot(IMAGES / "compare_phone.png")
+
+
+if __name__ == "__main__":
+    why = why_no_browser()
+    if why is not None or len(sys.argv) < 2:
+        raise SystemExit(why or __doc__)
+    shoot(sys.argv[1:])

@@ -1,0 +1,308 @@
+"""Normalizing flows: RealNVP (Dinh, Sohl-Dickstein & Bengio 2017) and Glow (Kingma & Dhariwal 2018).
+
+python main.py fit --config configs/glow_fashion_mnist.yaml
+
+A flow is a bijection f between data and standard normal noise, log p(x) = log N(f(x); 0, 1) + log |det df/dx|; it is
+trained by that, and sampled by the inverse. Pictures are dequantised: their bytes get uniform noise. Of vectors, such
+as points of the plane, both are one level of couplings, without dequantisation.
+
+Where we depart from the papers: RealNVP's batch norms between couplings are ActNorms, set from the first batch (a
+density that depends on its batch is none); those within its networks, the further paths from each residual block to the
+end, and the penalty of weight norms' scales are left out; `width` is that of all its couplings, the paper's that of the
+first. Glow's couplings scale by no less than `least_scale`.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from models.base import UNKNOWN_DATA, SamplerSettings, picture_shape
+from models.capabilities import HasLikelihood, LikelihoodSettings
+from models.flow_layers import (
+    ActNorm,
+    Chain,
+    GlowCoupling,
+    Invertible,
+    InvertibleLinear,
+    Logit,
+    MaskedCoupling,
+    MultiScale,
+    Split,
+    Squeeze,
+    checkerboard,
+    glow_network,
+    half_of,
+    initializing,
+    residual_network,
+    vector_network,
+)
+from models.likelihoods import DEQUANTIZED_LOG_WIDTH, LEVELS, dequantized
+from models.randomness import sample_generator
+from models.single_loss import Optimization, SingleLoss
+
+TO_CONTINUOUS = (LEVELS - 1) / LEVELS
+"""Pictures in [-1, 1] times this are the middles of the intervals that `dequantized` spreads their bytes over."""
+
+
+@dataclass(frozen=True)
+class FlowSettings(SamplerSettings):
+    """How a flow's samples are drawn."""
+
+    temperature: float = 1.0
+    """The noise's standard deviation: below 1, fewer modes, but clean (Glow, section 6; 0.7 in its figures)."""
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature must not be negative, and is {self.temperature}")
+
+
+class Flow(SingleLoss, HasLikelihood):
+    """What RealNVP and Glow share: all but the network.
+
+    The latent is the noise, (N, D), that of the finest scale first; D is the number of values of a sample.
+    """
+
+    settings_class: ClassVar[type[FlowSettings]] = FlowSettings
+
+    def __init__(
+        self, data_shape: Sequence[int], num_classes: int, network: MultiScale, optimization: Optimization
+    ) -> None:
+        super().__init__(data_shape, num_classes, network, optimization)
+        self.latent_dim = math.prod(self.data_shape)
+        self.of_pictures = len(self.data_shape) == 3
+
+    # Density.
+
+    def log_density(self, values: Tensor, weights: str = "raw") -> Tensor:
+        """log p of continuous values (N, *data_shape), in nats: float32 (N,), or float64 as the network is."""
+        network = self.chosen_network(weights)
+        if self.of_pictures:
+            values = values.contiguous(memory_format=torch.channels_last)
+        noise, log_det = network(values)
+        return log_det - 0.5 * (noise.square().sum(1) + self.latent_dim * math.log(2 * math.pi))
+
+    def loss(self, x: Tensor, labels: Tensor) -> Tensor:
+        """-log p in bits a dimension, (N,): of pictures, a bound of their bytes'; of vectors, of their density."""
+        bits = -self._training_log_prob(x) / (self.latent_dim * math.log(2))
+        self.observe("bits_per_dim", bits)
+        return bits
+
+    def on_first_batch(self, x: Tensor, labels: Tensor) -> None:
+        with initializing(self.network):
+            self._training_log_prob(x)
+
+    def _training_log_prob(self, x: Tensor) -> Tensor:
+        return self._with_noise(x, torch.rand_like(x), "raw") if self.of_pictures else self.log_density(x)
+
+    def _with_noise(self, x: Tensor, noise: Tensor, weights: str) -> Tensor:
+        """log p of dequantised pictures times the volume that their bytes are spread over, (N,)."""
+        values = dequantized(x, noise).to(self.dtype)
+        return self.log_density(values, weights) + self.latent_dim * DEQUANTIZED_LOG_WIDTH
+
+    @property
+    def likelihood_kind(self) -> str:
+        return "lower bound, uniform dequantisation" if self.of_pictures else "exact"
+
+    def evidence(
+        self, x: Tensor, labels: Tensor, generators: Sequence[torch.Generator], settings: LikelihoodSettings
+    ) -> Tensor:
+        """Of vectors, the density. Of pictures log 1/K sum_k p(x + u_k) / 256ths' volume, with K = `settings.draws`.
+
+        E log of the mean is at most log of the E: a lower bound for every K, which more draws bring closer.
+        """
+        if not self.of_pictures:
+            return self.log_density(x.to(self.dtype), settings.weights)
+        draws = []
+        for _ in range(settings.draws):
+            noise = torch.stack([torch.rand(self.data_shape, generator=generator) for generator in generators])
+            draws.append(self._with_noise(x, noise.to(x.device), settings.weights))
+        return torch.stack(draws).double().logsumexp(0) - math.log(settings.draws)
+
+    # Sampling.
+
+    def generate(self, generators: Sequence[torch.Generator], labels: Tensor, settings: FlowSettings) -> Tensor:
+        return self._decode(self._noise(generators, settings.temperature), settings)
+
+    def draw_latents(self, indices: Sequence[int], *, seed: int = 0, settings: FlowSettings | None = None) -> Tensor:
+        """The latents that `sample` decodes for these indices, (N, D), of the settings' temperature."""
+        return self._noise([sample_generator(seed, int(i)) for i in indices], (settings or FlowSettings()).temperature)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, labels: Tensor | None = None, *, settings: FlowSettings | None = None) -> Tensor:
+        """Samples (N, *data_shape) of latents (N, D)."""
+        return self.decode_with_graph(latents, labels, settings=settings)
+
+    def decode_with_graph(
+        self, latents: Tensor, labels: Tensor | None = None, *, settings: FlowSettings | None = None
+    ) -> Tensor:
+        """As `decode`, and differentiable by the latents; pixels cut off at -1 and 1 have no gradient."""
+        settings = settings or self.settings_class()
+        with self.phase("sampling"), self.evaluating(), self.computing_in(settings.precision):
+            return self._decode(latents, settings).float()
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, labels: Tensor | None = None, *, settings: FlowSettings | None = None) -> Tensor:
+        """The latents (N, D) that `decode` makes x of: of pictures, the middle of each byte's interval."""
+        settings = settings or self.settings_class()
+        with self.phase("sampling"), self.evaluating(), self.computing_in(settings.precision):
+            values = (x * TO_CONTINUOUS if self.of_pictures else x).to(self.dtype)
+            noise: Tensor = self.chosen_network(settings.weights)(values)[0]
+            return noise
+
+    def reconstruct(self, x: Tensor, labels: Tensor | None = None, *, settings: FlowSettings | None = None) -> Tensor:
+        """x within rounding: a flow loses nothing."""
+        return self.decode(self.encode(x, settings=settings), settings=settings)
+
+    def _noise(self, generators: Sequence[torch.Generator], temperature: float) -> Tensor:
+        drawn = [torch.randn(self.latent_dim, generator=generator) for generator in generators]
+        return (temperature * torch.stack(drawn)).to(self.device, non_blocking=True)
+
+    def _decode(self, latents: Tensor, settings: FlowSettings) -> Tensor:
+        network = self.chosen_network(settings.weights)
+        assert isinstance(network, MultiScale)
+        values = network.inverse(latents.to(self.dtype))
+        # A trained flow puts next to nothing outside; one that is not, anything.
+        return (values / TO_CONTINUOUS).clamp(-1, 1) if self.of_pictures else values
+
+
+class RealNVP(Flow):
+    """RealNVP: couplings under checkerboard masks, squeezed, and under channel masks, at several scales.
+
+    Each scale but the last (section 3.6) has `couplings` of either kind, the squeeze between them, and half of what
+    comes out leaves; the last has one checkerboard coupling more, and no squeeze. Vectors have one scale, of couplings
+    whose masks take turns in keeping either half.
+
+    Args:
+        data_shape: (C, H, W) of pictures, (C,) of vectors.
+        num_classes: classes of the data; not used.
+        levels: scales; the picture's side is halved `levels` - 1 times. 1 for vectors.
+        couplings: of either kind in each scale.
+        width: channels of the residual networks, or hidden units of vectors' networks.
+        blocks: residual blocks of each network; not used for vectors.
+        alpha: how far pictures' values are kept from 0 and 1 before their logit is taken.
+        optimization: how it is trained.
+    """
+
+    def __init__(
+        self,
+        data_shape: Sequence[int],
+        num_classes: int = 0,
+        levels: int = 4,
+        couplings: int = 3,
+        width: int = 32,
+        blocks: int = 4,
+        alpha: float = 0.05,
+        optimization: Optimization | None = None,
+    ) -> None:
+        if not 0 < alpha < 0.5:
+            raise ValueError(f"alpha must lie between 0 and 0.5, and is {alpha}")
+        shape = _checked(data_shape, levels, halvings=levels - 1, width=width, couplings=couplings, blocks=blocks)
+        chains, splits, shapes = [], [], []
+        for level in range(levels):
+            last, layers = level == levels - 1, list[Invertible]()
+            if len(shape) == 1:
+                for i in range(couplings):
+                    network = vector_network(shape[0], 2 * shape[0], width)
+                    layers += [MaskedCoupling(half_of(shape, i % 2 == 0), shape[0], network), ActNorm(shape[0])]
+            else:
+                if level == 0:
+                    layers.append(Logit(alpha))
+                for i in range(couplings + last):
+                    mask = checkerboard(shape[1], shape[2], first=i % 2 == 0)
+                    layers += _realnvp_step(mask, shape[0], width, blocks)
+            if not last:
+                layers.append(Squeeze())
+                shape = (4 * shape[0], shape[1] // 2, shape[2] // 2)
+                for i in range(couplings):
+                    layers += _realnvp_step(half_of(shape, i % 2 == 0), shape[0], width, blocks)
+                splits.append(Split(shape[0], learned=False))
+                shape = (shape[0] // 2, *shape[1:])
+            chains.append(Chain(layers))
+            shapes.append(shape)
+        super().__init__(data_shape, num_classes, MultiScale(chains, splits, shapes), optimization or Optimization())
+        self.levels, self.couplings, self.width, self.blocks, self.alpha = levels, couplings, width, blocks, alpha
+
+
+def _realnvp_step(mask: Tensor, channels: int, width: int, blocks: int) -> list[Invertible]:
+    network = residual_network(channels, 2 * channels, width, blocks)
+    return [MaskedCoupling(mask, channels, network), ActNorm(channels)]
+
+
+class Glow(Flow):
+    """Glow: levels of a squeeze and steps of ActNorm, invertible 1x1 convolution and affine coupling (its figure 2).
+
+    Of vectors, one level, without the squeeze, whose 1x1 convolutions are matrices and whose networks are dense.
+
+    Args:
+        data_shape: (C, H, W) of pictures, (C,) of vectors.
+        num_classes: classes of the data; not used.
+        levels: L of the paper; the picture's side is halved so often. 1 for vectors.
+        steps_per_level: K of the paper.
+        width: hidden channels of the networks in the couplings.
+        least_scale: couplings scale by no less, so that their inverses, and samples with them, stay finite; the
+            paper's own has 0, and such values often leave no sample whole before training is well advanced.
+        optimization: how it is trained.
+    """
+
+    def __init__(
+        self,
+        data_shape: Sequence[int],
+        num_classes: int = 0,
+        levels: int = 3,
+        steps_per_level: int = 32,
+        width: int = 512,
+        least_scale: float = 0.5,
+        optimization: Optimization | None = None,
+    ) -> None:
+        if not 0 <= least_scale < 1:
+            raise ValueError(f"least_scale must lie in [0, 1), and is {least_scale}")
+        shape = _checked(data_shape, levels, halvings=levels, width=width, steps_per_level=steps_per_level)
+        chains, splits, shapes = [], [], []
+        for level in range(levels):
+            layers: list[Invertible] = []
+            if len(shape) == 3:
+                layers.append(Squeeze())
+                shape = (4 * shape[0], shape[1] // 2, shape[2] // 2)
+            make = glow_network if len(shape) == 3 else vector_network
+            second = shape[0] // 2
+            for _ in range(steps_per_level):
+                network = make(shape[0] - second, 2 * second, width)
+                layers += [ActNorm(shape[0]), InvertibleLinear(shape[0]), GlowCoupling(network, least_scale)]
+            chains.append(Chain(layers))
+            if level < levels - 1:
+                splits.append(Split(shape[0], learned=True))
+                shape = (shape[0] - second, *shape[1:])
+            shapes.append(shape)
+        super().__init__(data_shape, num_classes, MultiScale(chains, splits, shapes), optimization or Optimization())
+        self.levels, self.steps_per_level, self.width = levels, steps_per_level, width
+        self.least_scale = least_scale
+
+
+def _checked(data_shape: Sequence[int], levels: int, halvings: int, **counts: int) -> tuple[int, ...]:
+    """The shape of a sample, if these arguments fit it.
+
+    Raises:
+        ValueError: naming what does not.
+    """
+    if data_shape is None:
+        raise ValueError(UNKNOWN_DATA)
+    for name, count in {"levels": levels, **counts}.items():
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, not {count}")
+    if len(data_shape) == 1:
+        if data_shape[0] < 2:
+            raise ValueError("a coupling needs vectors of at least 2 values")
+        if levels != 1:
+            raise ValueError(f"vectors have one level, not {levels}: set levels to 1")
+        return tuple(data_shape)
+    channels, height, width = picture_shape(data_shape)
+    if height % 2**halvings or width % 2**halvings:
+        raise ValueError(
+            f"levels: {levels} halves the side {halvings} times, and pictures of {height}x{width} cannot be: lower "
+            "model.levels, or set data.resolution"
+        )
+    return channels, height, width
