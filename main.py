@@ -24,6 +24,7 @@ COMMANDS = {
     "diagnose": "what is wrong with a checkpoint: collapse, memorisation, overfitting, instability, uneven classes",
     "import": "a checkpoint of an official one: stylegan2-ada-pytorch, BigGAN-PyTorch",
     "export": "the averaged generator as ONNX, torch.export, TorchScript or safetensors",
+    "sweep": "the trials of a W&B sweep file, without an account: configs/sweeps/dcgan_fashion_mnist_grid.yaml",
     "info": "parameters, output, memory and time of a checkpoint or a config",
 }
 MODULES = {"import": "importing"}

@@ -123,6 +123,7 @@ class Checkpoints(Checkpoint):
             link(path, folder / "last.ckpt")
             if rank == 0:
                 link(path, folder / "best.ckpt")
+            run_of(trainer).checkpoint_saved(path, ["last", "best"] if rank == 0 else ["last"])
             self._remove_old(folder)
             run_of(trainer).save(samples_seen=model.samples_seen)
 

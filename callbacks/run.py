@@ -1,14 +1,13 @@
 """The run: its folder, its record (run.json), its figures (metrics.jsonl) and its W&B run."""
 
 import datetime
+import filecmp
 import json
-import netrc
 import os
 import secrets
 import subprocess
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from callbacks.hardware import hardware, versions
 from callbacks.lookup import data_of, find, model_of
+from callbacks.wandb_run import ArtifactChoice, WandbMode, WandbRun, has_wandb_key
 from metrics.evaluation import Figure
 from metrics.files import write_json_whole, write_text_whole, write_whole
 from metrics.pictures import save_png
@@ -28,11 +28,6 @@ from models.part import describe
 
 SCHEMA = 1
 """Raised whenever a field of run.json changes its meaning."""
-
-WANDB_PATIENCE_S = 30.0
-"""How long a server may take to answer before a run is kept offline."""
-
-WandbMode = Literal["auto", "online", "offline", "off"]
 
 
 class MetricsFile(Logger):
@@ -69,72 +64,18 @@ class MetricsFile(Logger):
             file.write(json.dumps(row) + "\n")
 
 
-class WandbRun(Logger):
-    """The W&B run, with `samples_seen` as the one axis of every chart. wandb is imported when a fit starts.
-
-    Lightning's WandbLogger counts optimizer steps on its axis and passes settings that wandb now warns of.
-    """
-
-    def __init__(
-        self, run_id: str, name: str, folder: Path, project: str, online: bool, config: dict[str, Any]
-    ) -> None:
-        super().__init__()
-        import wandb
-
-        os.environ.setdefault("WANDB_SILENT", "true")
-
-        def start(mode: Literal["online", "offline"]) -> Any:  # noqa: ANN401 - wandb's own type
-            return wandb.init(
-                id=run_id,
-                name=name,
-                dir=str(folder),
-                project=project,
-                mode=mode,
-                resume="allow" if mode == "online" else None,
-                config=config,
-                # Without the console, whose progress bar would fill output.log.
-                settings=wandb.Settings(console="off", init_timeout=WANDB_PATIENCE_S),
-            )
-
-        try:
-            self.experiment = start("online" if online else "offline")
-        except wandb.errors.Error as error:
-            reason = str(error).splitlines()[0]
-            print(
-                f"W&B cannot be used ({reason}): this run is kept offline, `wandb sync` can bring it up",
-                file=sys.stderr,
-            )
-            wandb.teardown()  # its service holds on to the id of the run that failed
-            self.experiment = start("offline")
-        self.experiment.define_metric("samples_seen")
-        self.experiment.define_metric("*", step_metric="samples_seen")
-
-    @property
-    def name(self) -> str:
-        return "wandb"
-
-    @property
-    def version(self) -> str:
-        return str(self.experiment.id)
-
-    def log_hyperparams(self, params: Any, *args: object) -> None:  # noqa: ANN401
-        """The configuration went along with `init`."""
-
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        self.experiment.log({**metrics, "samples_seen": step})
-
-    def finalize(self, status: str) -> None:
-        self.experiment.finish(exit_code=0 if status in ("success", "finished") else 1)
-
-
 class Run(Callback):
     """Keeps what a run leaves behind in `root/name/<id>/`, on rank 0.
 
     Args:
         root: the folder of all runs.
         name: the run's name; the command line fills in the config's file name.
+        id: the name of the run's folder; the time it began where left out.
         wandb: "auto" is online where an API key is set and offline elsewhere; never a prompt.
         project: the W&B project.
+        artifacts: checkpoints that go to W&B as versions of one artifact: the last or the best when the fit ends, or
+            all, each when it is saved; the aliases `last` and `best` move along.
+        wandb_patience_s: seconds that W&B's server may take to answer at the start, and for what is left at the end.
         report_every_s: seconds between two reports of the losses to log files and progress bar; at least 1.
     """
 
@@ -142,13 +83,19 @@ class Run(Callback):
         self,
         root: str = "runs",
         name: str | None = None,
+        id: str | None = None,
         wandb: WandbMode = "auto",
         project: str = "atelier",
+        artifacts: ArtifactChoice = "none",
+        wandb_patience_s: float = 30.0,
         report_every_s: float = 2.0,
     ) -> None:
         if report_every_s < 1:
             raise ValueError(f"run.report_every_s must be at least 1, not {report_every_s}")
-        self.root, self.name, self.wandb, self.project = root, name, wandb, project
+        if wandb_patience_s <= 0:
+            raise ValueError(f"run.wandb_patience_s must be more than 0, not {wandb_patience_s}")
+        self.artifacts, self.wandb_patience_s = artifacts, wandb_patience_s
+        self.root, self.name, self.id, self.wandb, self.project = root, name, id, wandb, project
         self.report_every_s = report_every_s
         self.folder = Path()
         self.config: dict[str, Any] = {}
@@ -170,6 +117,7 @@ class Run(Callback):
         self._seconds_before = 0.0
         self._started = self._reported = time.monotonic()
         self._files: MetricsFile | None = None
+        self._wandb: WandbRun | None = None
 
     # For the other callbacks and the command line.
 
@@ -201,12 +149,13 @@ class Run(Callback):
         """Writes a uint8 (C, H, W) picture to `path` and, as uint8, to W&B."""
         path.parent.mkdir(parents=True, exist_ok=True)
         save_png(picture, path)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbRun):
-                import wandb
+        if self._wandb is not None:
+            self._wandb.log_picture(name, picture, model_of(trainer.lightning_module).samples_seen)
 
-                image = wandb.Image(picture.permute(1, 2, 0).cpu().numpy())
-                logger.log_metrics({name: image}, step=model_of(trainer.lightning_module).samples_seen)
+    def checkpoint_saved(self, path: Path, aliases: Sequence[str]) -> None:
+        """Sends a checkpoint to W&B where all of them are wanted; called on rank 0."""
+        if self._wandb is not None and self.artifacts == "all":
+            self._wandb.log_checkpoint(path, aliases)
 
     def save(self, **fields: object) -> None:
         """Adds fields to the record and replaces run.json whole."""
@@ -238,7 +187,8 @@ class Run(Callback):
         self._files = MetricsFile(self.folder / "metrics.jsonl", model.samples_seen)
         own: list[Logger] = [self._files]
         if self.wandb != "off":
-            own.append(self._wandb_run(model))
+            self._wandb = self._wandb_run(model)
+            own.append(self._wandb)
         trainer.loggers = [*own, *trainer.loggers]
         write_text_whole(self.folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
         data = data_of(trainer)
@@ -285,6 +235,19 @@ class Run(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.report(trainer, model_of(pl_module))
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """After every callback's last words, and before W&B's run is closed."""
+        if stage != "fit" or self._wandb is None:
+            return
+        seen = model_of(pl_module).samples_seen
+        if self.record.get("figures"):
+            self._wandb.log_figures(self.record["figures"], seen)
+        if self.artifacts in ("last", "best"):
+            for path in sorted((self.folder / "checkpoints").glob("kimg*.ckpt")):
+                aliases = [name for name in ("last", "best") if _same_file(path, path.with_name(f"{name}.ckpt"))]
+                if self.artifacts in aliases:
+                    self._wandb.log_checkpoint(path, aliases)
+
     def finish(self, trainer: Trainer, status: str, error: str | None = None) -> None:
         """Writes the last run.json: status done, stopped or failed. The command line calls it after everything else."""
         if trainer.is_global_zero and self.record.get("schema"):
@@ -309,13 +272,17 @@ class Run(Callback):
         folder = self.resume_folder
         if folder is None:
             stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-            folder = Path(self.root) / (self.name or "run") / f"{stamp}-{secrets.token_hex(2)}"
+            folder = Path(self.root) / (self.name or "run") / (self.id or f"{stamp}-{secrets.token_hex(2)}")
         try:
             folder.mkdir(parents=True, exist_ok=self.resume_folder is not None)
             for cut_short in folder.rglob(".*.tmp"):  # what a kill left of a file being written
                 cut_short.unlink()
             write_whole(folder / ".writable", lambda file: None)
             (folder / ".writable").unlink()
+        except FileExistsError as error:
+            raise OSError(
+                f"there is a run {folder} already; choose another --run.id, or go on with --ckpt_path"
+            ) from error
         except OSError as error:
             remedy = "choose another with --run.root"
             raise OSError(f"cannot write the run folder {folder}: {error.strerror}; {remedy}") from error
@@ -338,14 +305,19 @@ class Run(Callback):
         return {"resume_overrides": [*self.record.get("resume_overrides", []), self.resume_override]}
 
     def _wandb_run(self, model: GenerativeModel) -> WandbRun:
-        self.record.setdefault("wandb_id", f"{self.folder.name}-{secrets.token_hex(3)}")
+        # Under `wandb agent` the id is the sweep's.
+        of_sweep = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+        self.record.setdefault("wandb_id", of_sweep or f"{self.folder.name}-{secrets.token_hex(3)}")
+        commit = _commit()
         return WandbRun(
             run_id=self.record["wandb_id"],
             name=f"{self.folder.parent.name}/{self.folder.name}",
             folder=self.folder,
             project=self.project,
-            online=self.wandb == "online" or (self.wandb == "auto" and _has_wandb_key()),
-            config={"config": self.config, "model": describe(model)},
+            online=self.wandb == "online" or (self.wandb == "auto" and has_wandb_key()),
+            config={"config": self.config, "model": describe(model), "commit": commit},
+            commit=None if commit is None else commit.removesuffix("+"),
+            patience_s=self.wandb_patience_s,
         )
 
 
@@ -363,6 +335,10 @@ def run_of(trainer: Trainer) -> Run:
 
 def _is_better(figure: Figure, best: float) -> bool:
     return figure.value < best if figure.better == "lower" else figure.value > best
+
+
+def _same_file(path: Path, other: Path) -> bool:
+    return other.exists() and (path.samefile(other) or filecmp.cmp(path, other, shallow=False))
 
 
 def _samples_of(line: str) -> float:
@@ -392,13 +368,3 @@ def _commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return described.stdout.strip()
-
-
-def _has_wandb_key() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0]
-    try:
-        return netrc.netrc().authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False

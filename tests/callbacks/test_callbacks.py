@@ -21,10 +21,11 @@ from callbacks.intervals import Interval
 from callbacks.memory import PeakMeter, bytes_kept, count_saved_tensors
 from callbacks.plan import Trial, random_batch, trial_steps
 from callbacks.predictions import SampleIndices
-from callbacks.run import MetricsFile, Run, _has_wandb_key, run_of
+from callbacks.run import MetricsFile, Run, run_of
 from callbacks.sample_grid import sample_grid
 from callbacks.stops import Stops
 from callbacks.throughput import Throughput
+from callbacks.wandb_run import has_wandb_key
 from commands.training import quietly
 from metrics.observation import share_of
 from models.dcgan import DCGAN
@@ -97,14 +98,14 @@ def test_callbacks_that_log_ask_for_a_run(model: DCGAN) -> None:
 def test_wandb_is_online_only_with_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert not _has_wandb_key()
+    assert not has_wandb_key()
     (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password secret\n")
     (tmp_path / ".netrc").chmod(0o600)
-    assert _has_wandb_key()
+    assert has_wandb_key()
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    assert not _has_wandb_key()
+    assert not has_wandb_key()
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
-    assert _has_wandb_key()
+    assert has_wandb_key()
 
 
 # Checkpoints.
