@@ -5,7 +5,8 @@ from lightning import Callback, LightningModule, Trainer
 from callbacks.budget import budget_of
 from callbacks.intervals import Interval
 from callbacks.lookup import model_of
-from callbacks.run import WandbRun, run_of
+from callbacks.run import run_of
+from callbacks.wandb_run import WandbRun
 from metrics.files import write_text_whole
 from models.base import GenerativeModel
 

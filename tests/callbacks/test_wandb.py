@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import wandb
 from PIL import Image
 
-import wandb
 from callbacks.wandb_run import FIGURE_COLUMNS
 from main import main
 from models.gan import GAN
