@@ -88,7 +88,7 @@ class Flow(SingleLoss, HasLikelihood):
     def loss(self, x: Tensor, labels: Tensor) -> Tensor:
         """-log p in bits a dimension, (N,): of pictures, a bound of their bytes'; of vectors, of their density."""
         bits = -self._training_log_prob(x) / (self.latent_dim * math.log(2))
-        self.observe("bits_per_dim", bits)
+        self.observe("train_bits_per_dim", bits)
         return bits
 
     def on_first_batch(self, x: Tensor, labels: Tensor) -> None:

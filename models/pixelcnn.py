@@ -341,7 +341,7 @@ class PixelCNN(SingleLoss, HasLikelihood):
     def loss(self, x: Tensor, labels: Tensor) -> Tensor:
         """The negative log-probability of a picture, in nats a value: (N,)."""
         found = -log_probability(x.permute(0, 2, 3, 1), self.network(x)).sum((1, 2)) / x[0].numel()
-        self.observe("bits_per_dim", found / math.log(2))
+        self.observe("train_bits_per_dim", found / math.log(2))
         return found
 
     def generate(self, generators: Sequence[torch.Generator], labels: Tensor, settings: PixelSettings) -> Tensor:

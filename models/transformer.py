@@ -318,7 +318,7 @@ class Transformer(SingleLoss, HasLikelihood):
         """The mean negative log-probability of a sample's tokens, in nats a token: (N,)."""
         tokens = self.to_tokens(x)
         found = -log_probability(self.network, tokens, self._classes(labels)) / tokens.shape[1]
-        self.observe("bits_per_token", found / math.log(2))
+        self.observe("train_bits_per_token", found / math.log(2))
         return found
 
     def generate(self, generators: Sequence[torch.Generator], labels: Tensor, settings: TokenSettings) -> Tensor:
@@ -335,7 +335,7 @@ class Transformer(SingleLoss, HasLikelihood):
     def why_no_likelihood(self) -> str | None:
         if self.codes_from is None:
             return None
-        return "this prior knows the probability of codes, not of pictures: see bits_per_token, or set codes_from: null"
+        return "this prior knows the probability of codes, not of pictures: see train_bits_per_token, or set codes_from: null"
 
     def evidence(
         self, x: Tensor, labels: Tensor, generators: Sequence[torch.Generator], settings: LikelihoodSettings

@@ -254,7 +254,9 @@ class VAE(SingleLoss, HasLikelihood):
         self.observe("kl", divergence)
         self.observe("active_units", active_units(mean))
         if self.why_no_likelihood is None:
-            self.observe("bits_per_dim", (reconstruction + divergence) / (math.log(2) * math.prod(self.data_shape)))
+            self.observe(
+                "train_bits_per_dim", (reconstruction + divergence) / (math.log(2) * math.prod(self.data_shape))
+            )
 
     # The contract.
 

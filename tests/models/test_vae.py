@@ -139,7 +139,7 @@ def test_the_loss_is_reconstruction_and_weighted_divergence() -> None:
         assert reported["kl"] == pytest.approx(divergence.mean().item(), rel=1e-6)
         assert reported["reconstruction"] == pytest.approx(reconstruction.mean().item(), rel=1e-6)
         bits = (reconstruction + divergence).mean().item() / (144 * math.log(2))
-        assert reported["bits_per_dim"] == pytest.approx(bits, rel=1e-6)
+        assert reported["train_bits_per_dim"] == pytest.approx(bits, rel=1e-6)
 
 
 def test_gradients_by_finite_differences() -> None:
