@@ -55,10 +55,7 @@ class TextSamples(Callback):
         write_text_whole(path, joined(texts))
         for logger in trainer.loggers:
             if isinstance(logger, WandbRun):
-                import wandb
-
-                table = wandb.Table(columns=["sample", "text"], data=[list(pair) for pair in enumerate(texts)])
-                logger.log_metrics({"texts": table}, step=model.samples_seen)
+                logger.log_texts("texts", texts, model.samples_seen)
 
 
 def joined(texts: list[str]) -> str:

@@ -123,6 +123,13 @@ class WandbRun(Logger):
         table = wandb.Table(columns=FIGURE_COLUMNS, data=rows)
         self._aside(lambda: self.experiment.log({"figures": table, "samples_seen": samples_seen}))
 
+    def log_texts(self, name: str, texts: Sequence[str], samples_seen: int) -> None:
+        """Sends texts as a table, one row each."""
+        import wandb
+
+        table = wandb.Table(columns=["sample", "text"], data=[list(pair) for pair in enumerate(texts)])
+        self._aside(lambda: self.experiment.log({name: table, "samples_seen": samples_seen}))
+
     def log_checkpoint(self, path: Path, aliases: Sequence[str]) -> None:
         """Sends a checkpoint as the newest version of this run's artifact; W&B copies the file before this returns."""
         import wandb

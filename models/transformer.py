@@ -335,7 +335,10 @@ class Transformer(SingleLoss, HasLikelihood):
     def why_no_likelihood(self) -> str | None:
         if self.codes_from is None:
             return None
-        return "this prior knows the probability of codes, not of pictures: see train_bits_per_token, or set codes_from: null"
+        return (
+            "this prior knows the probability of codes, not of pictures: see train_bits_per_token, or set "
+            "codes_from: null"
+        )
 
     def evidence(
         self, x: Tensor, labels: Tensor, generators: Sequence[torch.Generator], settings: LikelihoodSettings
