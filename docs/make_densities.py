@@ -3,7 +3,7 @@
 pip install -e '.[docs]'
 python docs/make_densities.py docs/images/flow_matching_densities.png configs/flow_matching_moons.yaml configs/flow_matching_gaussians.yaml
 
-Each config is trained by the command line, as `python main.py fit` does, in runs/. Printed for each: the integral of the
+Each config's newest run in runs/ is taken, and trained first, as `python main.py fit` does, if there is none. Printed for each: the integral of the
 learned density over the grid, the mean log-likelihood of the test points under the truth and under the model, in nats,
 and the divergence KL(truth || model), which is their difference over the whole grid.
 """  # noqa: E501
@@ -18,6 +18,7 @@ import torch
 import yaml
 
 import main
+from commands.checkpoints import checkpoint_at
 from models import load
 from models.capabilities import HasLikelihood
 
@@ -27,11 +28,11 @@ CHUNK = 2500
 
 
 def trained(config: Path) -> HasLikelihood:
-    """The model that the config's newest run ends with."""
-    if main.main(["fit", "--config", str(config), "--run.wandb", "off"]):
+    """The model that the config's newest run ends with, trained first if there is no run."""
+    name = Path("runs", config.stem)
+    if not name.exists() and main.main(["fit", "--config", str(config), "--run.wandb", "off"]):
         raise SystemExit(f"{config}: training failed")
-    newest = max(Path("runs", config.stem).iterdir(), key=lambda folder: folder.stat().st_mtime)
-    model = load(newest / "checkpoints" / "last.ckpt")
+    model = load(checkpoint_at(name))
     if not isinstance(model, HasLikelihood):
         raise SystemExit(f"{config}: {type(model).__name__} has no likelihood")
     return model
