@@ -11,6 +11,7 @@ import pytest
 
 import models
 from models.dcgan import DCGAN
+from models.flow import Flow
 from models.gan import GAN, AdversarialTraining
 from models.losses import Hinge, NonSaturating
 from models.part import Part, Plain, build, completed, describe, differences
@@ -19,17 +20,17 @@ from models.schedules import Cosine, Linear
 
 REQUIRED: dict[str, Plain] = {
     "data_shape": [3, 32, 32], "num_classes": 10, "gamma": 0.7, "start": 3.0, "end": 1.0, "kimg": 40.0,
-    "width": 12, "latent_dim": 124,
+    "width": 12, "heads": 3, "latent_dim": 124,
 }  # fmt: skip
 """A value for every constructor argument that has no default, or not any other will do; a new family adds its own."""
 
 
 def every_part() -> list[type[Part]]:
-    """The concrete Parts defined under models/. GAN itself is built by its families, from networks."""
+    """The concrete Parts defined under models/. GAN and Flow are built by their families, from networks."""
     found: list[type[Part]] = []
     for module in pkgutil.walk_packages(models.__path__, "models."):
         for _, item in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
-            own = item.__module__ == module.name and issubclass(item, Part) and item not in (Part, GAN)
+            own = item.__module__ == module.name and issubclass(item, Part) and item not in (Part, GAN, Flow)
             found += [item] if own and not inspect.isabstract(item) else []
     return found
 

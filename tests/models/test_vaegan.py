@@ -242,6 +242,7 @@ def train_on_a_rank(rank: int, world: int, folder: Path) -> None:
     torch.save(model.state_dict(), folder / f"{rank}.pt")
 
 
+@pytest.mark.slow  # what it adds to the test of SingleLoss are the further networks
 def test_two_ranks_train_the_weights_of_one_on_the_joint_batch(fit: Fit, tmp_path: Path) -> None:
     """All three players and the scale, with joint batch norms and the joint batch's latents."""
     on_ranks(train_on_a_rank, tmp_path)
