@@ -20,7 +20,7 @@ from models.schedules import Cosine, Linear
 
 REQUIRED: dict[str, Plain] = {
     "data_shape": [3, 32, 32], "num_classes": 10, "gamma": 0.7, "start": 3.0, "end": 1.0, "kimg": 40.0,
-    "width": 12, "heads": 3, "latent_dim": 124,
+    "width": 12, "heads": 3, "vocabulary_size": 0, "latent_dim": 124,
 }  # fmt: skip
 """A value for every constructor argument that has no default, or not any other will do; a new family adds its own."""
 
