@@ -27,7 +27,8 @@ def with_latents(model: GenerativeModel, path: Path) -> HasLatents:
     if len(model.data_shape) != 3 or model.data_shape[0] not in (1, 3):
         raise ValueError(f"{path}: samples of shape {model.data_shape} are no pictures")
     if not isinstance(model, HasLatents):
-        raise ValueError(f"{path}: {type(model).__name__} has no latents to move")
+        remedy = ": walk between encoded --pictures" if isinstance(model, Encodes) else ""
+        raise ValueError(f"{path}: {type(model).__name__} has no latents to draw and move{remedy}")
     return model
 
 

@@ -17,7 +17,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", required=True, type=Path,
         help="x.png for one grid, x.npz for arrays (samples uint8 NHWC, labels), anything else for a folder of PNGs; "
-        "of several truncations one sheet, x.png, a row each; of a model of text, x.txt",
+        "of several truncations one sheet, x.png, a row each; of a model of text, x.txt; of points of the plane, x.png "
+        "of where they lie",
     )  # fmt: skip
     parser.add_argument("--num", type=int, help="number of samples (64; 8 a row of a sheet)")
     parser.add_argument("--seed", type=int, default=0, help="samples are a function of seed and index (0)")
@@ -45,18 +46,17 @@ def run(arguments: Sequence[str]) -> int:
     from callbacks.text_samples import joined
     from commands.checkpoints import checkpoint_at, origin_line, usable_device
     from metrics.files import write_text_whole
-    from metrics.pictures import to_uint8
+    from metrics.pictures import to_uint8, where_points_lie
     from models import load
 
     path = checkpoint_at(options.ckpt_path)
     model = load(path, usable_device(options.device))
-    of_text = model.alphabet is not None
-    if len(model.data_shape) != 3 and not of_text:
+    of_text, of_points = model.alphabet is not None, tuple(model.data_shape) == (2,)
+    if len(model.data_shape) != 3 and not of_text and not of_points:
         raise ValueError(f"{path}: samples of shape {model.data_shape} are no pictures")
-    if of_text != (options.out.suffix == ".txt"):
-        raise ValueError(
-            f"--out {options.out}: {'text' if of_text else 'pictures'} cannot be written there; see --help"
-        )
+    if of_text != (options.out.suffix == ".txt") or (of_points and (swept or options.out.suffix != ".png")):
+        kind = "text" if of_text else "points" if of_points else "pictures"
+        raise ValueError(f"--out {options.out}: {kind} cannot be written there; see --help")
     all_settings = [settings_of(model, variant) for variant in variants]
     labels = in_turn(options.labels, num)
     drawn = []
@@ -66,7 +66,7 @@ def run(arguments: Sequence[str]) -> int:
                 indices = range(start, min(start + options.batch_size, num))
                 chosen = labels[indices.start : indices.stop] if labels else None
                 x = model.sample(indices, chosen, seed=options.seed, settings=settings)
-                drawn.append((x if of_text else to_uint8(x)).cpu())
+                drawn.append((x if of_text or of_points else to_uint8(x)).cpu())
                 bar.update(len(indices))
     protocol: dict[str, Any] = {
         "checkpoint": str(path),
@@ -84,6 +84,8 @@ def run(arguments: Sequence[str]) -> int:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_text_whole(options.out, joined(model.text_of(torch.cat(drawn))))
         keep_protocol(options.out, protocol)
+    elif of_points:
+        write(where_points_lie(torch.cat(drawn))[None], labels, options.out, protocol, 1)
     else:
         columns = num if swept is not None else max(1, round(num**0.5))
         write(torch.cat(drawn), labels, options.out, protocol, columns)
