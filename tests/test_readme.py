@@ -71,7 +71,7 @@ def test_the_commands_of_the_readme(workplace: Path, capsys: pytest.CaptureFixtu
             assert stop.value.code in (0, None)
         else:
             assert main([*arguments, *shortened(arguments)]) == 0, (arguments, capsys.readouterr().err)
-    assert len(list((workplace / "samples").glob("*.png"))) == 100 + 3
+    assert len(list((workplace / "samples").glob("*.png"))) == 100 + 4
     assert len(list((workplace / "runs" / "dcgan_fashion_mnist").iterdir())) == 1
 
 
