@@ -22,6 +22,7 @@ from callbacks.measuring import (
 )
 from callbacks.run import run_of
 from callbacks.stops import interrupted
+from metrics.evaluation import Figure
 from metrics.likelihood import bits_per_dimension
 from metrics.observation import share_of
 from models.base import GenerativeModel
@@ -86,7 +87,8 @@ class Likelihood(Callback):
     ) -> None:
         model = model_of(pl_module)
         if self._interval.passed(model.samples_seen) or budget_of(trainer).reached(model.samples_seen):
-            self._measure(trainer, model)
+            for name, figure in self._measure(trainer, model).items():
+                model.log(name, figure.value, logger=False)  # for ModelCheckpoint(monitor=...)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The last figure, unless a signal ended the fit: then what counts is to be gone soon."""
@@ -102,9 +104,9 @@ class Likelihood(Callback):
 
     # What.
 
-    def _measure(self, trainer: Trainer, model: GenerativeModel) -> None:
+    def _measure(self, trainer: Trainer, model: GenerativeModel) -> dict[str, Figure]:
         if not self.applies(model) or self._measured_at == model.samples_seen:
-            return
+            return {}
         assert isinstance(model, HasLikelihood)
         self._measured_at = model.samples_seen
         data: ReferenceData = data_of(trainer)
@@ -115,11 +117,11 @@ class Likelihood(Callback):
         stop = functools.partial(interrupted, trainer)
         found = gathered(list(log_probs(model, data, split, mine, self.batch_size, self.seed, settings, stop)))
         if len(found) < len(indices):  # cut short by a signal
-            return
-        figure = bits_per_dimension(found, math.prod(model.data_shape))
+            return {}
+        measured = {self._name(model): bits_per_dimension(found, math.prod(model.data_shape))}
         protocol = likelihood_protocol(model, data, split, len(indices), self.seed, settings)
-        run_of(trainer).keep_figures(trainer, {self._name(model): figure}, protocol)
-        model.log(self._name(model), figure.value, logger=False)  # for ModelCheckpoint(monitor=...)
+        run_of(trainer).keep_figures(trainer, measured, protocol)
+        return measured
 
     def _settings(self, model: GenerativeModel) -> LikelihoodSettings:
         assert isinstance(model, HasLikelihood)

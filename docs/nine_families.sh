@@ -1,0 +1,28 @@
+#!/bin/sh
+# Nine families, eight minutes each, on one machine, one after the other: what docs/nine_families.md shows.
+# All see the 60,000 training pictures of Fashion-MNIST, padded to 32×32. What a config plans over its own budget (a
+# schedule, ProGAN's stages) is set to what eight minutes of 2 CPU cores reach; everything else is the config's.
+set -e
+
+fit() {
+    config=$1
+    shift
+    python main.py fit --config "configs/${config}_fashion_mnist.yaml" \
+        --data.excerpt false --data.resolution 32 --budget.kimg null --budget.hours 0.13333 \
+        --quality.num_samples 512 --run.root runs/nine --run.wandb off "$@"
+}
+
+fit dcgan --quality.every_kimg 60 --samples.every_kimg 30
+fit progan --model.stable_kimg '[10, 10, 15]' --model.fade_kimg '[10, 15, 20]' \
+    --quality.every_kimg 25 --samples.every_kimg 13
+fit biggan --quality.every_kimg 45 --samples.every_kimg 23
+fit stylegan2 --quality.every_kimg 28 --samples.every_kimg 14
+fit r3gan --quality.every_kimg 17 --samples.every_kimg 9
+fit vae --model.optimization.lr.kimg 550 \
+    --quality.every_kimg 110 --likelihood.every_kimg 110 --samples.every_kimg 55
+fit flow_matching --model.attention '[8]' --quality.every_kimg 20 --samples.every_kimg 8
+fit glow --model.optimization.lr.kimg 260 \
+    --quality.every_kimg 52 --likelihood.every_kimg 52 --samples.every_kimg 26
+# A picture is 1,024 steps of sampling here: quality is measured at the end alone, and few grids are drawn.
+fit pixelcnn --model.optimization.lr.kimg 44 \
+    --quality.every_kimg 1000 --likelihood.every_kimg 22 --likelihood.num_samples 500 --samples.every_kimg 11
