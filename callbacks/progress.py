@@ -35,9 +35,11 @@ class Progress(ProgressBar):
         super().on_train_start(trainer, pl_module)
         if not (self._enabled and trainer.is_global_zero):
             return
-        seen, total = model_of(pl_module).samples_seen / 1000, budget_of(trainer).kimg
+        seen, total, hours = model_of(pl_module).samples_seen / 1000, budget_of(trainer).kimg, budget_of(trainer).hours
         counter = "{n:.1f} kimg" if total is None else "{percentage:3.0f}%|{bar:20}| {n:.1f}/{total:g} kimg"
         left = "" if total is None else "<{remaining}"
+        if hours is not None:
+            left += f" of {tqdm.format_interval(max(0.0, hours * 3600 - run_of(trainer).seconds))}"
         self._bar = tqdm(
             total=total,
             initial=seen,
@@ -72,7 +74,7 @@ class Progress(ProgressBar):
         figures = {name: latest[name] for name in names if name in latest}
         shown = {name: f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}" for name, value in figures.items()}
         rate = latest.get("samples_per_s")
-        self._bar.set_postfix({**({"img/s": f"{rate:.0f}"} if rate else {}), **shown}, refresh=False)
+        self._bar.set_postfix({**({"samples/s": f"{rate:.0f}"} if rate else {}), **shown}, refresh=False)
         done = model_of(pl_module).samples_seen / 1000
         self._bar.n = done if self._bar.total is None else min(done, self._bar.total)
         self._bar.refresh()

@@ -313,7 +313,7 @@ def problems(found: Sequence[Group]) -> Table:
         for run in runs
         for what, says, helps in _problems(run)
     ]
-    looked = [run for run in runs if run.record.get("diagnosis")]
+    looked = [run for run in runs if run.diagnosis]
     note = (
         f"Of {len(runs)} runs {len(looked)} were diagnosed (`diagnose`, or `--diagnosis.every_kimg`); the others may "
         "hide what only a diagnosis finds."
@@ -337,7 +337,7 @@ def _problems(run: RunFolder) -> Iterator[tuple[str, str, str | None]]:
     for name, figure in (run.record.get("figures") or {}).items():
         if figure["value"] is None:
             yield "not finite", f"the newest {printable(name)} is no number", None
-    for finding in (run.record.get("diagnosis") or {}).get("findings") or []:
+    for finding in (run.diagnosis or {}).get("findings") or []:
         if isinstance(finding, dict) and finding.get("verdict") in ("suspect", "found"):
             says = printable(finding.get("says", ""))
             yield f"{printable(finding.get('name'))}: {finding['verdict']}", says, finding.get("helps") or None

@@ -48,7 +48,7 @@ def run(arguments: Sequence[str]) -> int:
     from commands.sources import config_of_run, data_from, pictures_at
     from metrics.cache import default_folder
     from metrics.extractors import make_extractor
-    from metrics.files import without_nonfinite
+    from metrics.files import without_nonfinite, write_json_whole
     from metrics.pictures import save_png
     from models import load
     from models.capabilities import HasCritic
@@ -83,6 +83,11 @@ def run(arguments: Sequence[str]) -> int:
     diagnosed = diagnose(samples, data, extractor, folder, options.batch_size, critic, curves, quiet)
     out.parent.mkdir(parents=True, exist_ok=True)
     save_png(diagnosed.closest, out)
+    if run_folder is not None:
+        (run_folder / "diagnosis").mkdir(exist_ok=True)
+        found = {"samples_seen": model.samples_seen, "num_samples": options.num_samples, "weights": options.weights}
+        found["findings"] = as_plain(diagnosed.findings)
+        write_json_whole(run_folder / "diagnosis" / f"{path.stem}.json", found)  # run.json belongs to the fit
     if options.json:
         print(json.dumps(without_nonfinite({"findings": as_plain(diagnosed.findings), "picture": str(out)}), indent=2))
         return 0

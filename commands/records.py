@@ -14,13 +14,14 @@ SCHEMA = 1
 """The schema of run.json that is understood here: `callbacks.run.SCHEMA`, whose import would take seconds."""
 
 NUMBER = (int, float)
+DIAGNOSIS: dict[str, Any] = {"samples_seen": int, "findings": list}
 SHAPE: dict[str, Any] = {
     "status": str, "started": str, "ended": str, "error": str, "precision": str, "commit": str, "devices": int,
     "samples_seen": int, "seconds": NUMBER, "model": {"class_path": str}, "parameters": {"*": NUMBER},
     "data": {"class_path": str, "train_size": int, "data_shape": list, "num_classes": int},
     "hardware": {"cores": int, "threads": int, "memory_gib": NUMBER, "gpu_gib": NUMBER}, "versions": {},
     "memory": {"source": str, "peak_gib": {"*": NUMBER}, "kept_bytes": {"*": NUMBER}},
-    "throughput": {"samples_per_s": NUMBER, "s_per_kimg": NUMBER}, "diagnosis": {"findings": list},
+    "throughput": {"samples_per_s": NUMBER, "s_per_kimg": NUMBER}, "diagnosis": DIAGNOSIS,
     "origin": {"code": str}, "init_from": {"checkpoint": str},
 }  # fmt: skip
 """Of run.json, what is read here: the type of a value, or of each inner one ("*": of all, and none is null)."""
@@ -90,6 +91,14 @@ class RunFolder:
     def evaluations(self) -> list[dict[str, Any]]:
         """What `evaluate` measured, oldest first."""
         return [_read_evaluation(path) for path in sorted((self.folder / "evaluations").glob("*.json"))]
+
+    @cached_property
+    def diagnosis(self) -> dict[str, Any] | None:
+        """What the diagnosis furthest in training found, the fit's own or one by `diagnose`; None without any."""
+        own = self.record.get("diagnosis")
+        later = [_read_diagnosis(path) for path in sorted((self.folder / "diagnosis").glob("*.json"))]
+        known = [*([own] if own else []), *later]
+        return max(reversed(known), key=lambda found: found.get("samples_seen") or 0, default=None)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The rows of metrics.jsonl; a line that a kill cut short is left out."""
@@ -180,6 +189,17 @@ def _read_evaluation(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict) or not isinstance(found.get("figures"), dict):
         raise ValueError(f"{path} is broken: it is no evaluation")
     _check_figures(path, found["figures"])
+    return found
+
+
+def _read_diagnosis(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is broken: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is broken: it is no diagnosis")
+    _check(path, found, DIAGNOSIS)
     return found
 
 

@@ -26,3 +26,15 @@ fit glow --model.optimization.lr.kimg 260 \
 # A picture is 1,024 steps of sampling here: quality is measured at the end alone, and few grids are drawn.
 fit pixelcnn --model.optimization.lr.kimg 44 \
     --quality.every_kimg 1000 --likelihood.every_kimg 22 --likelihood.num_samples 500 --samples.every_kimg 11
+
+# Measured afterwards, alike for all.
+for family in dcgan progan biggan stylegan2 r3gan vae flow_matching glow pixelcnn; do
+    run=runs/nine/${family}_fashion_mnist
+    python main.py evaluate --ckpt_path "$run" --metrics frechet precision_recall \
+        --num_samples 2000 --reference_samples 10000 --batch_size 500
+    python main.py diagnose --ckpt_path "$run" --num_samples 500
+done
+python main.py evaluate --ckpt_path runs/nine/flow_matching_fashion_mnist \
+    --metrics bits_per_dim --likelihood_samples 64 --likelihood_steps 40
+
+python main.py compare runs/nine/* --html nine_families.html --md nine_families.md

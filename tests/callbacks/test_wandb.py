@@ -265,9 +265,8 @@ def test_a_server_that_fails_in_the_middle_changes_nothing_but_a_line(
     server.stop()
     server.fault = None
     server.start()
-    if how == "gone":
-        sync(folder)
-        assert_all_arrived(server, folder)
+    sync(folder)
+    assert_all_arrived(server, folder)
 
 
 def kill_service() -> None:

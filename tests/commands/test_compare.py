@@ -173,6 +173,20 @@ def test_what_went_wrong(runs: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "Of 6 runs 1 were diagnosed" in text
 
 
+def test_the_diagnosis_furthest_in_training_counts(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finding = {"name": "memorisation", "verdict": "found", "says": "12 % are copies", "helps": "more data"}
+    folder = make_run(runs / "copies" / "1", diagnosis={"samples_seen": 2000, "findings": [finding]})
+    (folder / "diagnosis").mkdir()
+    for kimg, says in ((1000, "earlier"), (3000, "later")):
+        found = {"samples_seen": kimg, "findings": [{**finding, "says": says}]}
+        (folder / "diagnosis" / f"{kimg}.json").write_text(json.dumps(found))
+    (row,) = table(compared(capsys, folder), "What went wrong")
+    assert row["says"] == "later"
+    (folder / "diagnosis" / "broken.json").write_text("{")
+    assert main(["compare", str(folder)]) == 2
+    assert "broken.json is broken" in capsys.readouterr().err
+
+
 def test_the_csv_has_every_runs_values(runs: Path, tmp_path: Path) -> None:
     for seed, value in enumerate((280.0, 300.125)):
         make_run(runs / "a" / str(seed), value, seed=seed)

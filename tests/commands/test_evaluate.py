@@ -236,6 +236,13 @@ def test_a_checkpoint_is_diagnosed_in_words_and_in_a_picture(
     assert "what usually helps" in out  # five steps make no good model
     assert str(picture) in out
     assert Image.open(picture).size == (5 * 18 + 2, 8 * 18 + 2)
+    assert main(["compare", str(run_of(place))]) == 0
+    compared = capsys.readouterr().out
+    assert "Of 1 runs 1 were diagnosed" in compared
+    (kept,) = (run_of(place) / "diagnosis").glob("*.json")
+    assert json.loads(kept.read_text())["num_samples"] == 40
+    for finding in json.loads(kept.read_text())["findings"]:
+        assert (f"{finding['name']}: {finding['verdict']}" in compared) == (finding["verdict"] in ("suspect", "found"))
 
 
 def test_ten_pictures_repeated_and_a_copied_training_set_are_named_for_what_they_are(
