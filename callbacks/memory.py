@@ -115,7 +115,8 @@ class Memory(Callback):
         elif self._measuring and batch_idx + 1 >= self.batches and batch_idx % self.every_batches == 0:
             self._report(trainer)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """After the last figures and the last checkpoint, which are phases too."""
         self._report(trainer)
 
     def _report(self, trainer: Trainer) -> None:

@@ -140,6 +140,7 @@ def _measurement(run: RunFolder, name: str, figure: Mapping[str, Any], seen: Any
         key: value
         for key, value in settings.items()
         if key not in ("weights", "precision") and key not in NEUTRAL and value is not None
+        if settings.get("standing_statistics") or not key.startswith("standing_")  # how, where they are off
     }
     best = _dict(figure.get("best"))
     return Measurement(

@@ -65,9 +65,10 @@ def test_what_trades_modes_is_protocol_and_what_a_family_needs_is_not(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = {"weights": "ema", "precision": "float32", "temperature": 1.0, "steps": 50}
+    off = {"weights": "ema", "precision": "float32", "standing_statistics": 0, "standing_batch": 64}
     cold = {"weights": "ema", "precision": "float32", "temperature": 0.7}
     paths = [
-        make_run(runs / "gan" / "1", 300.0),
+        make_run(runs / "gan" / "1", figures={"fd_effnet": figure(300.0, sampler=off)}),
         make_run(runs / "flow" / "1", figures={"fd_effnet": figure(250.0, sampler=own)}),
         make_run(runs / "cold" / "1", figures={"fd_effnet": figure(150.0, sampler=cold)}),
     ]
