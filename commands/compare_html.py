@@ -220,7 +220,9 @@ def _table(table: Table, colours: Mapping[int, int]) -> str:
     rows = []
     for row in table.rows:
         dot = f'<span class="dot g{colours[id(row.runs[0])] % 10}"></span>' if row.runs else ""
-        cells = [f'<th scope="row" data-sort="{html.escape(row.label)}">{dot}{html.escape(row.label)}</th>']
+        label = html.escape(row.label)
+        breakable = re.sub(r"[_/.]", r"\g<0><wbr>", label)
+        cells = [f'<th scope="row" data-sort="{label}">{dot}{breakable}</th>']
         for column in columns:
             text = html.escape(table.cell(row, column))
             if best[column.name] is row:

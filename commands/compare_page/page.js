@@ -14,6 +14,11 @@
     return made;
   }
 
+  // A name that may be broken after _ and /, and not in the middle of a word.
+  function breakable(name) {
+    return element("span", {}, ...name.split(/(?<=[_/])/).flatMap((part) => [part, element("wbr")]));
+  }
+
   function short(value) {
     const size = Math.abs(value);
     if (size >= 1e9) return `${+(value / 1e9).toPrecision(3)}G`;
@@ -234,7 +239,7 @@
     for (const each of data.grids) {
       const image = element("img", { alt: `no ${each.kind} of ${each.run} yet` });
       const small = element("small", {});
-      const name = element("figcaption", { class: colour(each.group) }, element("span", { class: "dot" }), element("span", {}, data.groups[each.group]), small);
+      const name = element("figcaption", { class: colour(each.group) }, element("span", { class: "dot" }), breakable(data.groups[each.group]), small);
       const figure = element("figure", {}, name, image);
       cards.push({ each, figure, image, small });
       document.getElementById("grids").append(figure);
@@ -281,7 +286,7 @@
       drawAll();
     });
     document.getElementById("legend").append(
-      element("label", { class: colour(group) }, input, element("span", { class: "dot" }), name));
+      element("label", { class: colour(group) }, input, element("span", { class: "dot" }), breakable(name)));
   });
 
   const costs = [...new Set(data.scatter.flatMap((plot) => plot.points.flatMap((point) => Object.keys(point.x))))];
