@@ -55,7 +55,7 @@ def diagnose(
     extractor: Extractor,
     folder: Path,
     batch_size: int = 128,
-    critic: tuple[GenerativeModel, HasCritic] | None = None,
+    model: GenerativeModel | None = None,
     curves: tuple[Sequence[Mapping[str, float]], str] | None = None,
     quiet: bool = True,
 ) -> Diagnosed:
@@ -67,7 +67,7 @@ def diagnose(
         extractor: of the features.
         folder: of the cache.
         batch_size: pictures a pass.
-        critic: the model, where it has a discriminator: once as a model and once as a critic.
+        model: whose samples they are, where that is known.
         curves: rows of metrics.jsonl, and the figure in them to look at.
         quiet: no progress bars.
 
@@ -89,27 +89,28 @@ def diagnose(
 
     order = np.random.RandomState(0).permutation(train.count)
     half, other_half = (np.array(train.rows[np.sort(part)]) for part in (order[:count], order[count : 2 * count]))
+    adversarial = model is None or isinstance(model, HasCritic)
     findings = [
-        mode_collapse(half, other_half, fake[:count]),
-        memorisation(train.rows, None if unseen is None else unseen.rows, fake),
+        mode_collapse(half, other_half, fake[:count], adversarial),
+        memorisation(train.rows, None if unseen is None else unseen.rows, fake, adversarial),
     ]
-    if critic is not None:
-        model, judge = critic
+    if isinstance(model, HasCritic):
         logits = [
-            _logits(model, judge, pictures, batch_size)
+            _logits(model, model, pictures, batch_size)
             for pictures in (train.pictures.subset(count), unseen_pictures, samples)
             if pictures is not None
         ]
         unseen_logits = logits[1] if unseen is not None else None
         rows = () if curves is None else curves[0]
-        findings.append(discriminator_overfitting(logits[0], unseen_logits, logits[-1], judge.zero_is_undecided, rows))
+        findings.append(discriminator_overfitting(logits[0], unseen_logits, logits[-1], model.zero_is_undecided, rows))
     if curves is not None:
-        findings.append(instability(*curves))
+        findings.append(instability(*curves, adversarial))
     if data.num_classes and set(train.labels.tolist()) != {-1}:
         classifier, accuracy = train.classifier()
         in_samples, in_data = (classifier.predict(torch.from_numpy(rows)) for rows in (fake, half))
         names = tuple(getattr(data, "class_names", ())) or tuple(map(str, range(data.num_classes)))
-        findings.append(uneven_classes(in_samples, in_data, names, accuracy))
+        conditional = model is not None and model.label_classes > 0
+        findings.append(uneven_classes(in_samples, in_data, names, accuracy, conditional))
     return Diagnosed(findings, _closest(samples, fake, train))
 
 
@@ -200,7 +201,7 @@ class Diagnosis(Callback):
             quality.network(model.device),
             default_folder() if quality.cache_dir is None else Path(quality.cache_dir),
             quality.batch_size,
-            (model, model) if isinstance(model, HasCritic) else None,
+            model,
             (rows, run.headline[0]) if run.headline else None,
         )
         path = run.folder / "diagnosis" / f"kimg{model.samples_seen / 1000:010.3f}.png"

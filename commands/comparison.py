@@ -183,7 +183,8 @@ def _figures(found: Sequence[Group], likelihood: bool) -> list[Table]:
         if likelihood:
             kind = panel.protocol.get("likelihood", "")
             title += f" ({kind})" if kind else ""
-            note.insert(0, f"The figures are {BOUNDS.get(kind, kind)}; lower is better.")
+            about = next((words for begins, words in BOUNDS.items() if kind.startswith(begins)), kind)
+            note.insert(0, f"The figures are {about}; lower is better.")
         columns, rows = _panel_rows(panel, group_of)
         made.append(Table(title, columns, rows, " ".join(note), panel))
     return made
@@ -314,10 +315,8 @@ def problems(found: Sequence[Group]) -> Table:
         for what, says, helps in _problems(run)
     ]
     looked = [run for run in runs if run.diagnosis]
-    note = (
-        f"Of {len(runs)} runs {len(looked)} were diagnosed (`diagnose`, or `--diagnosis.every_kimg`); the others may "
-        "hide what only a diagnosis finds."
-    )
+    note = f"Of {len(runs)} runs {len(looked)} were diagnosed (`diagnose`, or `--diagnosis.every_kimg`)"
+    note += "." if len(looked) == len(runs) else "; the others may hide what only a diagnosis finds."
     columns = [Column("what"), Column("says"), Column("what usually helps")]
     return Table("What went wrong", columns, rows, note)
 

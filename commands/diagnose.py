@@ -51,16 +51,14 @@ def run(arguments: Sequence[str]) -> int:
     from metrics.files import without_nonfinite, write_json_whole
     from metrics.pictures import save_png
     from models import load
-    from models.capabilities import HasCritic
 
     device = torch.device(usable_device(options.device))
-    critic = curves = run_folder = None
+    model = curves = run_folder = None
     if options.ckpt_path is not None:
         path = checkpoint_at(options.ckpt_path)
         model = load(path, str(device))
         settings = model.settled(model.settings_class(weights=options.weights))
         samples, shape = model_samples(model, options.num_samples, options.seed, settings), model.data_shape
-        critic = (model, model) if isinstance(model, HasCritic) else None
         run_folder = run_folder_of(path)
         curves = None if run_folder is None else curves_of(run_folder, model.samples_seen)
         config = options.data or config_of_run(path)
@@ -80,10 +78,10 @@ def run(arguments: Sequence[str]) -> int:
     )
     quiet = options.json or not sys.stderr.isatty()
     folder = options.cache_dir or default_folder()
-    diagnosed = diagnose(samples, data, extractor, folder, options.batch_size, critic, curves, quiet)
+    diagnosed = diagnose(samples, data, extractor, folder, options.batch_size, model, curves, quiet)
     out.parent.mkdir(parents=True, exist_ok=True)
     save_png(diagnosed.closest, out)
-    if run_folder is not None:
+    if model is not None and run_folder is not None:
         (run_folder / "diagnosis").mkdir(exist_ok=True)
         found = {"samples_seen": model.samples_seen, "num_samples": options.num_samples, "weights": options.weights}
         found["findings"] = as_plain(diagnosed.findings)

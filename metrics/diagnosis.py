@@ -37,7 +37,7 @@ class Finding:
     figures: dict[str, float]
 
 
-def mode_collapse(real: np.ndarray, others: np.ndarray, fake: np.ndarray) -> Finding:
+def mode_collapse(real: np.ndarray, others: np.ndarray, fake: np.ndarray, adversarial: bool = True) -> Finding:
     """Whether samples leave out parts of the data, or repeat themselves.
 
     Recall and coverage depend on the number of pictures and on the features, so that only their ratio to what other
@@ -47,6 +47,7 @@ def mode_collapse(real: np.ndarray, others: np.ndarray, fake: np.ndarray) -> Fin
         real: features of real pictures, (N, D).
         others: features of other real pictures, about as many; the baseline.
         fake: features of samples, about as many.
+        adversarial: whether there is a discriminator, which what helps may speak of.
     """
     distances = neighbour_distances(real, 5)
     ours, baseline = (neighbour_figures(rows, real, real_distances=distances) for rows in (fake, others))
@@ -69,6 +70,8 @@ def mode_collapse(real: np.ndarray, others: np.ndarray, fake: np.ndarray) -> Fin
     helps = (
         "a stronger regularizer (R1 with a higher gamma), minibatch statistics in the discriminator, a lower learning "
         "rate, a larger batch, or an earlier checkpoint"
+        if adversarial
+        else "more training, a larger network, or a sampler that keeps more variety (temperature 1, no top_k or top_p)"
     )
     reached = min(ours.recall / max(baseline.recall, 1e-9), ours.coverage / max(baseline.coverage, 1e-9))
     if ours.precision < 0.2 * baseline.precision and repeated < 0.5:
@@ -92,7 +95,7 @@ def distinct(rows: np.ndarray, close: float) -> int:
     return count
 
 
-def memorisation(train: np.ndarray, unseen: np.ndarray | None, fake: np.ndarray) -> Finding:
+def memorisation(train: np.ndarray, unseen: np.ndarray | None, fake: np.ndarray, adversarial: bool = True) -> Finding:
     """Whether samples are copies of training pictures: closer to them than pictures the model never saw.
 
     Args:
@@ -100,6 +103,7 @@ def memorisation(train: np.ndarray, unseen: np.ndarray | None, fake: np.ndarray)
         unseen: features of pictures kept from training; where there are none, each training picture's distance to the
             nearest other stands in.
         fake: features of samples.
+        adversarial: whether there is a discriminator.
     """
     own = nearest(fake, train, 1)[0][:, 0]
     by = "held-out pictures" if unseen is not None else "training pictures to one another"
@@ -117,9 +121,8 @@ def memorisation(train: np.ndarray, unseen: np.ndarray | None, fake: np.ndarray)
         f"{share:.1%} of samples are closer to a training picture than 95 % of {by}; {usual:.1%} would be chance, "
         f"and {copies:.1%} are copies"
     )
-    helps = (
-        "more data, augmentation of what the discriminator sees (DiffAugment, ADA), a smaller model, or an earlier stop"
-    )
+    augmentation = "augmentation of what the discriminator sees (DiffAugment, ADA)" if adversarial else "dropout"
+    helps = f"more data, {augmentation}, a smaller model, or an earlier stop"
     # Five times and twice what chance gives: judgements.
     if share > 5 * max(usual, 0.05) or copies > 0.01:
         return Finding("memorisation", "found", says, helps, figures)
@@ -189,19 +192,24 @@ def _last_tenth(rows: Sequence[Mapping[str, float]], name: str) -> float | None:
     return float(np.mean(values[-max(len(values) // 10, 1) :])) if values else None
 
 
-def instability(rows: Sequence[Mapping[str, float]], figure: str) -> Finding:
+def instability(rows: Sequence[Mapping[str, float]], figure: str, adversarial: bool = True) -> Finding:
     """Whether training shook: spikes of the gradients, a figure that swings, or one that got worse again.
 
     Args:
         rows: of metrics.jsonl, in order.
         figure: the figure of quality to look at, lower is better.
+        adversarial: whether there is a discriminator.
     """
-    helps = "a lower learning rate, a stronger regularizer, clipping (adversarial.clip_norm), or a longer average"
+    helps = (
+        "a lower learning rate, a stronger regularizer, clipping (adversarial.clip_norm), or a longer average"
+        if adversarial
+        else "a lower learning rate or a longer warm-up, clipping (optimization.clip_norm), or a longer average"
+    )
     curve = [(row["samples_seen"], row[figure]) for row in rows if isinstance(row.get(figure), int | float)]
     figures: dict[str, float] = {}
     said: list[str] = []
     verdict: Verdict = "fine"
-    for name in ("g_grad_norm", "d_grad_norm", "grad_norm"):
+    for name in ("g_grad_norm", "d_grad_norm", "encoder_grad_norm", "grad_norm"):
         norms = np.array([row[name] for row in rows if isinstance(row.get(name), int | float)])
         norms = norms[len(norms) // 10 :]  # the first steps of training are always wild
         if len(norms) < 10:
@@ -232,7 +240,9 @@ def instability(rows: Sequence[Mapping[str, float]], figure: str) -> Finding:
     return Finding("instability", verdict, says, "" if verdict == "fine" else helps, figures)
 
 
-def uneven_classes(fake: Tensor, real: Tensor, names: Sequence[str], accuracy: float) -> Finding:
+def uneven_classes(
+    fake: Tensor, real: Tensor, names: Sequence[str], accuracy: float, conditional: bool = False
+) -> Finding:
     """Whether classes come as often as in the data, by one classifier's word on both.
 
     Args:
@@ -240,6 +250,7 @@ def uneven_classes(fake: Tensor, real: Tensor, names: Sequence[str], accuracy: f
         real: int64 (M,), what the same classifier sees in real pictures: its own mistakes cancel.
         names: of the classes.
         accuracy: of the classifier on real pictures it was not fitted to.
+        conditional: whether the model is asked for classes already.
     """
     classes = len(names)
     ours, theirs = (torch.bincount(found, minlength=classes).double() / len(found) for found in (fake, real))
@@ -252,7 +263,8 @@ def uneven_classes(fake: Tensor, real: Tensor, names: Sequence[str], accuracy: f
     says = f"shares of classes are {distance:.1%} off (classifier right on {accuracy:.0%} of real pictures)"
     says += f"; rare: {', '.join(rare)}" if rare else ""
     says += f"; frequent: {', '.join(frequent)}" if frequent else ""
-    helps = "a conditional model (model.conditional), more training, or what helps against mode collapse"
+    helps = "more training, or what helps against mode collapse"
+    helps = helps if conditional else f"a conditional model (model.conditional), {helps}"
     chance = math.sqrt(classes / (2 * math.pi) * (1 / len(fake) + 1 / len(real)))  # mean |p - q| / 2 of equal shares
     if distance > 0.25 + chance or figures["rarest_ratio"] < 0.1:
         return Finding("uneven classes", "found", says, helps, figures)

@@ -167,3 +167,12 @@ def test_a_model_without_samples_is_judged_by_its_reconstructions(
     assert main(again) == 2
     assert "diagnosis.every_kimg: this histogram may not sample" in capsys.readouterr().err
     assert bytes_of(next((run / "samples").glob("reconstructions_*.png"))).shape[2] == 3
+
+
+def test_a_diagnosis_of_a_model_without_a_discriminator_does_not_speak_of_one(
+    run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["diagnose", "--ckpt_path", str(run), "--num_samples", "20", "--cache_dir", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "what usually helps" in out  # a histogram of each pixel is no model of pictures
+    assert "discriminator" not in out

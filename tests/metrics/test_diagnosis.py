@@ -40,6 +40,9 @@ def test_a_generator_that_repeats_ten_pictures_is_named() -> None:
     assert found.says.startswith("400 samples show only 10 different pictures")
     assert found.figures["repeated"] == 1
     assert "R1" in found.helps
+    other = mode_collapse(real, others, repeated, adversarial=False)
+    assert other.verdict == "found"
+    assert "discriminator" not in other.helps
     nearly = repeated + 1e-3 * np.random.RandomState(1).randn(400, 16).astype(np.float32)
     assert mode_collapse(real, others, nearly).figures["different"] == 10
     assert memorisation(real, features(400, 4), repeated).verdict in (
@@ -140,6 +143,8 @@ def test_uneven_classes_are_named() -> None:
     fake = torch.from_numpy(draw.choice(5, size=1000, p=[0.5, 0.3, 0.15, 0.05, 0.0]))
     found = uneven_classes(fake, real, names, 0.9)
     assert found.verdict == "found"
+    assert "conditional" in found.helps
+    assert "conditional" not in uneven_classes(fake, real, names, 0.9, conditional=True).helps
     assert "rare: dress 0.0%" in found.says
     assert "frequent: shirt" in found.says
     mild = torch.from_numpy(draw.choice(5, size=1000, p=[0.2, 0.2, 0.2, 0.34, 0.06]))
