@@ -1,7 +1,7 @@
 #!/bin/sh
 # Nine families, eight minutes each, on one machine, one after the other: what docs/nine_families.md shows.
 # All see the 60,000 training pictures of Fashion-MNIST, padded to 32×32. What a config plans over its own budget (a
-# schedule, ProGAN's stages) is set to what eight minutes of 2 CPU cores reach; everything else is the config's.
+# schedule, ProGAN's stages) is set to about what eight minutes of 2 CPU cores reach; everything else is the config's.
 set -e
 
 fit() {
@@ -37,4 +37,4 @@ done
 python main.py evaluate --ckpt_path runs/nine/flow_matching_fashion_mnist \
     --metrics bits_per_dim --likelihood_samples 64 --likelihood_steps 40
 
-python main.py compare runs/nine/* --html nine_families.html --md nine_families.md
+python main.py compare runs/nine/* --html runs/nine_families.html --md runs/nine_families.md
