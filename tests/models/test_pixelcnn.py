@@ -153,3 +153,10 @@ def test_mistakes_are_said_in_a_line(shape: tuple[int, ...], settings: dict[str,
     with pytest.raises(ValueError, match=message) as caught:
         PixelCNN(shape, **{**SMALL, **settings})
     assert "\n" not in str(caught.value)
+
+
+def test_the_authors_size_has_their_parameters() -> None:
+    """A port of their code (pclucas14/pixel-cnn-pp) has 53,659,080, of which 40,420 are gains of weight norms."""
+    with torch.device("meta"):
+        made = PixelNetwork(3, width=160, blocks=5, mixtures=10, dropout=0.5)
+    assert sum(weight.numel() for weight in made.parameters()) == 53_618_660
