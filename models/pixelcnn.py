@@ -3,19 +3,23 @@
 Two streams of gated residual blocks in the shape of a U (section 2.3 and 2.4, figure 2): the upper sees the rows above
 a pixel, the left one also the pixels to its left, and takes the upper's features in at every block.
 
-Where we depart from the authors' code (openai/pixel-cnn): plain convolutions for weight normalisation with an
-initialization from data; the first convolutions look at a shifted picture instead of being shifted themselves, so that
-the outermost row and column get a bias; what is drawn is rounded to bytes before the next pixel sees it (see
+Weights are normalised and set from the first batch, as the authors' are (Salimans & Kingma 2016). Where we depart from
+their code (openai/pixel-cnn): the first convolutions look at a shifted picture instead of being shifted themselves, so
+that the outermost row and column get a bias; what is drawn is rounded to bytes before the next pixel sees it (see
 models/mixture.py); grey pictures have mixtures of one channel; no classes.
 """
 
+import contextlib
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import weight_norm
 
 from models.base import SamplerSettings, picture_shape
 from models.capabilities import HasLikelihood, LikelihoodSettings
@@ -250,7 +254,10 @@ class PixelNetwork(nn.Module):
         self.left_first = nn.Conv2d(channels + 1, width, (2, 1))
         self.upper, self.left = (Level(width, blocks, 2, kernel, dropout) for kernel in (UPPER, LEFT))
         self.last = nn.Conv2d(width, parameters_needed(mixtures, channels), 1)
-        self.apply(initialize)
+        self.initialized: Tensor
+        self.register_buffer("initialized", torch.zeros((), dtype=torch.uint8))
+        for layer in convolutions(self):
+            normalize_weight(layer)
 
     def framed(self, x: Tensor) -> Tensor:
         """Pictures with a channel of ones, and zeros around them: two rows above, a column to each side."""
@@ -272,12 +279,13 @@ class PixelNetwork(nn.Module):
         number, height, width = uniforms.shape[:3]
         framed = self.framed(uniforms.new_zeros(number, self.channels, height, width))
         known: dict[nn.Module, Tensor] = {}
-        for row in range(height):
-            upper = self.upper_row(framed, Part(row, None, height, width, known))
-            for column in range(width):
-                parameters = self.pixel(framed, upper, Part(row, column, height, width, known))
-                pixel = drawn(parameters, uniforms[:, row, column], temperature)
-                framed[:, : self.channels, row + 2, column + 1] = pixel.to(framed.dtype)
+        with parametrize.cached():  # weights are normalised once, not for each pixel
+            for row in range(height):
+                upper = self.upper_row(framed, Part(row, None, height, width, known))
+                for column in range(width):
+                    parameters = self.pixel(framed, upper, Part(row, column, height, width, known))
+                    pixel = drawn(parameters, uniforms[:, row, column], temperature)
+                    framed[:, : self.channels, row + 2, column + 1] = pixel.to(framed.dtype)
         return framed[:, : self.channels, 2:, 1:-1].contiguous()
 
     def upper_row(self, framed: Tensor, part: Part) -> Trace:
@@ -294,14 +302,61 @@ class PixelNetwork(nn.Module):
         return self._of(self.left(above + left, upper.column(column), part))[:, 0, 0]
 
 
-def initialize(layer: nn.Module) -> None:
-    """Weights that keep the variance of their input; a block's second convolution a tenth of that, as the authors'."""
-    if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
-        nn.init.normal_(layer.weight, 0.0, 1 / math.sqrt(layer.in_channels * math.prod(layer.kernel_size)))
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
-    if isinstance(layer, GatedBlock):  # after its own layers
-        layer.second.weight.data.mul_(0.1)
+# Weight normalisation (Salimans & Kingma 2016), and its initialization from data.
+
+
+def convolutions(network: nn.Module) -> list[nn.Conv2d | nn.ConvTranspose2d]:
+    """All of a network, in the order of its modules."""
+    return [layer for layer in network.modules() if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))]
+
+
+def normalize_weight(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
+    """Makes a weight g v / |v| for each channel that comes out: v from N(0, 0.05), g one, and no bias."""
+    nn.init.normal_(layer.weight, 0.0, 0.05)
+    weight_norm(layer, dim=int(isinstance(layer, nn.ConvTranspose2d)))
+    nn.init.ones_(gain(layer))
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+
+
+def gain(layer: nn.Module) -> nn.Parameter:
+    """The g of a normalised weight."""
+    found = layer.get_parameter("parametrizations.weight.original0")
+    assert isinstance(found, nn.Parameter)
+    return found
+
+
+@contextlib.contextmanager
+def initializing(network: nn.Module) -> Iterator[None]:
+    """Within, a forward pass sets gains and biases so that what each convolution makes of that batch has mean 0 and
+    standard deviation 1, a tenth for a block's second (section 3 of Salimans & Kingma 2016; the authors' code).
+    """
+    small = {block.second for block in network.modules() if isinstance(block, GatedBlock)}
+    hooks = [
+        layer.register_forward_hook(functools.partial(_set_from, 0.1 if layer in small else 1.0))
+        for layer in convolutions(network)
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _set_from(deviation: float, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """A forward hook: sets the layer by its output (N, C, H, W), and gives what it makes of the same input now."""
+    full = output.to(torch.promote_types(output.dtype, torch.float32))
+    mean = full.mean((0, 2, 3))
+    scale = deviation / torch.sqrt(full.var((0, 2, 3), correction=0) + 1e-10)
+    gains = gain(layer)
+    gains.mul_(scale.view_as(gains))
+    assert isinstance(layer.bias, nn.Parameter)
+    layer.bias.copy_(scale * (layer.bias - mean))
+    return (output - _by_channel(mean, output)) * _by_channel(scale, output)
+
+
+def _by_channel(values: Tensor, like: Tensor) -> Tensor:
+    return values.view(-1, 1, 1).to(like.dtype)
 
 
 class PixelCNN(SingleLoss, HasLikelihood):
@@ -337,6 +392,14 @@ class PixelCNN(SingleLoss, HasLikelihood):
         network = PixelNetwork(channels, width, blocks, mixtures, dropout)
         super().__init__(data_shape, num_classes, network, Optimization() if optimization is None else optimization)
         self.width, self.blocks, self.mixtures, self.dropout = width, blocks, mixtures, dropout
+
+    def on_first_batch(self, x: Tensor, labels: Tensor) -> None:
+        """Once in the network's life: neither a run that resumes nor one that begins with another's weights again."""
+        assert isinstance(self.network, PixelNetwork)
+        if not self.network.initialized:
+            with initializing(self.network):
+                self.network(x)
+            self.network.initialized.fill_(1)
 
     def loss(self, x: Tensor, labels: Tensor) -> Tensor:
         """The negative log-probability of a picture, in nats a value: (N,)."""

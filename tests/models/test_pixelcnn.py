@@ -9,7 +9,16 @@ from torch import Tensor
 
 from models import load
 from models.mixture import drawn
-from models.pixelcnn import Part, PixelCNN, PixelNetwork, PixelSettings, concat_elu
+from models.pixelcnn import (
+    Part,
+    PixelCNN,
+    PixelNetwork,
+    PixelSettings,
+    concat_elu,
+    convolutions,
+    gain,
+    initializing,
+)
 from models.single_loss import Optimization
 
 SMALL: dict[str, Any] = {"width": 4, "blocks": 1, "mixtures": 2}
@@ -94,7 +103,7 @@ def test_bits_of_a_known_distribution() -> None:
     model = PixelCNN((1, 4, 4), width=2, blocks=1, mixtures=1, dropout=0.0)
     last = model.network.last
     assert isinstance(last, torch.nn.Conv2d)
-    torch.nn.init.zeros_(last.weight)
+    torch.nn.init.zeros_(gain(last))
     assert last.bias is not None
     last.bias.data = torch.tensor([0.7, 0.25, math.log(0.1)])
     levels = torch.arange(16).view(1, 1, 4, 4) * 17
@@ -156,7 +165,54 @@ def test_mistakes_are_said_in_a_line(shape: tuple[int, ...], settings: dict[str,
 
 
 def test_the_authors_size_has_their_parameters() -> None:
-    """A port of their code (pclucas14/pixel-cnn-pp) has 53,659,080, of which 40,420 are gains of weight norms."""
+    """Counted in a port of their code, pclucas14/pixel-cnn-pp."""
     with torch.device("meta"):
         made = PixelNetwork(3, width=160, blocks=5, mixtures=10, dropout=0.5)
-    assert sum(weight.numel() for weight in made.parameters()) == 53_618_660
+    assert sum(weight.numel() for weight in made.parameters()) == 53_659_080
+
+
+def outputs(net: PixelNetwork, x: Tensor) -> dict[str, Tensor]:
+    """What each convolution makes of pictures."""
+    found: dict[str, Tensor] = {}
+    names = {layer: name for name, layer in net.named_modules()}
+
+    def keep(layer: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        found[names[layer]] = output
+
+    hooks = [layer.register_forward_hook(keep) for layer in convolutions(net)]
+    with torch.no_grad():
+        net(x)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_first_batch_sets_every_convolution(channels: int) -> None:
+    """Also of a network whose convolutions have biases already."""
+    net, x = network(channels), pictures(4, channels, 16, 16)
+    for layer in convolutions(net):
+        torch.nn.init.ones_(gain(layer))
+    with torch.no_grad(), initializing(net):
+        within = net(x)
+    found = outputs(net, x)
+    assert len(found) == len(convolutions(net))
+    for name, output in found.items():
+        expected = 0.1 if name.endswith("second") else 1.0
+        torch.testing.assert_close(output.mean((0, 2, 3)), output.new_zeros(output.shape[1]), atol=1e-6, rtol=0)
+        deviation = output.var((0, 2, 3), correction=0).sqrt()
+        # 1e-10 is added to a variance.
+        torch.testing.assert_close(deviation, torch.full_like(deviation, expected), atol=0, rtol=1e-5)
+    torch.testing.assert_close(within, net(x), atol=1e-6, rtol=1e-6)
+
+
+def test_the_first_batch_sets_a_network_once(fit: Callable[..., Any], batches: Callable[..., Any]) -> None:
+    torch.manual_seed(0)
+    model = PixelCNN((1, 8, 8), optimization=Optimization(lr=0.0), **SMALL)
+    before = gain(model.network.last).clone()
+    fit(model, batches(1, 4, (1, 8, 8)))
+    first = gain(model.network.last).clone()
+    assert not torch.equal(first, before)
+    model.samples_seen = model.steps = 0
+    fit(model, batches(2, 4, (1, 8, 8))[1:])
+    assert torch.equal(gain(model.network.last), first)
