@@ -57,6 +57,8 @@ def run(arguments: Sequence[str]) -> int:
     if options.ckpt_path is not None:
         path = checkpoint_at(options.ckpt_path)
         model = load(path, str(device))
+        if len(model.data_shape) != 3:
+            raise ValueError(f"{path}: samples of shape {model.data_shape} are no pictures; only those are diagnosed")
         settings = model.settled(model.settings_class(weights=options.weights))
         samples, shape = model_samples(model, options.num_samples, options.seed, settings), model.data_shape
         run_folder = run_folder_of(path)

@@ -39,7 +39,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--metrics", nargs="+", metavar="METRIC",
         help="frechet kernel inception_score precision_recall density_coverage class_accuracy modes lpips, and "
-        "bits_per_dim of a checkpoint's held-out data (all that apply, but lpips and what takes long)",
+        "bits_per_dim (of text bits_per_character) of a checkpoint's held-out data (all that apply, but lpips and what "
+        "takes long)",
     )  # fmt: skip
     parser.add_argument("--num_samples", type=int, help="samples to measure (10000 of a checkpoint, else all)")
     parser.add_argument("--reference_samples", type=int, help="real pictures to measure, drawn with a fixed seed (all)")
@@ -82,7 +83,7 @@ def run(arguments: Sequence[str]) -> int:
     if model is not None and checkpoint is not None and likelihoods.wanted(model, options.metrics):
         name, figure, how = likelihoods.bits(model, checkpoint, options)
         report_bits(name, figure, how, checkpoint, options)
-        others = [metric for metric in options.metrics or () if metric != likelihoods.BITS]
+        others = [metric for metric in options.metrics or () if metric not in likelihoods.BITS]
         if (options.metrics and not others) or not makes_pictures(model):
             return 0
         options.metrics = others or None
@@ -141,8 +142,8 @@ def loaded(options: argparse.Namespace, device: str) -> "tuple[GenerativeModel |
     from models import load
 
     if options.ckpt_path is None:
-        if likelihoods.BITS in (options.metrics or ()):
-            raise ValueError(f"--metrics {likelihoods.BITS}: finished samples have no likelihood; give --ckpt_path")
+        if asked := [metric for metric in options.metrics or () if metric in likelihoods.BITS]:
+            raise ValueError(f"--metrics {asked[0]}: finished samples have no likelihood; give --ckpt_path")
         return None, None
     path = checkpoint_at(options.ckpt_path)
     return load(path, device), path
@@ -187,7 +188,8 @@ def judged(
     if model.why_no_samples is not None:
         raise ValueError(f"{path}: {model.why_no_samples}")
     if len(model.data_shape) != 3 or model.data_shape[0] not in (1, 3):
-        raise ValueError(f"{path}: samples of shape {model.data_shape} are no pictures")
+        remedy = "" if likelihoods.why_not(model) else "; of this model measure --metrics bits_per_dim"
+        raise ValueError(f"{path}: samples of shape {model.data_shape} are no pictures{remedy}")
     sides = []
     for variant in variants:
         settings = settings_of(model, variant)

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from metrics.evaluation import Figure
     from models.base import GenerativeModel
 
-BITS = "bits_per_dim"
-"""By this name `--metrics` asks for it, whatever the unit."""
+BITS = ("bits_per_dim", "bits_per_character")
+"""By either name `--metrics` asks for it; the model decides the unit."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,9 +41,10 @@ def wanted(model: "GenerativeModel", metrics: list[str] | None) -> bool:
     reason = why_not(model)
     if metrics is None:
         return reason is None and isinstance(model, HasLikelihood) and not model.likelihood_on_demand
-    if BITS in metrics and reason is not None:
-        raise ValueError(f"--metrics {BITS}: {reason}")
-    return BITS in metrics
+    asked = [metric for metric in metrics if metric in BITS]
+    if asked and reason is not None:
+        raise ValueError(f"--metrics {asked[0]}: {reason}")
+    return bool(asked)
 
 
 def bits(
@@ -71,6 +72,8 @@ def bits(
     data = data_from(config)
     if tuple(data.data_shape) != tuple(model.data_shape):
         raise ValueError(f"{config} has examples of {data.data_shape}, and the model is of {model.data_shape}")
+    if model.alphabet is not None and data.alphabet != model.alphabet:
+        raise ValueError(f"{config}: its text has other characters than the model was trained on; name that text")
     if options.likelihood_samples < 1:
         raise ValueError("--likelihood_samples must be at least 1")
     settings = likelihood_settings(model, options.weights, options.draws, options.likelihood_steps)

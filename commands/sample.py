@@ -55,8 +55,8 @@ def run(arguments: Sequence[str]) -> int:
     if len(model.data_shape) != 3 and not of_text and not of_points:
         raise ValueError(f"{path}: samples of shape {model.data_shape} are no pictures")
     if of_text != (options.out.suffix == ".txt") or (of_points and (swept or options.out.suffix != ".png")):
-        kind = "text" if of_text else "points" if of_points else "pictures"
-        raise ValueError(f"--out {options.out}: {kind} cannot be written there; see --help")
+        kind, where = ("text", "x.txt") if of_text else ("points", "x.png") if of_points else ("pictures", "x.png")
+        raise ValueError(f"--out {options.out}: {kind} cannot be written there; name a file such as {where}")
     all_settings = [settings_of(model, variant) for variant in variants]
     labels = in_turn(options.labels, num)
     drawn = []

@@ -91,7 +91,8 @@ class Text(DataModule):
         for split, windows in self._splits.items():
             if not len(windows):
                 raise ValueError(
-                    f"{path}: its {split} part has {len(windows.tokens)} characters, fewer than length {length}"
+                    f"{path}: its {split} part has {len(windows.tokens)} characters, fewer than data.length {length}; "
+                    "lower that, or name a longer text"
                 )
 
     def encode(self, text: str) -> Tensor:

@@ -6,10 +6,16 @@ A flow is a bijection f between data and standard normal noise, log p(x) = log N
 trained by that, and sampled by the inverse. Pictures are dequantised: their bytes get uniform noise. Of vectors, such
 as points of the plane, both are one level of couplings, without dequantisation.
 
-Where we depart from the papers: RealNVP's batch norms between couplings are ActNorms, set from the first batch (a
-density that depends on its batch is none); those within its networks, the further paths from each residual block to the
-end, and the penalty of weight norms' scales are left out; `width` is that of all its couplings, the paper's that of the
-first. Glow's couplings scale by no less than `least_scale`.
+Where we depart from the papers and their code. RealNVP: its batch norms between couplings are ActNorms, set from the
+first batch (a density that depends on its batch is none); those within its networks, the further paths from each
+residual block to the end, the mask and the ReLUs of x and -x at their beginning, and the penalty of weight norms'
+scales are left out; a coupling scales and then shifts, as in the paper's eq. 9, where the code shifts first; the range
+of scales is a number a channel that begins at 1, where the code has one a coupling.
+
+Glow: its couplings scale by no less than `least_scale`; its code (openai/glow) also tells every 3x3 convolution where
+the picture's border is, by one more channel, and learns the last level's mean and scale (`learntop`), here those of
+standard noise; it keeps a third of an ActNorm's log-scale as the parameter, so that Adam's steps of it are larger; its
+1x1 convolutions are whole matrices, here LU, as in the paper's section 3.2.
 """
 
 import math
@@ -36,6 +42,7 @@ from models.flow_layers import (
     checkerboard,
     glow_network,
     half_of,
+    half_of_squeezed,
     initializing,
     residual_network,
     vector_network,
@@ -183,6 +190,7 @@ class RealNVP(Flow):
         couplings: of either kind in each scale.
         width: channels of the residual networks, or hidden units of vectors' networks.
         blocks: residual blocks of each network; not used for vectors.
+        widen: whether those channels double with each squeeze, as the paper's do (section 3.6).
         alpha: how far pictures' values are kept from 0 and 1 before their logit is taken.
         optimization: how it is trained.
     """
@@ -195,6 +203,7 @@ class RealNVP(Flow):
         couplings: int = 3,
         width: int = 32,
         blocks: int = 4,
+        widen: bool = False,
         alpha: float = 0.05,
         optimization: Optimization | None = None,
     ) -> None:
@@ -202,6 +211,7 @@ class RealNVP(Flow):
             raise ValueError(f"alpha must lie between 0 and 0.5, and is {alpha}")
         shape = _checked(data_shape, levels, halvings=levels - 1, width=width, couplings=couplings, blocks=blocks)
         chains, splits, shapes = [], [], []
+        channels = width
         for level in range(levels):
             last, layers = level == levels - 1, list[Invertible]()
             if len(shape) == 1:
@@ -213,18 +223,21 @@ class RealNVP(Flow):
                     layers.append(Logit(alpha))
                 for i in range(couplings + last):
                     mask = checkerboard(shape[1], shape[2], first=i % 2 == 0)
-                    layers += _realnvp_step(mask, shape[0], width, blocks)
+                    layers += _realnvp_step(mask, shape[0], channels, blocks)
             if not last:
                 layers.append(Squeeze())
+                masks = [half_of_squeezed(shape[0], first) for first in (True, False)]
                 shape = (4 * shape[0], shape[1] // 2, shape[2] // 2)
+                channels = 2 * channels if widen else channels
                 for i in range(couplings):
-                    layers += _realnvp_step(half_of(shape, i % 2 == 0), shape[0], width, blocks)
+                    layers += _realnvp_step(masks[i % 2], shape[0], channels, blocks)
                 splits.append(Split(shape[0], learned=False))
                 shape = (shape[0] // 2, *shape[1:])
             chains.append(Chain(layers))
             shapes.append(shape)
         super().__init__(data_shape, num_classes, MultiScale(chains, splits, shapes), optimization or Optimization())
-        self.levels, self.couplings, self.width, self.blocks, self.alpha = levels, couplings, width, blocks, alpha
+        self.levels, self.couplings, self.width, self.blocks = levels, couplings, width, blocks
+        self.widen, self.alpha = widen, alpha
 
 
 def _realnvp_step(mask: Tensor, channels: int, width: int, blocks: int) -> list[Invertible]:

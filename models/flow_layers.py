@@ -154,8 +154,8 @@ class InvertibleLinear(Invertible):
 class Squeeze(Invertible):
     """(N, C, 2H, 2W) to (N, 4C, H, W): each 2x2 block becomes four times the channels (section 3.6 of RealNVP).
 
-    Of the four, the two on the block's diagonal come first, so that half the channels are a checkerboard of the pixels,
-    as in RealNVP's figure 3.
+    Of the four, the two on the block's diagonal come first, so that what `Split` lets go of is a checkerboard of the
+    pixels, as in RealNVP's code.
     """
 
     CORNERS = ((0, 0), (1, 1), (0, 1), (1, 0))
@@ -240,7 +240,7 @@ class MaskedCoupling(Invertible):
     def __init__(self, mask: Tensor, channels: int, network: nn.Module) -> None:
         super().__init__()
         self.mask: Tensor
-        self.register_buffer("mask", mask, persistent=False)
+        self.register_buffer("mask", mask)  # in checkpoints, too: what was learned under it means nothing under another
         self.network = network
         self.range = nn.Parameter(torch.ones(channels))
 
@@ -269,6 +269,17 @@ def half_of(shape: Sequence[int], first: bool) -> Tensor:
     """(C, 1, ...) for samples of this shape (C, ...): 1 on the first half of the channels, or on the rest."""
     kept = torch.arange(shape[0]) < shape[0] - shape[0] // 2
     return (kept == first).to(torch.get_default_dtype()).view(-1, *[1] * (len(shape) - 1))
+
+
+def half_of_squeezed(channels: int, first: bool) -> Tensor:
+    """(4 channels, 1, 1): 1 on half of what `Squeeze` makes of so many channels, or on the rest.
+
+    The half is the first channels' pixels, and of the middle one of an odd number the upper two of each block, as in
+    RealNVP's code: a checkerboard of the pixels would only repeat the masks before the squeeze (its section 3.6).
+    """
+    place = [4 * channel + 2 * row + column for row, column in Squeeze.CORNERS for channel in range(channels)]
+    kept = torch.tensor(place) < 2 * channels
+    return (kept == first).to(torch.get_default_dtype()).view(-1, 1, 1)
 
 
 # The networks in couplings.

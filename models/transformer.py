@@ -250,6 +250,8 @@ class Transformer(SingleLoss, HasLikelihood):
     ) -> None:
         if data_shape is None:
             raise ValueError(UNKNOWN_DATA)
+        if min(width, depth, heads) < 1:
+            raise ValueError(f"width, depth and heads must be at least 1, not {width}, {depth} and {heads}")
         if width % heads or width // heads % 4:
             raise ValueError(f"width: {width} does not divide into {heads} heads of a multiple of 4 each")
         if conditional and not num_classes:
@@ -363,13 +365,16 @@ def opened(path: str) -> GenerativeModel:
 
     Raises:
         FileNotFoundError: if there is none, saying what to do.
-        ValueError: if it is none of ours.
+        ValueError: if it cannot be read, or is none of ours.
     """
     from models import load
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"codes_from: no checkpoint at {path}: train that model first, or name its checkpoint")
-    return load(path)
+    try:
+        return load(path)
+    except ValueError as error:
+        raise ValueError(f"codes_from: {error}") from error
 
 
 def codes_of(coder: GenerativeModel, data_shape: Sequence[int]) -> tuple[int, tuple[int, ...]]:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from commands.diagnose import run as run_diagnose
+from commands.evaluate import run as run_evaluate
 from commands.sample import run as run_sample
 from commands.training import run as run_training
 from models import load
@@ -48,6 +50,36 @@ def test_a_checkpoint_writes_text_by_itself(folder: Path, tmp_path: Path, capsys
         assert set(text) <= set(TEXT)
         assert text in out.read_text()
     assert json.loads((tmp_path / "x.txt.json").read_text())["num"] == 3
+
+
+@pytest.mark.parametrize("name", ["bits_per_character", "bits_per_dim"])
+def test_bits_of_a_checkpoint_are_measured_by_either_name(
+    folder: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--ckpt_path", str(folder), "--metrics", name, "--likelihood_samples", "4", "--json"]
+    assert run_evaluate(arguments) == 0
+    figures = json.loads(capsys.readouterr().out)["figures"]
+    assert list(figures) == ["bits_per_character"]
+    kept = json.loads((folder / "run.json").read_text())["figures"]["bits_per_character"]["value"]
+    assert figures["bits_per_character"]["value"] == pytest.approx(kept, rel=1e-6)
+
+
+def test_bits_are_not_measured_on_a_text_of_other_characters(folder: Path, tmp_path: Path) -> None:
+    """Of as many, in an alphabet of its own: its tokens would be read as letters that they are not."""
+    (tmp_path / "other.txt").write_text(TEXT.replace("q", "z"))
+    text = (folder / "config.yaml").read_text()
+    path = next(line.split("path: ")[1] for line in text.splitlines() if line.strip().endswith("words.txt"))
+    (tmp_path / "other.yaml").write_text(text.replace(path, str(tmp_path / "other.txt")))
+    arguments = ["--ckpt_path", str(folder), "--metrics", "bits_per_character"]
+    with pytest.raises(ValueError, match=r"other\.yaml: its text has other characters"):
+        run_evaluate([*arguments, "--reference", str(tmp_path / "other.yaml")])
+    with pytest.raises(ValueError, match="no pictures; of this model measure --metrics bits_per_dim"):
+        run_evaluate(["--ckpt_path", str(folder), "--metrics", "frechet"])
+
+
+def test_text_is_not_diagnosed(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"\(12,\) are no pictures; only those are diagnosed"):
+        run_diagnose(["--ckpt_path", str(folder)])
 
 
 def test_text_does_not_go_into_a_picture(folder: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from models.flow_layers import (
     checkerboard,
     glow_network,
     half_of,
+    half_of_squeezed,
     initializing,
     residual_network,
     vector_network,
@@ -117,11 +118,29 @@ def test_glows_scale_is_a_sigmoid_of_two_more_above_its_least() -> None:
         torch.testing.assert_close(y[:, 1], torch.full((1, 2, 2), scale))
 
 
+def test_realnvps_coupling_by_hand() -> None:
+    """x exp(range tanh(s)) + t where the mask is 0, of the network's t and s (its eq. 9 and section 4.1)."""
+    network = nn.Linear(2, 4)
+    nn.init.zeros_(network.weight)
+    assert network.bias is not None
+    network.bias.data = torch.tensor([9.0, 0.3, 9.0, 2.5])
+    layer = MaskedCoupling(half_of((2,), True), 2, network)
+    layer.range.data = torch.tensor([9.0, 0.7])
+    y, log_det = layer(torch.tensor([[1.5, -0.5]]))
+    assert y.tolist() == [[1.5, pytest.approx(-0.5 * math.exp(0.7 * math.tanh(2.5)) + 0.3)]]
+    assert log_det.item() == pytest.approx(0.7 * math.tanh(2.5))
+
+
 def test_masks_take_turns() -> None:
     assert checkerboard(2, 3, True).tolist() == [[[1, 0, 1], [0, 1, 0]]]
     assert torch.equal(checkerboard(5, 4, True) + checkerboard(5, 4, False), torch.ones(1, 5, 4))
     assert half_of((5,), True).tolist() == [1, 1, 1, 0, 0]
     assert half_of((2, 7, 7), False).tolist() == [[[0]], [[1]]]
+    # The corners' order is upper left, lower right, upper right, lower left: the upper two; of three colours, the first
+    # and the second's upper two.
+    assert half_of_squeezed(1, True).flatten().tolist() == [1, 0, 1, 0]
+    assert half_of_squeezed(3, True).flatten().tolist() == [1, 1, 0, 1, 0, 0, 1, 1, 0, 1, 0, 0]
+    assert torch.equal(half_of_squeezed(2, True) + half_of_squeezed(2, False), torch.ones(8, 1, 1))
 
 
 def test_half_of_the_squeezed_channels_are_a_checkerboard_of_the_pixels() -> None:

@@ -246,6 +246,8 @@ def test_codes_are_learned_in_raster_order(coder_path: Path) -> None:
     ("shape", "settings", "message"),
     [
         ((1, 8, 8), {"width": 18, "heads": 2}, "width: 18"),
+        ((1, 8, 8), {"depth": 0}, "depth and heads must be at least 1, not 16, 0 and 2"),
+        ((1, 8, 8), {"heads": 0}, "heads must be at least 1"),
         ((1, 8, 8), {"conditional": True}, "needs labels"),
         ((1, 8, 8), {"codes_from": "nowhere.ckpt"}, "no checkpoint at nowhere"),
         ((1, 8), {}, "pictures"),
@@ -266,3 +268,6 @@ def test_a_model_without_codes_or_of_other_pictures_is_refused(coder_path: Path,
     save_model(text_model(), tmp_path / "text.ckpt")
     with pytest.raises(ValueError, match="has no codes"):
         Transformer((1, 8, 8), codes_from=str(tmp_path / "text.ckpt"), **SMALL)
+    (tmp_path / "words.ckpt").write_text("no checkpoint")
+    with pytest.raises(ValueError, match=r"^codes_from: .*words\.ckpt"):
+        Transformer((1, 8, 8), codes_from=str(tmp_path / "words.ckpt"), **SMALL)
