@@ -61,6 +61,42 @@ def test_other_protocols_stand_apart_and_say_why(runs: Path, capsys: pytest.Capt
     assert "Not to be compared with Quality 1: num_samples 10000 (there 2048)." in text
 
 
+def test_the_summary_says_how_good_for_how_much_and_how_it_failed(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finding = {"name": "mode collapse", "verdict": "found", "says": "recall 0.1", "helps": "more training"}
+    diagnosed = {"samples_seen": 2000, "findings": [finding]}
+    other = {"fd_effnet": figure(100.0, num_samples=10000), "bits_per_dim": bits(4.5, "lower bound, by 8 samples")}
+    hardware = {"cpu": "AMD EPYC", "gpu": "NVIDIA H100", "cores": 16}
+    paths = [
+        make_run(runs / "a" / "1", 300.0, seed=0, diagnosis=diagnosed),
+        make_run(runs / "a" / "2", 320.0, seed=1, diagnosis=diagnosed),
+        make_run(runs / "b" / "1", 290.0, hardware=hardware, diagnosis={"samples_seen": 2000, "findings": []}),
+        make_run(runs / "c" / "1", figures=other, status="failed", error="no memory"),
+    ]
+    text = compared(capsys, *paths)
+    a, b, c = table(text, "At a glance")
+    assert [row["fd_effnet (Quality 1)"] for row in (a, b, c)] == ["310 ± 14", "**290**", ""]
+    # Of another protocol, and alone there: 100 is no better than 290.
+    assert [row["fd_effnet (Quality 2)"] for row in (a, b, c)] == ["", "", "100"]
+    assert [row["bits_per_dim (lower bound)"] for row in (a, b, c)] == ["", "", "4.5"]
+    assert (a["wall time"], a["s/kimg"], a["parameters"]) == ("30 min", "4.006", "190,672")
+    assert a["memory (GiB)"] == "1.108"  # not the 1.206 of its metrics
+    assert [row["hardware"] for row in (a, b)] == ["2 x AMD EPYC, 2 cores", "2 x NVIDIA H100"]
+    assert [row["what went wrong"] for row in (a, b, c)] == ["mode collapse: found", "nothing found", "failed"]
+    assert "The same for all: memory read from: resident set; data: Shapes, 10,000 examples." in text
+
+
+def test_the_summary_takes_the_newest_figure_and_not_the_best(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_run(runs / "a" / "1", 300.0)
+    (folder / "evaluations").mkdir()
+    for stamp, seen, value in (("1", 1000, 200.0), ("2", 2000, 310.0)):
+        found = figure(value, model="DCGAN", samples_seen=seen)
+        (folder / "evaluations" / f"{stamp}.json").write_text(json.dumps({"figures": {"fd_effnet": found}}))
+    (row,) = table(compared(capsys, folder), "At a glance")
+    assert row["fd_effnet"] == "310"
+
+
 def test_what_trades_modes_is_protocol_and_what_a_family_needs_is_not(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -202,7 +238,7 @@ def test_the_csv_has_every_runs_values(runs: Path, tmp_path: Path) -> None:
 def test_markdown_goes_to_a_file_whole(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "x.md"
     assert main(["compare", str(make_run(runs / "a" / "1")), "--md", str(path)]) == 0
-    assert path.read_text().startswith("# Comparison of 1 run\n\n## Runs\n")
+    assert path.read_text().startswith("# Comparison of 1 run\n\n## At a glance\n")
     assert capsys.readouterr().out == ""
     assert [p.name for p in tmp_path.iterdir() if p.suffix == ".tmp"] == []
 
