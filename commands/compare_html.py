@@ -154,7 +154,7 @@ def scatter(found: Sequence[Group], made: Sequence[Table]) -> list[dict[str, Any
                 for row in table.rows
                 if (value := table.number(row, column)) is not None and math.isfinite(value)
             ]
-            if points:
+            if len(points) > 1:  # one alone is cheaper than nothing
                 title = f"{column.name} · {table.title}"
                 plots.append({"title": title, "better": column.better, "points": points})
     return plots
@@ -242,7 +242,8 @@ def _table(table: Table, marks: Mapping[int, str]) -> str:
             cells.append(f"<td{_sorted_by(table, row, column)}>{text}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
     anchor, title = _anchor(table), html.escape(table.title)
-    note = f'<p class="note" id="{anchor}-note">{html.escape(table.note)}</p>' if table.note else ""
+    words = re.sub("`(.+?)`", r"<code>\1</code>", html.escape(table.note))
+    note = f'<p class="note" id="{anchor}-note">{words}</p>' if words else ""
     noted = f' aria-describedby="{anchor}-note"' if note else ""
     return (
         f'<section id="{anchor}"><h2>{title}</h2>'

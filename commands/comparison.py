@@ -415,6 +415,9 @@ def _problems(run: RunFolder) -> Iterator[tuple[str, str, str | None]]:
         yield "stopped", "a signal ended it before its budget was used up", "fit --ckpt_path last goes on with it"
     elif run.status != "done":
         yield run.status, printable(run.record.get("error") or "without an error message"), None
+    if damaged := run.damaged_lines():
+        lines = "1 line" if damaged == 1 else f"{damaged} lines"
+        yield "damaged", f"{lines} of metrics.jsonl cannot be read and left out of the curves", None
     if (no_number := run.no_number()) is not None:
         yield "not finite", no_number, None
     for name, figure in (run.record.get("figures") or {}).items():

@@ -84,6 +84,8 @@
     return { at: (value) => from + ((value - low) / (high - low)) * (to - from), ticks: ticks(low, high, 5) };
   }
 
+  const spans = (values, times) => Math.min(...values) > 0 && Math.max(...values) > times * Math.min(...values);
+
   // A frame with axes; `marks` draws into it, given the axes.
   function frame(title, x, y, name, formatX, formatY) {
     const svg = element("svg", { viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img", "aria-label": title });
@@ -153,8 +155,8 @@
       : longest >= 7200 ? [3600, "wall time, hours"] : longest >= 120 ? [60, "wall time, minutes"] : [1, "wall time, seconds"];
     const x = axis(points.map((point) => point[against] / unit), false, LEFT, WIDE - RIGHT, true);
     const values = points.map((point) => point[2]);
-    const spans = Math.min(...values) > 0 && Math.max(...values) > 5 * Math.min(...values);
-    const y = axis(values, logarithmic && spans, HIGH - BOTTOM, TOP, false);
+    const wide = spans(values, curve.kind === "training" ? 50 : 5);
+    const y = axis(values, logarithmic && wide, HIGH - BOTTOM, TOP, false);
     const words = (each, [kimg, seconds, value]) => `${each.run}: ${short(value)} after ${short(kimg)} kimg, ${time(seconds)}`;
     const label = `${curve.title} against ${name}. At the end ${series.map((each) => words(each, each.points.at(-1))).join("; ")}`;
     const svg = frame(label, x, y, name, short, short);
@@ -179,7 +181,7 @@
     const place = (id, kinds) => {
       const curves = data.curves.filter((curve) => kinds.includes(curve.kind));
       document.getElementById(id).replaceChildren(
-        ...curves.map((curve) => curveChart(curve, against, logarithmic && curve.kind !== "training")));
+        ...curves.map((curve) => curveChart(curve, against, logarithmic)));
       return curves.length;
     };
     place("figure-curves", ["quality", "likelihood"]);
@@ -211,10 +213,9 @@
       figure.append(element("p", { class: "note" }, "Not known of any run that is shown."));
       return figure;
     }
-    const spans = (values) => Math.min(...values) > 0 && Math.max(...values) > 5 * Math.min(...values);
     const xs = points.map((point) => point.x[choice]), ys = points.map((point) => point.y);
-    const x = axis(xs, spans(xs), LEFT + 10, WIDE - RIGHT - 10, false);
-    const y = axis(ys, document.getElementById("log").checked && spans(ys), HIGH - BOTTOM - 4, TOP + 8, false);
+    const x = axis(xs, spans(xs, 5), LEFT + 10, WIDE - RIGHT - 10, false);
+    const y = axis(ys, document.getElementById("log").checked && spans(ys, 5), HIGH - BOTTOM - 4, TOP + 8, false);
     const words = (point) => `${point.label}: ${short(point.y)} at ${short(point.x[choice])}`;
     const svg = frame(`${plot.title} against ${choice}: ${points.map(words).join("; ")}`, x, y, choice, short, short);
     const places = points.map((point) => ({ px: x.at(point.x[choice]), py: y.at(point.y), group: point.group, words: words(point) }));

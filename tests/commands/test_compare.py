@@ -280,6 +280,22 @@ def test_a_broken_record_is_one_line(content: str, says: str, runs: Path, capsys
     assert f"{folder / 'run.json'} {says}" in error
 
 
+def test_damaged_lines_are_counted_and_one_cut_short_by_a_kill_is_not(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def change(content: bytes) -> dict[str, bytes]:
+        lines = content.splitlines(keepends=True)
+        zeros = content[:40] + bytes(60) + content[100:]
+        return {"zeros": zeros, "text": lines[0] + b"x\n" + b"".join(lines[1:]), "killed": content[:-9]}
+
+    for name in ("killed", "text", "zeros"):
+        metrics = make_run(runs / name / "1") / "metrics.jsonl"
+        metrics.write_bytes(change(metrics.read_bytes())[name])
+    rows = table(compared(capsys, *sorted(runs.iterdir())), "What went wrong")
+    assert [(row["run"], row["what"]) for row in rows] == [("text/1", "damaged"), ("zeros/1", "damaged")]
+    assert all(row["says"].startswith("1 line of metrics.jsonl cannot be read") for row in rows)
+
+
 def places(value: object, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """Where a record has values, inner ones included."""
     if path:

@@ -71,6 +71,13 @@ def test_costs_stand_beside_figures(page: Path) -> None:
     assert point["x"]["parameters, all networks"] == 190672
 
 
+def test_a_run_alone_has_no_costs_to_choose_by(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs" / "a" / "1")
+    assert main(["compare", str(run), "--html", str(tmp_path / "x.html")]) == 0
+    assert data_of(tmp_path / "x.html")["scatter"] == []
+    assert len(data_of(tmp_path / "x.html")["curves"]) == 2
+
+
 def test_grids_know_when_they_were_drawn_and_are_no_more_than_asked_for(tmp_path: Path) -> None:
     run = make_run(tmp_path / "runs" / "a" / "1")
     for grids, kimg in ((12, [0, 1, 2]), (2, [0, 2]), (1, [2]), (0, [])):
