@@ -3,6 +3,7 @@
 import datetime
 import json
 import math
+import re
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -138,7 +139,7 @@ def tables(found: Sequence[Group]) -> list[Table]:
 SUMMARIZED = 3
 """Protocols of quality, and of likelihood, that the summary has a column for; in a comparison of more, it says so."""
 
-SHARABLE = ("memory read from", "data", "hardware", "what went wrong")
+SHARABLE = ("what went wrong", "data", "hardware", "memory read from")
 """Columns of the summary that become a sentence where every run has the same."""
 
 
@@ -156,7 +157,8 @@ def summary(found: Sequence[Group], made: Sequence[Table]) -> Table:
     wrong: dict[int, list[str]] = {}
     for table in made:
         for row in table.rows if table.title == PROBLEMS else ():
-            wrong.setdefault(id(row.runs[0]), []).append(row.values[0]["what"])
+            what = row.values[0]["what"].removesuffix(": found")
+            wrong.setdefault(id(row.runs[0]), []).append(re.sub(": suspect$", "?", what))
 
     def values(run: RunFolder) -> dict[str, Any]:
         cells: dict[str, Any] = {}
@@ -187,10 +189,10 @@ def summary(found: Sequence[Group], made: Sequence[Table]) -> Table:
             or ("nothing found" if run.diagnosis else "not diagnosed"),
         }
 
-    columns = [*(column for _, _, column in figures), Column("model"), Column("wall time", "duration"),
-               Column("kimg", "number"), Column("s/kimg", "number"), Column("parameters", "count"),
-               Column("memory (GiB)", "number"), Column("memory read from"), Column("data"), Column("hardware"),
-               Column("what went wrong")]  # fmt: skip
+    columns = [*(column for _, _, column in figures), Column("wall time", "duration"), Column("kimg", "number"),
+               Column("s/kimg", "number"), Column("parameters", "count"), Column("memory (GiB)", "number"),
+               Column("what went wrong"), Column("model"), Column("data"), Column("hardware"),
+               Column("memory read from")]  # fmt: skip
     table = Table("At a glance", columns, _rows(found, values))
     shared = [column for column in columns if column.name in SHARABLE]
     shared = [c for c in shared if len(table.rows) > 1 and len({table.cell(row, c) for row in table.rows}) == 1]
@@ -198,6 +200,8 @@ def summary(found: Sequence[Group], made: Sequence[Table]) -> Table:
         "Figures are the newest; those of a column have one protocol, those of two columns do not compare. Memory is "
         "the peak of training steps; s/kimg is training alone."
     ]
+    if any(what.endswith("?") for each in wrong.values() for what in each):
+        note.append("A ? marks what is only suspected.")
     if len(judged) > len(figures):
         note.append(f"Figures of {len(judged) - len(figures)} further protocols stand in their own tables.")
     same = [f"{column.name}: {cell}" for column in shared if (cell := table.cell(table.rows[0], column))]

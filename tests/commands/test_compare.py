@@ -64,8 +64,9 @@ def test_other_protocols_stand_apart_and_say_why(runs: Path, capsys: pytest.Capt
 def test_the_summary_says_how_good_for_how_much_and_how_it_failed(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    finding = {"name": "mode collapse", "verdict": "found", "says": "recall 0.1", "helps": "more training"}
-    diagnosed = {"samples_seen": 2000, "findings": [finding]}
+    collapse = {"name": "mode collapse", "verdict": "found", "says": "recall 0.1", "helps": "more training"}
+    copies = {"name": "memorisation", "verdict": "suspect", "says": "2 % are near", "helps": "more data"}
+    diagnosed = {"samples_seen": 2000, "findings": [collapse, copies]}
     other = {"fd_effnet": figure(100.0, num_samples=10000), "bits_per_dim": bits(4.5, "lower bound, by 8 samples")}
     hardware = {"cpu": "AMD EPYC", "gpu": "NVIDIA H100", "cores": 16}
     paths = [
@@ -83,8 +84,11 @@ def test_the_summary_says_how_good_for_how_much_and_how_it_failed(
     assert (a["wall time"], a["s/kimg"], a["parameters"]) == ("30 min", "4.006", "190,672")
     assert a["memory (GiB)"] == "1.108"  # not the 1.206 of its metrics
     assert [row["hardware"] for row in (a, b)] == ["2 x AMD EPYC, 2 cores", "2 x NVIDIA H100"]
-    assert [row["what went wrong"] for row in (a, b, c)] == ["mode collapse: found", "nothing found", "failed"]
-    assert "The same for all: memory read from: resident set; data: Shapes, 10,000 examples." in text
+    assert [row["what went wrong"] for row in (a, b, c)] == [
+        "mode collapse, memorisation?", "nothing found", "failed",
+    ]  # fmt: skip
+    assert "A ? marks what is only suspected." in text
+    assert "The same for all: data: Shapes, 10,000 examples; memory read from: resident set." in text
 
 
 def test_the_summary_takes_the_newest_figure_and_not_the_best(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
