@@ -21,6 +21,9 @@ PARTS = Path(__file__).parent / "compare_page"
 GRID_BYTES = 12_000_000
 """Bytes of pictures in a page, all runs together; the grids of each run are thinned out to stay below."""
 
+TEXT = 4000
+"""Characters of a written sample that are shown."""
+
 POINTS = 200
 """Points of a curve that are drawn."""
 
@@ -75,8 +78,9 @@ def look(group: int) -> tuple[str, str, str]:
     """How a group is told from others: the class of its colour, the id of its mark's shape, and its line's dashes.
 
     No two of fifty groups have both colour and shape in common; shapes tell apart what eyes, or print, do not by hue.
+    Of the first ten two have each shape, in colours that stay apart for the colour-blind (blue and magenta, say).
     """
-    return f"g{group % 10}", f"mark{(group + group // 10) % 5}", ("", "6 4", "2 3", "9 3 2 3")[group // 10 % 4]
+    return f"g{group % 10}", f"mark{(group - group // 5) % 5}", ("", "6 4", "2 3", "9 3 2 3")[group // 10 % 4]
 
 
 def _mark(group: int) -> str:
@@ -178,12 +182,12 @@ def _cost(run: RunFolder) -> dict[str, float]:
 
 
 def pictures(found: Sequence[Group], most: int) -> list[dict[str, Any]]:
-    """The sample grids of the first run of each group, so many at most of each kind, as data URIs."""
+    """Samples of the first run of each group, so many at most of each kind: grids as data URIs, texts as they are."""
     files = []
     for number, group in enumerate(found):
         kinds: dict[str, list[tuple[float, Path]]] = {}
-        for path in sorted((group.runs[0].folder / "samples").glob("*kimg*.png")):
-            match = re.fullmatch(r"(reconstructions_)?kimg(\d+\.\d+)\.png", path.name)
+        for path in sorted((group.runs[0].folder / "samples").glob("*kimg*")):
+            match = re.fullmatch(r"(reconstructions_)?kimg(\d+\.\d+)\.(?:png|txt)", path.name)
             if match:
                 kinds.setdefault("reconstructions" if match[1] else "samples", []).append((float(match[2]), path))
         files += [(number, group, kind, grids) for kind, grids in kinds.items()]
@@ -199,8 +203,7 @@ def pictures(found: Sequence[Group], most: int) -> list[dict[str, Any]]:
                 "run": group.runs[0].label,
                 "kind": kind,
                 "grids": [
-                    {"kimg": _short(kimg), "seconds": _seconds_at(kimg, times), "src": _data_uri(path)}
-                    for kimg, path in chosen
+                    {"kimg": _short(kimg), "seconds": _seconds_at(kimg, times), **_shown(path)} for kimg, path in chosen
                 ],
             }
         )
@@ -217,8 +220,10 @@ def _seconds_at(kimg: float, times: Sequence[tuple[float, Any]]) -> float | None
     return _short(found) if _is_number(found) else None
 
 
-def _data_uri(path: Path) -> str:
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+def _shown(path: Path) -> dict[str, str]:
+    if path.suffix == ".txt":
+        return {"text": path.read_text(errors="replace")[:TEXT]}
+    return {"src": f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"}
 
 
 # Tables.

@@ -273,6 +273,10 @@
       image.hidden = !newest;
       const when = newest && `${short(newest.kimg)} kimg${newest.seconds === null ? "" : `, ${time(newest.seconds)}`}`;
       small.textContent = newest ? `after ${when}` : "nothing yet";
+      if (image.tagName === "PRE") {
+        image.textContent = newest ? newest.text : "";
+        continue;
+      }
       if (newest && image.src !== newest.src) image.src = newest.src;
       image.alt = newest ? `${each.kind} of ${each.run} after ${when}` : `no ${each.kind} of ${each.run} yet`;
     }
@@ -294,7 +298,10 @@
       });
     }
     for (const each of data.grids) {
-      const image = element("img", { alt: `no ${each.kind} of ${each.run} yet` });
+      const isText = each.grids.some((grid) => "text" in grid);
+      const label = `${each.kind} of ${each.run}, text`; // it scrolls, and so must be within the keyboard's reach
+      const image = isText ? element("pre", { tabindex: 0, role: "region", "aria-label": label })
+        : element("img", { alt: `no ${each.kind} of ${each.run} yet` });
       image.addEventListener("load", () => image.classList.toggle("enlarged", image.naturalWidth <= image.clientWidth));
       const small = element("small", {});
       const name = element("figcaption", {}, dot(each.group), breakable(data.groups[each.group]), small);
