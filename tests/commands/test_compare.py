@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 
 import callbacks.run
 from commands import records
+from commands.protocols import NEUTRAL, SHARED
 from main import main
 from tests.commands.conftest import Run, only_run, record
 from tests.commands.made_up import bits, figure, make_run
@@ -59,6 +61,23 @@ def test_other_protocols_stand_apart_and_say_why(runs: Path, capsys: pytest.Capt
     assert [row["run"] for row in table(text, "Quality 1")] == ["a", "c"]
     assert [(row["run"], row["fd_effnet"]) for row in table(text, "Quality 2")] == [("b", "100")]
     assert "Not to be compared with Quality 1: num_samples 10000 (there 2048)." in text
+
+
+@pytest.mark.parametrize("key", [*SHARED, *NEUTRAL, "weights"])
+def test_whatever_of_a_protocol_differs_keeps_figures_apart(
+    key: str, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two runs, alike but for one value of their protocols: two tables, neither with a best value; which is named."""
+    ours = {"weights": "ema", "precision": "float32"}
+    of_sampler = key in (*NEUTRAL, "weights", "sampler")
+    changed = {"sampler": {**ours, "weights" if key == "sampler" else key: 7}} if of_sampler else {key: "other"}
+    make_run(runs / "a" / "1", figures={"fd_effnet": figure(300.0, sampler=ours)})
+    make_run(runs / "b" / "1", figures={"fd_effnet": figure(100.0, **{"sampler": ours, **changed})})
+    text = compared(capsys, runs / "a", runs / "b")
+    assert [row["fd_effnet"] for row in table(text, "Quality 1")] == ["300"]
+    assert [row["fd_effnet"] for row in table(text, "Quality 2")] == ["100"]
+    why = next(line for line in text.splitlines() if line.startswith("Not to be compared with Quality 1: "))
+    assert re.search(rf"\b{key}\b", why)
 
 
 def test_the_summary_says_how_good_for_how_much_and_how_it_failed(
