@@ -343,16 +343,6 @@
     if (cards.length) drawGrids();
   }
 
-  data.groups.forEach((name, group) => {
-    const input = element("input", { type: "checkbox" });
-    input.checked = true;
-    input.addEventListener("change", () => {
-      input.checked ? shown.add(group) : shown.delete(group);
-      drawAll();
-    });
-    document.getElementById("legend").append(
-      element("label", { class: colour(group), title: name }, input, dot(group), element("span", { class: "name" }, name)));
-  });
   for (const [words, chosen] of data.groups.length > 2 ? [["all", true], ["none", false]] : []) {
     const button = element("button", { type: "button" }, words);
     button.addEventListener("click", () => {
@@ -364,6 +354,17 @@
     });
     document.getElementById("legend").append(button);
   }
+
+  data.groups.forEach((name, group) => {
+    const input = element("input", { type: "checkbox" });
+    input.checked = true;
+    input.addEventListener("change", () => {
+      input.checked ? shown.add(group) : shown.delete(group);
+      drawAll();
+    });
+    document.getElementById("legend").append(
+      element("label", { class: colour(group), title: name }, input, dot(group), element("span", { class: "name" }, name)));
+  });
 
   const costs = [...new Set(data.scatter.flatMap((plot) => plot.points.flatMap((point) => Object.keys(point.x))))];
   data.scatter.forEach((plot, i) => document.getElementById("cost-y").append(element("option", { value: i }, plot.title)));
