@@ -129,7 +129,7 @@ def test_bits_of_a_known_distribution() -> None:
     tokens, observed = torch.tensor([[0, 1, 2, 3], [0, 0, 0, 0]]), dict[str, Tensor]()
     found = model.log_prob(tokens) / -math.log(2)
     torch.testing.assert_close(found, torch.tensor([9.0, 4.0], dtype=torch.float64))
-    model.observe = observed.__setitem__  # type: ignore[method-assign]
+    model.observe = observed.__setitem__  # type: ignore[method-assign, assignment]
     bits = torch.tensor([9 / 4, 1.0], dtype=torch.float64)
     torch.testing.assert_close(model.loss(tokens, torch.zeros(2, dtype=torch.int64)), bits * math.log(2))
     torch.testing.assert_close(observed, {"train_bits_per_token": bits})
