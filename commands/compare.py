@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from commands.comparison import SPREAD, Group, Table, groups, tables
+from commands.comparison import SPREAD, Group, Table, groups, summary, tables
 from commands.protocols import in_words
 from commands.records import runs_at
 from metrics.files import write_text_whole
@@ -43,21 +43,22 @@ def run(arguments: Sequence[str]) -> int:
             raise ValueError(f"--{option} {path}: name a file that ends in {suffix}")
     found = groups(runs_at(options.runs))
     made = tables(found)
+    readable = [summary(found, made), *made]
     written = []
     if options.md is not None:
-        written.append((options.md, f"# Comparison of {_count(found)}\n\n{as_markdown(made)}"))
+        written.append((options.md, f"# Comparison of {_count(found)}\n\n{as_markdown(readable)}"))
     if options.csv is not None:
         written.append((options.csv, as_csv(made)))
     if options.html is not None:
         from commands.compare_html import page
 
-        written.append((options.html, page(found, made, options.grids)))
+        written.append((options.html, page(found, readable, options.grids)))
     for path, text in written:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text_whole(path, text)
         print(f"{path}: {_count(found)}, {len(text.encode()) / 1e6:.2g} MB", file=sys.stderr)
     if not written:
-        print(as_markdown(made), end="")
+        print(as_markdown(readable), end="")
     return 0
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from commands.comparison import Column, Group, Table, differing_settings, peak_gib
+from commands.comparison import Column, Group, Table, differing_settings, training_peak_gib
 from commands.protocols import is_likelihood
 from commands.records import RunFolder, printable
 
@@ -20,6 +20,9 @@ PARTS = Path(__file__).parent / "compare_page"
 
 GRID_BYTES = 12_000_000
 """Bytes of pictures in a page, all runs together; the grids of each run are thinned out to stay below."""
+
+TEXT = 4000
+"""Characters of a written sample that are shown."""
 
 POINTS = 200
 """Points of a curve that are drawn."""
@@ -33,14 +36,15 @@ def page(found: Sequence[Group], made: Sequence[Table], grids: int) -> str:
 
     Args:
         found: the runs.
-        made: their tables.
+        made: their tables, the summary first: it stands on the first screen.
         grids: sample grids of each run, at most.
     """
     settings = differing_settings(found)
-    all_tables = [*made, *([settings] if settings.rows else [])]
-    colours = {id(run): number for number, group in enumerate(found) for run in group.runs}
+    first, *others = [*made, *([settings] if settings.rows else [])]
+    marks = {id(run): _mark(number) for number, group in enumerate(found) for run in group.runs}
     data = {
         "groups": [group.label for group in found],
+        "looks": [look(number) for number in range(len(found))],
         "curves": curves(found, made),
         "scatter": scatter(found, made),
         "grids": pictures(found, grids),
@@ -54,8 +58,9 @@ def page(found: Sequence[Group], made: Sequence[Table], grids: int) -> str:
         "script_hash": f"sha256-{hashed}",
         "style": (PARTS / "style.css").read_text(),
         "made": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "links": "\n".join(f'<li><a href="#{_anchor(t)}">{html.escape(t.title)}</a></li>' for t in all_tables),
-        "tables": "\n".join(_table(table, colours) for table in all_tables),
+        "links": "\n".join(f'<li><a href="#{_anchor(t)}">{html.escape(t.title)}</a></li>' for t in others),
+        "summary": _table(first, marks),
+        "tables": "\n".join(_table(table, marks) for table in others),
         "data": as_json(data),
         "script": script,
     }
@@ -67,6 +72,20 @@ def as_json(value: object) -> str:
     """JSON that can stand in a script element: no text in it ends the element, or begins a comment."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def look(group: int) -> tuple[str, str, str]:
+    """How a group is told from others: the class of its colour, the id of its mark's shape, and its line's dashes.
+
+    No two of fifty groups have both colour and shape in common; shapes tell apart what eyes, or print, do not by hue.
+    Of the first ten two have each shape, in colours that stay apart for the colour-blind (blue and magenta, say).
+    """
+    return f"g{group % 10}", f"mark{(group - group // 5) % 5}", ("", "6 4", "2 3", "9 3 2 3")[group // 10 % 4]
+
+
+def _mark(group: int) -> str:
+    colour, shape, _ = look(group)
+    return f'<svg class="dot {colour}" aria-hidden="true"><use href="#{shape}"/></svg>'
 
 
 # Curves.
@@ -139,7 +158,7 @@ def scatter(found: Sequence[Group], made: Sequence[Table]) -> list[dict[str, Any
                 for row in table.rows
                 if (value := table.number(row, column)) is not None and math.isfinite(value)
             ]
-            if points:
+            if len(points) > 1:  # one alone is cheaper than nothing
                 title = f"{column.name} · {table.title}"
                 plots.append({"title": title, "better": column.better, "points": points})
     return plots
@@ -147,14 +166,11 @@ def scatter(found: Sequence[Group], made: Sequence[Table]) -> list[dict[str, Any
 
 def _cost(run: RunFolder) -> dict[str, float]:
     record = run.record
-    memory, networks = peak_gib(run), record.get("parameters") or {}
+    networks = record.get("parameters") or {}
     source = (record.get("memory") or {}).get("source") or "unknown source"
-    training = [
-        gib for phase, gib in memory.items() if phase not in ("sampling", "metrics", "checkpoint", "likelihood")
-    ]
     cost = {
         "parameters, all networks": sum(networks.values()),
-        f"peak memory in training, GiB ({printable(source)})": max(training, default=None),
+        f"peak memory in training, GiB ({printable(source)})": training_peak_gib(run),
         "device hours, evaluations included": (record.get("seconds") or 0) * (record.get("devices") or 1) / 3600,
         "training time, s/kimg": (record.get("throughput") or {}).get("s_per_kimg"),
         "kimg": run.kimg,
@@ -166,12 +182,12 @@ def _cost(run: RunFolder) -> dict[str, float]:
 
 
 def pictures(found: Sequence[Group], most: int) -> list[dict[str, Any]]:
-    """The sample grids of the first run of each group, so many at most of each kind, as data URIs."""
+    """Samples of the first run of each group, so many at most of each kind: grids as data URIs, texts as they are."""
     files = []
     for number, group in enumerate(found):
         kinds: dict[str, list[tuple[float, Path]]] = {}
-        for path in sorted((group.runs[0].folder / "samples").glob("*kimg*.png")):
-            match = re.fullmatch(r"(reconstructions_)?kimg(\d+\.\d+)\.png", path.name)
+        for path in sorted((group.runs[0].folder / "samples").glob("*kimg*")):
+            match = re.fullmatch(r"(reconstructions_)?kimg(\d+\.\d+)\.(?:png|txt)", path.name)
             if match:
                 kinds.setdefault("reconstructions" if match[1] else "samples", []).append((float(match[2]), path))
         files += [(number, group, kind, grids) for kind, grids in kinds.items()]
@@ -187,8 +203,7 @@ def pictures(found: Sequence[Group], most: int) -> list[dict[str, Any]]:
                 "run": group.runs[0].label,
                 "kind": kind,
                 "grids": [
-                    {"kimg": _short(kimg), "seconds": _seconds_at(kimg, times), "src": _data_uri(path)}
-                    for kimg, path in chosen
+                    {"kimg": _short(kimg), "seconds": _seconds_at(kimg, times), **_shown(path)} for kimg, path in chosen
                 ],
             }
         )
@@ -205,21 +220,23 @@ def _seconds_at(kimg: float, times: Sequence[tuple[float, Any]]) -> float | None
     return _short(found) if _is_number(found) else None
 
 
-def _data_uri(path: Path) -> str:
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+def _shown(path: Path) -> dict[str, str]:
+    if path.suffix == ".txt":
+        return {"text": path.read_text(errors="replace")[:TEXT]}
+    return {"src": f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"}
 
 
 # Tables.
 
 
-def _table(table: Table, colours: Mapping[int, int]) -> str:
+def _table(table: Table, marks: Mapping[int, str]) -> str:
     columns = [column for column in table.columns if any(table.cell(row, column) for row in table.rows)]
     best = {column.name: table.best(column) for column in columns}
     first = "setting" if table.title.startswith("Settings") else "run"
     heads = [_head(first, False), *(_head(column.name, column.kind != "text") for column in columns)]
     rows = []
     for row in table.rows:
-        dot = f'<span class="dot g{colours[id(row.runs[0])] % 10}"></span>' if row.runs else ""
+        dot = marks[id(row.runs[0])] if row.runs else ""
         label = html.escape(row.label)
         breakable = re.sub(r"[_/.]", r"\g<0><wbr>", label)
         cells = [f'<th scope="row" data-sort="{label}">{dot}{breakable}</th>']
@@ -229,11 +246,14 @@ def _table(table: Table, colours: Mapping[int, int]) -> str:
                 text = f'<strong title="best of this table">{text}</strong>'
             cells.append(f"<td{_sorted_by(table, row, column)}>{text}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    note = f'<p class="note">{html.escape(table.note)}</p>' if table.note else ""
-    title = html.escape(table.title)
+    anchor, title = _anchor(table), html.escape(table.title)
+    words = re.sub("`(.+?)`", r"<code>\1</code>", html.escape(table.note))
+    note = f'<p class="note" id="{anchor}-note">{words}</p>' if words else ""
+    noted = f' aria-describedby="{anchor}-note"' if note else ""
     return (
-        f'<section id="{_anchor(table)}"><h2>{title}</h2>'
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{title}"><table>'
+        f'<section id="{anchor}"><h2>{title}</h2>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{title}">'
+        f'<table{noted}><caption class="unseen">{title}</caption>'
         f"<thead><tr>{''.join(heads)}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>{note}</section>"
     )
 

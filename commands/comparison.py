@@ -3,13 +3,14 @@
 import datetime
 import json
 import math
+import re
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from commands.protocols import Panel, difference, in_words, panels
+from commands.protocols import Panel, difference, in_words, is_likelihood, panels
 from commands.records import RunFolder, printable
 
 Kind = Literal["text", "count", "number", "duration"]
@@ -54,6 +55,9 @@ class Row:
 
 
 SPREAD = " ±"
+QUALITY = "Quality"
+LIKELIHOOD = "Bits per dimension"
+PROBLEMS = "What went wrong"
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,80 @@ def tables(found: Sequence[Group]) -> list[Table]:
     return [table for table in made if table.rows]
 
 
+SUMMARIZED = 3
+"""Protocols of quality, and of likelihood, that the summary has a column for; in a comparison of more, it says so."""
+
+SHARABLE = ("what went wrong", "data", "hardware", "memory read from")
+"""Columns of the summary that become a sentence where every run has the same."""
+
+
+def summary(found: Sequence[Group], made: Sequence[Table]) -> Table:
+    """What is asked first, a row a group: how good, at what price, how it failed; all of it from the other tables.
+
+    A protocol has a column of its own, so that none is ranked against another; what all runs share is in the note.
+    """
+    judged = [table for table in made if table.panel is not None]
+    figures = []
+    bits = [table for table in judged if is_likelihood(table.columns[1].name)]
+    for table in [each for each in judged if each not in bits][:SUMMARIZED] + bits[:SUMMARIZED]:
+        first = table.columns[1]  # the panel's first figure; before it stands kimg
+        figures.append((table, first.name, Column(_headline(table), "number", first.better)))
+    wrong: dict[int, list[str]] = {}
+    for table in made:
+        for row in table.rows if table.title == PROBLEMS else ():
+            what = row.values[0]["what"].removesuffix(": found")
+            wrong.setdefault(id(row.runs[0]), []).append(re.sub(": suspect$", "?", what))
+
+    def values(run: RunFolder) -> dict[str, Any]:
+        cells: dict[str, Any] = {}
+        for table, name, column in figures:
+            own = [row.values[row.runs.index(run)] for row in table.rows if run in row.runs]
+            # Of several at the same number of samples the one measured last.
+            known = [each for each in reversed(own) if each.get(name) is not None]
+            if known:
+                newest = max(known, key=lambda each: each["kimg"] or 0)
+                cells |= {column.name: newest[name], column.name + SPREAD: newest.get(name + SPREAD)}
+        record = run.record
+        data, machine = record.get("data") or {}, record.get("hardware") or {}
+        named = str(data.get("class_path", "")).rpartition(".")[2]
+        examples = data.get("train_size")
+        device, count = machine.get("gpu") or machine.get("cpu"), record.get("devices") or 1
+        cores = f", {machine['cores']} cores" if machine.get("cores") and not machine.get("gpu") else ""
+        return cells | {
+            "model": run.model,
+            "wall time": record.get("seconds"),
+            "kimg": run.kimg,
+            "s/kimg": (record.get("throughput") or {}).get("s_per_kimg"),
+            "parameters": sum((record.get("parameters") or {}).values()) or None,
+            "memory (GiB)": training_peak_gib(run),
+            "memory read from": (record.get("memory") or {}).get("source"),
+            "data": f"{named}, {examples:,} examples" if named and examples is not None else named or None,
+            "hardware": f"{count} x {device}{cores}" if device and count > 1 else device and f"{device}{cores}",
+            "what went wrong": ", ".join(wrong.get(id(run), []))
+            or ("nothing found" if run.diagnosis else "not diagnosed"),
+        }
+
+    columns = [*(column for _, _, column in figures), Column("wall time", "duration"), Column("kimg", "number"),
+               Column("s/kimg", "number"), Column("parameters", "count"), Column("memory (GiB)", "number"),
+               Column("what went wrong"), Column("model"), Column("data"), Column("hardware"),
+               Column("memory read from")]  # fmt: skip
+    table = Table("At a glance", columns, _rows(found, values))
+    shared = [column for column in columns if column.name in SHARABLE]
+    shared = [c for c in shared if len(table.rows) > 1 and len({table.cell(row, c) for row in table.rows}) == 1]
+    note = [
+        "Figures are the newest; those of a column have one protocol, those of two columns do not compare. Memory is "
+        "the peak of training steps; s/kimg is training alone."
+    ]
+    if any(what.endswith("?") for each in wrong.values() for what in each):
+        note.append("A ? marks what is only suspected.")
+    if len(judged) > len(figures):
+        note.append(f"Figures of {len(judged) - len(figures)} further protocols stand in their own tables.")
+    same = [f"{column.name}: {cell}" for column in shared if (cell := table.cell(table.rows[0], column))]
+    if same:
+        note.append(f"The same for all: {'; '.join(same)}.")
+    return Table(table.title, [c for c in columns if c not in shared], table.rows, " ".join(note))
+
+
 def differing_settings(found: Sequence[Group]) -> Table:
     """Keys of config.yaml that are not the same in all runs, a row a key and a column a group."""
     flat = [[dict(_leaves(run.config)) for run in group.runs] for group in found]
@@ -175,7 +253,7 @@ def _figures(found: Sequence[Group], likelihood: bool) -> list[Table]:
     all_panels = panels([run for group in found for run in group.runs], likelihood)
     made: list[Table] = []
     for number, panel in enumerate(all_panels, 1):
-        name = "Bits per dimension" if likelihood else "Quality"
+        name = LIKELIHOOD if likelihood else QUALITY
         title = name if len(all_panels) == 1 else f"{name} {number}"
         note = [f"Protocol: {in_words(panel)}."]
         if number > 1:
@@ -250,6 +328,16 @@ def peak_gib(run: RunFolder) -> dict[str, float]:
     return (run.record.get("memory") or {}).get("peak_gib") or {}
 
 
+def training_peak_gib(run: RunFolder) -> float | None:
+    """The highest peak of the phases that every step has; measuring, sampling and saving are left out."""
+    phases = {
+        phase: gib
+        for phase, gib in peak_gib(run).items()
+        if phase not in ("sampling", "metrics", "checkpoint", "likelihood")
+    }
+    return max(phases.values(), default=None)
+
+
 def _memory(found: Sequence[Group]) -> Table:
     def values(run: RunFolder) -> dict[str, Any]:
         memory = run.record.get("memory") or {}
@@ -318,7 +406,7 @@ def problems(found: Sequence[Group]) -> Table:
     note = f"Of {len(runs)} runs {len(looked)} were diagnosed (`diagnose`, or `--diagnosis.every_kimg`)"
     note += "." if len(looked) == len(runs) else "; the others may hide what only a diagnosis finds."
     columns = [Column("what"), Column("says"), Column("what usually helps")]
-    return Table("What went wrong", columns, rows, note)
+    return Table(PROBLEMS, columns, rows, note)
 
 
 def _problems(run: RunFolder) -> Iterator[tuple[str, str, str | None]]:
@@ -331,6 +419,9 @@ def _problems(run: RunFolder) -> Iterator[tuple[str, str, str | None]]:
         yield "stopped", "a signal ended it before its budget was used up", "fit --ckpt_path last goes on with it"
     elif run.status != "done":
         yield run.status, printable(run.record.get("error") or "without an error message"), None
+    if damaged := run.damaged_lines():
+        lines = "1 line" if damaged == 1 else f"{damaged} lines"
+        yield "damaged", f"{lines} of metrics.jsonl cannot be read and left out of the curves", None
     if (no_number := run.no_number()) is not None:
         yield "not finite", no_number, None
     for name, figure in (run.record.get("figures") or {}).items():
@@ -343,6 +434,16 @@ def _problems(run: RunFolder) -> Iterator[tuple[str, str, str | None]]:
 
 
 # Details.
+
+
+def _headline(table: Table) -> str:
+    """The name of a protocol's first figure, and which table has the rest."""
+    name, title = table.columns[1].name, table.title
+    if not is_likelihood(name):
+        return name if title == QUALITY else f"{name} ({title})"
+    place, _, kind = title.partition(" (")
+    number = place.removeprefix(LIKELIHOOD)
+    return f"{name}{number} ({next((b for b in BOUNDS if kind.startswith(b)), kind.removesuffix(')'))})"
 
 
 def _pooled_by(run: RunFolder) -> tuple[object, ...]:

@@ -102,21 +102,21 @@ class RunFolder:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The rows of metrics.jsonl; a line that a kill cut short is left out."""
-        path = self.folder / "metrics.jsonl"
-        if not path.exists():
-            return
-        for line in path.read_bytes().splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict) and isinstance(row.get("samples_seen"), int):
-                yield row
+        yield from _rows(self._metrics())
+
+    def damaged_lines(self) -> int:
+        """How many lines of metrics.jsonl are no rows; the last, which a kill may have cut short, does not count."""
+        whole = self._metrics().rpartition(b"\n")[0]
+        lines = whole.count(b"\n") + 1 if whole else 0
+        # Rows are flat, so that counts tell, and a hundred runs need not be parsed; a lost block reads as zeros.
+        counted = whole.count(b"}\n{") == max(lines - 1, 0) and whole.count(b'"samples_seen"') == lines
+        if counted and b"\0" not in whole:
+            return 0
+        return lines - sum(1 for _ in _rows(whole))
 
     def no_number(self) -> str | None:
         """The first value in metrics.jsonl that is no number, in words; None where all are."""
-        path = self.folder / "metrics.jsonl"
-        content = path.read_bytes() if path.exists() else b""
+        content = self._metrics()
         if b"NaN" not in content and b"Infinity" not in content:  # what json writes for them; looked for before parsing
             return None
         for row in self.rows():
@@ -124,6 +124,20 @@ class RunFolder:
                 if isinstance(value, float) and (value != value or abs(value) == float("inf")):
                     return f"{name} was {value} after {row['samples_seen'] / 1000:g} kimg"
         return None
+
+    def _metrics(self) -> bytes:
+        path = self.folder / "metrics.jsonl"
+        return path.read_bytes() if path.exists() else b""
+
+
+def _rows(content: bytes) -> Iterator[dict[str, Any]]:
+    for line in content.splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("samples_seen"), int):
+            yield row
 
 
 def read_run(folder: Path) -> RunFolder:

@@ -1,6 +1,6 @@
-"""The screenshots of docs/compare.md: a comparison's page on a desk and on a phone, in a real browser.
+"""Screenshots of a comparison's page on a desk and on a phone, in a real browser: those of docs/compare.md, say.
 
-python docs/make_comparison.py runs/<name> runs/<name>/<id> ...
+python docs/make_comparison.py compare runs/<name> runs/<name>/<id> ...
 """
 
 import sys
@@ -17,23 +17,22 @@ from main import main
 IMAGES = Path(__file__).parent / "images"
 
 
-def shoot(runs: list[str]) -> None:
-    """Writes compare_desk.png (light) and compare_phone.png (dark)."""
+def shoot(name: str, runs: list[str]) -> None:
+    """Writes <name>_desk.png (light) and <name>_phone.png (dark)."""
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "comparison.html"
         if main(["compare", *runs, "--html", str(page)]) != 0:
             raise SystemExit(1)
         with Browser(Path(folder) / "desk", 1280, 1500, "light") as desk:
             desk.open(page)
-            desk.screenshot(IMAGES / "compare_desk.png")
+            desk.screenshot(IMAGES / f"{name}_desk.png")
         with Browser(Path(folder) / "phone", 390, 844, "dark") as phone:
             phone.open(page)
-            phone.run("document.getElementById('samples').scrollIntoView()")
-            phone.screenshot(IMAGES / "compare_phone.png")
+            phone.screenshot(IMAGES / f"{name}_phone.png")
 
 
 if __name__ == "__main__":
     why = why_no_browser()
-    if why is not None or len(sys.argv) < 2:
+    if why is not None or len(sys.argv) < 3:
         raise SystemExit(why or __doc__)
-    shoot(sys.argv[1:])
+    shoot(sys.argv[1], sys.argv[2:])

@@ -353,11 +353,20 @@ def residual_network(inputs: int, outputs: int, width: int, blocks: int) -> nn.M
     )
 
 
+FINENESS = 6.0
+"""Of vectors' networks: how much finer than their inputs' spread what they compute varies at the beginning."""
+
+
 def vector_network(inputs: int, outputs: int, width: int) -> nn.Module:
-    """Two hidden layers, smooth, for densities of points; neither paper has one."""
-    return nn.Sequential(
-        nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), _zeroed(nn.Linear(width, outputs))
-    )
+    """Two hidden layers, smooth, for densities of points; neither paper has one.
+
+    The first layer's weights begin large, and its biases spread its units over the inputs: with torch's own, smooth
+    units learn structure much narrower than the whole only slowly.
+    """
+    first = nn.Linear(inputs, width)
+    nn.init.normal_(first.weight, 0.0, FINENESS)
+    nn.init.uniform_(first.bias, -1.5 * FINENESS, 1.5 * FINENESS)
+    return nn.Sequential(first, nn.SiLU(), nn.Linear(width, width), nn.SiLU(), _zeroed(nn.Linear(width, outputs)))
 
 
 def _zeroed(layer: nn.Conv2d | nn.Linear) -> nn.Module:

@@ -2,12 +2,12 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const shown = new Set(data.groups.keys());
-  const colour = (group) => `g${group % 10}`;
-  // The eleventh run has the first one's colour, and is dashed.
-  const dashes = (group) => ["", "6 4", "2 3", "9 3 2 3"][Math.floor(group / 10) % 4];
+  const colour = (group) => data.looks[group][0];
+  const mark = (group) => `#${data.looks[group][1]}`;
+  const dashes = (group) => data.looks[group][2];
 
   function element(name, attributes = {}, ...children) {
-    const svg = ["svg", "g", "path", "circle", "line", "rect", "text", "title"].includes(name);
+    const svg = ["svg", "g", "path", "circle", "line", "use", "text", "title"].includes(name);
     const made = svg ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
     for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
     made.append(...children);
@@ -17,6 +17,16 @@
   // A name that may be broken after _ and /, and not in the middle of a word.
   function breakable(name) {
     return element("span", {}, ...name.split(/(?<=[_/])/).flatMap((part) => [part, element("wbr")]));
+  }
+
+  // What stands for a run in front of its name: its colour and its mark.
+  function dot(group) {
+    return element("svg", { class: `dot ${colour(group)}`, "aria-hidden": "true" }, element("use", { href: mark(group) }));
+  }
+
+  // Its mark in a chart.
+  function marked(group, px, py, size) {
+    return element("use", { class: "point", href: mark(group), x: px - size / 2, y: py - size / 2, width: size, height: size });
   }
 
   function short(value) {
@@ -40,19 +50,21 @@
   function ticks(low, high, count) {
     const rough = (high - low) / count;
     const power = 10 ** Math.floor(Math.log10(rough));
-    const step = [1, 2, 5, 10].map((factor) => factor * power).find((each) => each >= rough * 0.999);
+    const step = [1, 2, 5, 10].map((factor) => factor * power).find((each) => each >= rough * 0.7);
     const found = [];
     for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) found.push(i * step);
     return found;
   }
 
   function logTicks(low, high) {
-    const found = [];
-    for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
-      for (const factor of [1, 2, 5]) {
-        const value = factor * 10 ** power;
-        if (value >= low && value <= high) found.push(value);
+    let found = [];
+    for (const factors of [[1], [1, 2, 5], [1, 1.5, 2, 3, 5, 7]]) { // as fine as there is room
+      const finer = [];
+      for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
+        finer.push(...factors.map((factor) => factor * 10 ** power).filter((value) => value >= low && value <= high));
       }
+      if (finer.length > 7 && found.length > 1) break;
+      found = finer;
     }
     return found.length > 1 ? found : [low, high];
   }
@@ -72,6 +84,8 @@
     return { at: (value) => from + ((value - low) / (high - low)) * (to - from), ticks: ticks(low, high, 5) };
   }
 
+  const spans = (values, times) => Math.min(...values) > 0 && Math.max(...values) > times * Math.min(...values);
+
   // A frame with axes; `marks` draws into it, given the axes.
   function frame(title, x, y, name, formatX, formatY) {
     const svg = element("svg", { viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img", "aria-label": title });
@@ -89,6 +103,42 @@
     return svg;
   }
 
+  // Shows what the pointer, or an arrow key, is nearest to: `places` have px, py, group and words.
+  function followed(figure, svg, places) {
+    const here = element("circle", { class: "here", r: 7, cx: -20, cy: -20 });
+    const output = element("output", {});
+    let at = -1;
+    const show = (number) => {
+      at = number;
+      const { px, py, group, words } = places[number];
+      here.setAttribute("cx", px);
+      here.setAttribute("cy", py);
+      output.textContent = words;
+      for (const each of svg.querySelectorAll("g[data-group]")) each.classList.toggle("faint", Number(each.dataset.group) !== group);
+    };
+    svg.setAttribute("tabindex", "0");
+    svg.append(here);
+    const pointed = (event) => {
+      const box = svg.getBoundingClientRect();
+      const mx = ((event.clientX - box.left) / box.width) * WIDE, my = ((event.clientY - box.top) / box.height) * HIGH;
+      const distance = ({ px, py }) => (px - mx) ** 2 + (py - my) ** 2;
+      show(places.reduce((best, place, i) => (distance(place) < distance(places[best]) ? i : best), 0));
+    };
+    for (const event of ["pointermove", "pointerdown"]) svg.addEventListener(event, pointed); // a finger may not move
+    svg.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (!step) return;
+      event.preventDefault();
+      show((Math.max(at, step < 0 ? 0 : -1) + step + places.length) % places.length);
+    });
+    const leave = () => {
+      for (const each of svg.querySelectorAll(".faint")) each.classList.remove("faint");
+    };
+    svg.addEventListener("pointerleave", leave);
+    svg.addEventListener("blur", leave);
+    figure.append(svg, output);
+  }
+
   const said = (better) => (better ? `, ${better} is better` : "");
 
   function curveChart(curve, against, logarithmic) {
@@ -104,33 +154,24 @@
     const [unit, name] = against === 0 ? [1, "kimg (thousand training examples)"]
       : longest >= 7200 ? [3600, "wall time, hours"] : longest >= 120 ? [60, "wall time, minutes"] : [1, "wall time, seconds"];
     const x = axis(points.map((point) => point[against] / unit), false, LEFT, WIDE - RIGHT, true);
-    const y = axis(points.map((point) => point[2]), logarithmic, HIGH - BOTTOM, TOP, false);
-    const label = `${curve.title} against ${name}: ${series.map((each) => each.run).join(", ")}`;
+    const values = points.map((point) => point[2]);
+    const wide = spans(values, curve.kind === "training" ? 50 : 5);
+    const y = axis(values, logarithmic && wide, HIGH - BOTTOM, TOP, false);
+    const words = (each, [kimg, seconds, value]) => `${each.run}: ${short(value)} after ${short(kimg)} kimg, ${time(seconds)}`;
+    const label = `${curve.title} against ${name}. At the end ${series.map((each) => words(each, each.points.at(-1))).join("; ")}`;
     const svg = frame(label, x, y, name, short, short);
     const places = [];
     for (const each of series) {
       const at = each.points.map((point) => [x.at(point[against] / unit), y.at(point[2])]);
       const path = at.map(([px, py], i) => `${i ? "L" : "M"}${px.toFixed(1)} ${py.toFixed(1)}`).join("");
-      const group = element("g", { class: colour(each.group) });
+      const group = element("g", { class: colour(each.group), "data-group": each.group });
       group.append(element("path", { class: "curve", d: path, "stroke-dasharray": dashes(each.group) }));
-      if (at.length <= 30) for (const [px, py] of at) group.append(element("circle", { class: "point", cx: px, cy: py, r: 2.8 }));
+      const every = Math.ceil(at.length / 30); // of many points only some, the last always, bear the mark
+      at.forEach(([px, py], i) => (at.length - 1 - i) % every || group.append(marked(each.group, px, py, 9)));
       svg.append(group);
-      at.forEach(([px, py], i) => places.push({ px, py, each, point: each.points[i] }));
+      at.forEach(([px, py], i) => places.push({ px, py, group: each.group, words: words(each, each.points[i]) }));
     }
-    const here = element("circle", { class: "here", r: 5, cx: -20, cy: -20 });
-    const output = element("output", {});
-    svg.append(here);
-    svg.addEventListener("pointermove", (event) => {
-      const box = svg.getBoundingClientRect();
-      const mx = ((event.clientX - box.left) / box.width) * WIDE, my = ((event.clientY - box.top) / box.height) * HIGH;
-      const distance = (place) => (place.px - mx) ** 2 + (place.py - my) ** 2;
-      const nearest = places.reduce((best, place) => (distance(place) < distance(best) ? place : best));
-      here.setAttribute("cx", nearest.px);
-      here.setAttribute("cy", nearest.py);
-      const [kimg, seconds, value] = nearest.point;
-      output.textContent = `${nearest.each.run}: ${short(value)} after ${short(kimg)} kimg, ${time(seconds)}`;
-    });
-    figure.append(svg, output);
+    followed(figure, svg, places);
     return figure;
   }
 
@@ -140,7 +181,7 @@
     const place = (id, kinds) => {
       const curves = data.curves.filter((curve) => kinds.includes(curve.kind));
       document.getElementById(id).replaceChildren(
-        ...curves.map((curve) => curveChart(curve, against, logarithmic && curve.kind !== "training")));
+        ...curves.map((curve) => curveChart(curve, against, logarithmic)));
       return curves.length;
     };
     place("figure-curves", ["quality", "likelihood"]);
@@ -149,34 +190,50 @@
     if (more.open) place("training-curves", ["training"]);
   }
 
+  // Where a point's name is written: the first of six places around it where it is in nobody's way; null, if none is.
+  function placed(name, px, py, taken) {
+    const size = matchMedia("(max-width: 40rem)").matches ? 17 : 12;
+    const width = name.length * size * 0.56;
+    for (const [dx, dy] of [[9, 4], [-9, 4], [9, -8], [-9, -8], [9, 16], [-9, 16]]) {
+      const left = dx > 0 ? px + dx : px + dx - width, top = py + dy - size * 0.8;
+      const box = [left, top, left + width, top + size];
+      const free = taken.every((other) => box[0] >= other[2] || box[2] <= other[0] || box[1] >= other[3] || box[3] <= other[1]);
+      if (free && box[0] >= LEFT && box[2] <= WIDE && box[1] >= 0 && box[3] <= HIGH - BOTTOM) {
+        taken.push(box);
+        return { x: px + dx, y: py + dy, "text-anchor": dx > 0 ? "start" : "end" };
+      }
+    }
+    return null;
+  }
+
+  function costChart(plot, choice) {
+    const points = plot.points.filter((point) => shown.has(point.group) && choice in point.x);
+    const figure = element("figure", {}, element("figcaption", {}, plot.title, element("small", {}, ` against ${choice}${said(plot.better)}`)));
+    if (!points.length) {
+      figure.append(element("p", { class: "note" }, "Not known of any run that is shown."));
+      return figure;
+    }
+    const xs = points.map((point) => point.x[choice]), ys = points.map((point) => point.y);
+    const x = axis(xs, spans(xs, 5), LEFT + 10, WIDE - RIGHT - 10, false);
+    const y = axis(ys, document.getElementById("log").checked && spans(ys, 5), HIGH - BOTTOM - 4, TOP + 8, false);
+    const words = (point) => `${point.label}: ${short(point.y)} at ${short(point.x[choice])}`;
+    const svg = frame(`${plot.title} against ${choice}: ${points.map(words).join("; ")}`, x, y, choice, short, short);
+    const places = points.map((point) => ({ px: x.at(point.x[choice]), py: y.at(point.y), group: point.group, words: words(point) }));
+    const taken = places.map(({ px, py }) => [px - 6, py - 6, px + 6, py + 6]);
+    points.forEach(({ label, group }, i) => {
+      const { px, py } = places[i];
+      const name = label.length > 30 ? `${label.slice(0, 29)}…` : label;
+      const place = placed(name, px, py, taken);
+      const named = place ? [element("text", { class: "name", ...place }, name)] : [];
+      svg.append(element("g", { class: colour(group), "data-group": group }, marked(group, px, py, 13), ...named));
+    });
+    followed(figure, svg, places);
+    return figure;
+  }
+
   function drawCosts() {
     const plot = data.scatter[document.getElementById("cost-y").value];
-    const choice = document.getElementById("cost-x").value;
-    const place = document.getElementById("cost-chart");
-    if (!plot) return place.replaceChildren();
-    const points = plot.points.filter((point) => shown.has(point.group) && choice in point.x);
-    const figure = element("figure", {}, element("figcaption", {}, plot.title, element("small", {}, said(plot.better))));
-    place.replaceChildren(figure);
-    if (!points.length) return figure.append(element("p", { class: "note" }, "Not known of any run that is shown."));
-    const xs = points.map((point) => point.x[choice]);
-    const x = axis(xs, Math.min(...xs) > 0 && Math.max(...xs) > 20 * Math.min(...xs), LEFT + 10, WIDE - RIGHT - 10, false);
-    const y = axis(points.map((point) => point.y), false, HIGH - BOTTOM, TOP + 8, false);
-    const words = points.map((point) => `${point.label} ${short(point.y)} at ${short(point.x[choice])}`).join(", ");
-    const svg = frame(`${plot.title} against ${choice}: ${words}`, x, y, choice, short, short);
-    const taken = [];
-    for (const point of points) {
-      const [px, py] = [x.at(point.x[choice]), y.at(point.y)];
-      const atLeft = px > WIDE * 0.6;
-      let below = py + 4;
-      const clashes = (line) => taken.some(([left, other]) => left === atLeft && Math.abs(other - line) < 13);
-      while (clashes(below)) below += 13;
-      taken.push([atLeft, below]);
-      const about = element("title", {}, `${point.label}: ${short(point.y)} at ${short(point.x[choice])}`);
-      svg.append(element("g", { class: colour(point.group) },
-        element("circle", { class: "point", cx: px, cy: py, r: 5 }, about),
-        element("text", { class: "name", x: px + (atLeft ? -9 : 9), y: below, "text-anchor": atLeft ? "end" : "start" }, point.label)));
-    }
-    figure.append(svg);
+    document.getElementById("cost-charts").replaceChildren(...(plot ? costs.map((choice) => costChart(plot, choice)) : []));
   }
 
   // Grids of samples.
@@ -216,6 +273,10 @@
       image.hidden = !newest;
       const when = newest && `${short(newest.kimg)} kimg${newest.seconds === null ? "" : `, ${time(newest.seconds)}`}`;
       small.textContent = newest ? `after ${when}` : "nothing yet";
+      if (image.tagName === "PRE") {
+        image.textContent = newest ? newest.text : "";
+        continue;
+      }
       if (newest && image.src !== newest.src) image.src = newest.src;
       image.alt = newest ? `${each.kind} of ${each.run} after ${when}` : `no ${each.kind} of ${each.run} yet`;
     }
@@ -237,9 +298,13 @@
       });
     }
     for (const each of data.grids) {
-      const image = element("img", { alt: `no ${each.kind} of ${each.run} yet` });
+      const isText = each.grids.some((grid) => "text" in grid);
+      const label = `${each.kind} of ${each.run}, text`; // it scrolls, and so must be within the keyboard's reach
+      const image = isText ? element("pre", { tabindex: 0, role: "region", "aria-label": label })
+        : element("img", { alt: `no ${each.kind} of ${each.run} yet` });
+      image.addEventListener("load", () => image.classList.toggle("enlarged", image.naturalWidth <= image.clientWidth));
       const small = element("small", {});
-      const name = element("figcaption", { class: colour(each.group) }, element("span", { class: "dot" }), breakable(data.groups[each.group]), small);
+      const name = element("figcaption", {}, dot(each.group), breakable(data.groups[each.group]), small);
       const figure = element("figure", {}, name, image);
       cards.push({ each, figure, image, small });
       document.getElementById("grids").append(figure);
@@ -278,6 +343,18 @@
     if (cards.length) drawGrids();
   }
 
+  for (const [words, chosen] of data.groups.length > 2 ? [["all", true], ["none", false]] : []) {
+    const button = element("button", { type: "button" }, words);
+    button.addEventListener("click", () => {
+      for (const [group, input] of [...document.querySelectorAll("#legend input")].entries()) {
+        input.checked = chosen;
+        chosen ? shown.add(group) : shown.delete(group);
+      }
+      drawAll();
+    });
+    document.getElementById("legend").append(button);
+  }
+
   data.groups.forEach((name, group) => {
     const input = element("input", { type: "checkbox" });
     input.checked = true;
@@ -286,19 +363,19 @@
       drawAll();
     });
     document.getElementById("legend").append(
-      element("label", { class: colour(group) }, input, element("span", { class: "dot" }), breakable(name)));
+      element("label", { class: colour(group), title: name }, input, dot(group), element("span", { class: "name" }, name)));
   });
 
   const costs = [...new Set(data.scatter.flatMap((plot) => plot.points.flatMap((point) => Object.keys(point.x))))];
   data.scatter.forEach((plot, i) => document.getElementById("cost-y").append(element("option", { value: i }, plot.title)));
-  costs.forEach((name) => document.getElementById("cost-x").append(element("option", { value: name }, name)));
   const empty = { curves: !data.curves.length, costs: !data.scatter.length };
   for (const [id, isEmpty] of Object.entries(empty)) {
     document.getElementById(id).hidden = isEmpty;
     document.querySelector(`nav [href='#${id}']`).parentElement.hidden = isEmpty;
   }
-  for (const id of ["cost-x", "cost-y"]) document.getElementById(id).addEventListener("change", drawCosts);
-  for (const input of document.querySelectorAll("[name=against], #log")) input.addEventListener("change", drawCurves);
+  document.getElementById("cost-y").addEventListener("change", drawCosts);
+  for (const input of document.querySelectorAll("[name=against]")) input.addEventListener("change", drawCurves);
+  document.getElementById("log").addEventListener("change", drawAll);
   document.getElementById("more").addEventListener("toggle", drawCurves);
   makeGrids();
   drawCurves();

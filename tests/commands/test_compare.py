@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 
 import callbacks.run
 from commands import records
+from commands.protocols import NEUTRAL, SHARED
 from main import main
 from tests.commands.conftest import Run, only_run, record
 from tests.commands.made_up import bits, figure, make_run
@@ -59,6 +61,63 @@ def test_other_protocols_stand_apart_and_say_why(runs: Path, capsys: pytest.Capt
     assert [row["run"] for row in table(text, "Quality 1")] == ["a", "c"]
     assert [(row["run"], row["fd_effnet"]) for row in table(text, "Quality 2")] == [("b", "100")]
     assert "Not to be compared with Quality 1: num_samples 10000 (there 2048)." in text
+
+
+@pytest.mark.parametrize("key", [*SHARED, *NEUTRAL, "weights"])
+def test_whatever_of_a_protocol_differs_keeps_figures_apart(
+    key: str, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two runs, alike but for one value of their protocols: two tables, neither with a best value; which is named."""
+    ours = {"weights": "ema", "precision": "float32"}
+    of_sampler = key in (*NEUTRAL, "weights", "sampler")
+    changed = {"sampler": {**ours, "weights" if key == "sampler" else key: 7}} if of_sampler else {key: "other"}
+    make_run(runs / "a" / "1", figures={"fd_effnet": figure(300.0, sampler=ours)})
+    make_run(runs / "b" / "1", figures={"fd_effnet": figure(100.0, **{"sampler": ours, **changed})})
+    text = compared(capsys, runs / "a", runs / "b")
+    assert [row["fd_effnet"] for row in table(text, "Quality 1")] == ["300"]
+    assert [row["fd_effnet"] for row in table(text, "Quality 2")] == ["100"]
+    why = next(line for line in text.splitlines() if line.startswith("Not to be compared with Quality 1: "))
+    assert re.search(rf"\b{key}\b", why)
+
+
+def test_the_summary_says_how_good_for_how_much_and_how_it_failed(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    collapse = {"name": "mode collapse", "verdict": "found", "says": "recall 0.1", "helps": "more training"}
+    copies = {"name": "memorisation", "verdict": "suspect", "says": "2 % are near", "helps": "more data"}
+    diagnosed = {"samples_seen": 2000, "findings": [collapse, copies]}
+    other = {"fd_effnet": figure(100.0, num_samples=10000), "bits_per_dim": bits(4.5, "lower bound, by 8 samples")}
+    hardware = {"cpu": "AMD EPYC", "gpu": "NVIDIA H100", "cores": 16}
+    paths = [
+        make_run(runs / "a" / "1", 300.0, seed=0, diagnosis=diagnosed),
+        make_run(runs / "a" / "2", 320.0, seed=1, diagnosis=diagnosed),
+        make_run(runs / "b" / "1", 290.0, hardware=hardware, diagnosis={"samples_seen": 2000, "findings": []}),
+        make_run(runs / "c" / "1", figures=other, status="failed", error="no memory"),
+    ]
+    text = compared(capsys, *paths)
+    a, b, c = table(text, "At a glance")
+    assert [row["fd_effnet (Quality 1)"] for row in (a, b, c)] == ["310 ± 14", "**290**", ""]
+    # Of another protocol, and alone there: 100 is no better than 290.
+    assert [row["fd_effnet (Quality 2)"] for row in (a, b, c)] == ["", "", "100"]
+    assert [row["bits_per_dim (lower bound)"] for row in (a, b, c)] == ["", "", "4.5"]
+    assert (a["wall time"], a["s/kimg"], a["parameters"]) == ("30 min", "4.006", "190,672")
+    assert a["memory (GiB)"] == "1.108"  # not the 1.206 of its metrics
+    assert [row["hardware"] for row in (a, b)] == ["2 x AMD EPYC, 2 cores", "2 x NVIDIA H100"]
+    assert [row["what went wrong"] for row in (a, b, c)] == [
+        "mode collapse, memorisation?", "nothing found", "failed",
+    ]  # fmt: skip
+    assert "A ? marks what is only suspected." in text
+    assert "The same for all: data: Shapes, 10,000 examples; memory read from: resident set." in text
+
+
+def test_the_summary_takes_the_newest_figure_and_not_the_best(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_run(runs / "a" / "1", 300.0)
+    (folder / "evaluations").mkdir()
+    for stamp, seen, value in (("1", 1000, 200.0), ("2", 2000, 310.0)):
+        found = figure(value, model="DCGAN", samples_seen=seen)
+        (folder / "evaluations" / f"{stamp}.json").write_text(json.dumps({"figures": {"fd_effnet": found}}))
+    (row,) = table(compared(capsys, folder), "At a glance")
+    assert row["fd_effnet"] == "310"
 
 
 def test_what_trades_modes_is_protocol_and_what_a_family_needs_is_not(
@@ -202,7 +261,7 @@ def test_the_csv_has_every_runs_values(runs: Path, tmp_path: Path) -> None:
 def test_markdown_goes_to_a_file_whole(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "x.md"
     assert main(["compare", str(make_run(runs / "a" / "1")), "--md", str(path)]) == 0
-    assert path.read_text().startswith("# Comparison of 1 run\n\n## Runs\n")
+    assert path.read_text().startswith("# Comparison of 1 run\n\n## At a glance\n")
     assert capsys.readouterr().out == ""
     assert [p.name for p in tmp_path.iterdir() if p.suffix == ".tmp"] == []
 
@@ -242,6 +301,22 @@ def test_a_broken_record_is_one_line(content: str, says: str, runs: Path, capsys
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert f"{folder / 'run.json'} {says}" in error
+
+
+def test_damaged_lines_are_counted_and_one_cut_short_by_a_kill_is_not(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def change(content: bytes) -> dict[str, bytes]:
+        lines = content.splitlines(keepends=True)
+        zeros = content[:40] + bytes(60) + content[100:]
+        return {"zeros": zeros, "text": lines[0] + b"x\n" + b"".join(lines[1:]), "killed": content[:-9]}
+
+    for name in ("killed", "text", "zeros"):
+        metrics = make_run(runs / name / "1") / "metrics.jsonl"
+        metrics.write_bytes(change(metrics.read_bytes())[name])
+    rows = table(compared(capsys, *sorted(runs.iterdir())), "What went wrong")
+    assert [(row["run"], row["what"]) for row in rows] == [("text/1", "damaged"), ("zeros/1", "damaged")]
+    assert all(row["says"].startswith("1 line of metrics.jsonl cannot be read") for row in rows)
 
 
 def places(value: object, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

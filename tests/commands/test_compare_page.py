@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from commands.compare_html import PARTS, look
 from main import main
 from tests.browser import Browser, why_no_browser
 from tests.commands.made_up import bits, figure, make_run
@@ -23,7 +24,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_run(runs / "first" / "1", 310.0, seed=0)
     make_run(runs / "first" / "2", 300.0, seed=1)
     make_run(runs / "second_with_a_long_name_that_does_not_end_soon" / "1", 90.5, lr=1e-3, seconds=900.0)
-    make_run(runs / "third" / "1", figures={"fd_effnet": figure(1200.0, num_samples=9), "bits_per_dim": bits(3.3)})
+    bound = bits(3.3, "estimate of a lower bound by uniform dequantisation, probability-flow ODE")
+    make_run(runs / "third" / "1", figures={"fd_effnet": figure(1200.0, num_samples=9), "bits_per_dim": bound})
     make_run(runs / "evil<b>&'" / "1", 700.0, status="failed", error=EVIL, model={"class_path": f"models.{EVIL}"})
     out = folder / "page.html"
     assert main(["compare", *map(str, sorted(runs.iterdir())), "--html", str(out)]) == 0
@@ -68,6 +70,32 @@ def test_costs_stand_beside_figures(page: Path) -> None:
     assert point["x"]["parameters, all networks"] == 190672
 
 
+def test_written_samples_are_shown_as_text(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs" / "a" / "1")
+    for path in (run / "samples").iterdir():
+        path.with_suffix(".txt").write_text(f"To be <b>at {path.stem}</b>")
+        path.unlink()
+    out = tmp_path / "x.html"
+    assert main(["compare", str(run), "--html", str(out)]) == 0
+    (samples,) = data_of(out)["grids"]
+    assert [grid["text"] for grid in samples["grids"]] == [f"To be <b>at kimg{i:010.3f}</b>" for i in range(3)]
+    why = why_no_browser()
+    if why is not None:
+        pytest.skip(why)
+    with Browser(tmp_path / "profile", 1280, 900) as browser:
+        browser.open(out)
+        assert browser.run("return document.querySelector('#grids pre').textContent").endswith("at kimg000002.000</b>")
+        assert browser.run("return document.images.length") == 0
+        assert [line for line in browser.console() if not line.startswith("INFO")] == []
+
+
+def test_a_run_alone_has_no_costs_to_choose_by(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs" / "a" / "1")
+    assert main(["compare", str(run), "--html", str(tmp_path / "x.html")]) == 0
+    assert data_of(tmp_path / "x.html")["scatter"] == []
+    assert len(data_of(tmp_path / "x.html")["curves"]) == 2
+
+
 def test_grids_know_when_they_were_drawn_and_are_no_more_than_asked_for(tmp_path: Path) -> None:
     run = make_run(tmp_path / "runs" / "a" / "1")
     for grids, kimg in ((12, [0, 1, 2]), (2, [0, 2]), (1, [2]), (0, [])):
@@ -82,6 +110,31 @@ def test_only_settings_that_differ_are_listed(page: Path) -> None:
     section = text[text.index('id="table-settings-that-differ"') :]
     assert "model.init_args.adversarial.lr" in section
     assert "model.init_args.width" not in section
+
+
+def test_runs_differ_in_colour_or_shape() -> None:
+    looks = [look(group) for group in range(50)]
+    assert len({each[:2] for each in looks}) == 50
+    shapes = re.findall(r'<symbol id="(\w+)"', (PARTS / "page.html").read_text())
+    assert {each[1] for each in looks} == set(shapes)
+
+
+def luminance(colour: str) -> float:
+    """Of #rrggbb, as WCAG 2 defines it."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("scheme", [0, 1])
+def test_colours_have_contrast_enough(scheme: int) -> None:
+    """WCAG 2, level AA: 4.5 for text, 3 for the marks and lines of charts; light, then dark."""
+    found = re.findall(r":root \{(.*?)\}", (PARTS / "style.css").read_text(), re.DOTALL)
+    colours = dict(re.findall(r"--(\w+): (#\w{6})", found[scheme]))
+    for behind in ("back", "panel"):
+        for name in ("text", "soft", "accent", "best", *(f"g{i}" for i in range(10))):
+            light, dark = sorted((luminance(colours[name]), luminance(colours[behind])), reverse=True)
+            assert (light + 0.05) / (dark + 0.05) >= (3 if name[0] == "g" else 4.5), (name, behind)
 
 
 # In a browser.
@@ -165,9 +218,108 @@ def test_every_picture_has_words(browsers: dict[str, Browser]) -> None:
         assert len(words) == 4
         assert all(words)
         labels = browser.run(
-            "return [...document.querySelectorAll('svg')].map((svg) => svg.getAttribute('aria-label'))"
+            "return [...document.querySelectorAll('svg:not([aria-hidden])')].map((svg) => svg.ariaLabel)"
         )
+        assert len(labels) > 5
         assert all(labels)
+        assert any("first/1: 310 after 2 kimg, 30 min; first/2: 300" in label for label in labels)
+        unnamed = "return [...document.querySelectorAll('table')].filter((table) => !table.caption.textContent).length"
+        assert browser.run(unnamed) == 0
+
+
+def test_the_first_screen_says_what_is_best_for_how_much(browsers: dict[str, Browser]) -> None:
+    below = (
+        "scrollTo(0, 0); const of = (selector) => document.querySelector(selector).getBoundingClientRect();"
+        "return [of('#table-at-a-glance tbody tr:last-child').bottom - innerHeight,"
+        " of('#table-at-a-glance tbody td').right - innerWidth]"
+    )
+    for browser in browsers.values():
+        down, right = browser.run(below)
+        assert down < 0
+        assert right < 0  # without scrolling the table
+    assert column(browsers["desk"], "at-a-glance", 1) == ["700", "305.0 ± 7.1", "90.5", ""]
+    assert column(browsers["desk"], "at-a-glance", 2) == ["", "", "", "1,200"]
+
+
+def test_headings_are_in_order(desk: Browser) -> None:
+    levels = desk.run("return [...document.querySelectorAll('h1, h2, h3')].map((heading) => heading.tagName)")
+    assert levels[0] == "H1"
+    assert set(levels[1:]) == {"H2"}
+
+
+def press(browser: Browser, key: str, code: int, text: str = "") -> None:
+    for kind in ("keyDown", "keyUp"):
+        browser.developer("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, text=text)
+
+
+def test_the_keyboard_is_enough(desk: Browser) -> None:
+    head = "#table-training-time thead th:nth-child(3)"
+    press(desk, "Tab", 9)  # from here on, what has the focus is marked
+    desk.run("document.querySelector(arguments[0]).focus()", f"{head} button")
+    assert desk.run("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    press(desk, "Enter", 13, "\r")
+    assert desk.run("return document.querySelector(arguments[0]).ariaSort", head) == "ascending"
+    assert column(desk, "training-time", 2)[0] == "15 min"
+    desk.run("document.getElementById('at').focus()")
+    before = desk.run("return document.querySelector('#grids img').alt")
+    press(desk, "ArrowLeft", 37)
+    assert desk.run("return document.querySelector('#grids img').alt") != before
+    press(desk, "ArrowRight", 39)
+    desk.run("document.querySelector('#figure-curves svg').focus()")
+    said = "return document.querySelector('#figure-curves output').textContent"
+    press(desk, "ArrowRight", 39)
+    first = desk.run(said)
+    assert first.endswith("after 0.5 kimg, 7.5 min")
+    press(desk, "ArrowRight", 39)
+    assert desk.run(said).endswith("after 1 kimg, 15 min")
+    press(desk, "ArrowLeft", 37)
+    assert desk.run(said) == first
+
+
+def test_a_figure_stands_against_each_cost_and_names_do_not_cover_one_another(browsers: dict[str, Browser]) -> None:
+    boxes = (
+        "return [...document.querySelectorAll('#cost-charts svg')].map((svg) => [...svg.querySelectorAll('.name')]"
+        ".map((name) => { const box = name.getBBox(); return [box.x, box.y, box.x + box.width, box.y + box.height] }))"
+    )
+    for browser in browsers.values():
+        charts = browser.run(boxes)
+        assert len(charts) == 5
+        for chart in charts:
+            assert chart
+            for i, a in enumerate(chart):
+                assert a[0] >= 0
+                assert a[2] <= 560
+                for b in chart[:i]:
+                    covered = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+                    assert min(covered) < 4  # letters have room above and below
+
+
+def test_numbers_are_printed_whole(desk: Browser) -> None:
+    lines = (
+        "const lines = (cell) => { const all = document.createRange(); all.selectNodeContents(cell);"
+        " return new Set([...all.getClientRects()].map((box) => Math.round(box.bottom))).size };"
+        "return Math.max(...[...document.querySelectorAll('td.number')].filter((c) => c.textContent).map(lines))"
+    )
+    desk.developer("Emulation.setEmulatedMedia", media="print")
+    try:
+        assert desk.run("return getComputedStyle(document.querySelector('.controls')).display") == "none"
+        assert desk.run(lines) == 1
+    finally:
+        desk.developer("Emulation.setEmulatedMedia", media="")
+
+
+def test_without_scripts_the_tables_stand_alone(page: Path, desk: Browser) -> None:
+    desk.developer("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        desk.open(page)
+        displays = (
+            "return [...document.querySelectorAll('.scripted')].every((e) => getComputedStyle(e).display === 'none')"
+        )
+        assert desk.run(displays)
+        assert column(desk, "at-a-glance", 1) == ["700", "305.0 ± 7.1", "90.5", ""]
+    finally:
+        desk.developer("Emulation.setScriptExecutionDisabled", value=False)
+        desk.open(page)
 
 
 def test_runs_can_be_hidden(desk: Browser) -> None:
@@ -176,6 +328,11 @@ def test_runs_can_be_hidden(desk: Browser) -> None:
     click(desk, "#legend input")
     assert desk.run(count) < before
     click(desk, "#legend input")
+    assert desk.run(count) == before
+    none, all_of_them = (f"#legend button:nth-of-type({i})" for i in (2, 1))
+    click(desk, none)
+    assert desk.run(count) == 0
+    click(desk, all_of_them)
     assert desk.run(count) == before
 
 
