@@ -72,7 +72,8 @@ class Part:
         """The layer's map, (N, C, height + above, width + beside), zeros at first."""
         if layer not in self.known:
             shape = (len(like), like.shape[1], self.height + above, self.width + beside)
-            self.known[layer] = like.new_zeros(shape)
+            # What is read is a window of a few pixels, all channels: laid out so, they lie together.
+            self.known[layer] = like.new_zeros(shape).to(memory_format=torch.channels_last)
         return self.known[layer]
 
 

@@ -47,7 +47,7 @@ def chosen(logits: Tensor, uniforms: Tensor) -> Tensor:
 def check_drawing(temperature: float, top_k: int | None = None, top_p: float | None = None) -> None:
     """Raises ValueError, naming the setting, for what `restricted` cannot take."""
     if not temperature > 0:
-        raise ValueError(f"temperature must be above 0, not {temperature}; top_k 1 always takes the likeliest")
+        raise ValueError(f"temperature must be above 0, not {temperature}; a small one takes the likeliest")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, not {top_k}")
     if top_p is not None and not 0 < top_p <= 1:

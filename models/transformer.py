@@ -386,6 +386,9 @@ def codes_of(coder: GenerativeModel, data_shape: Sequence[int]) -> tuple[int, tu
     if not isinstance(coder, HasCodes):
         raise ValueError(f"codes_from: a {type(coder).__name__} has no codes; name the checkpoint of a VQ-VAE")
     if tuple(coder.data_shape) != tuple(data_shape):
-        raise ValueError(f"codes_from: its samples are of shape {coder.data_shape}, the data of {tuple(data_shape)}")
+        raise ValueError(
+            f"codes_from: its samples are of shape {coder.data_shape}, the data of {tuple(data_shape)}: set "
+            "data.resolution, or name another checkpoint"
+        )
     coder.requires_grad_(False)
     return coder.num_codes, tuple(coder.code_shape)

@@ -126,8 +126,13 @@ def test_bits_of_a_known_distribution() -> None:
     head = model.network.head
     assert isinstance(head, torch.nn.Module)
     head.forward = lambda x: probabilities.log().expand(*x.shape[:-1], 4)
-    found = model.log_prob(torch.tensor([[0, 1, 2, 3], [0, 0, 0, 0]])) / -math.log(2)
+    tokens, observed = torch.tensor([[0, 1, 2, 3], [0, 0, 0, 0]]), dict[str, Tensor]()
+    found = model.log_prob(tokens) / -math.log(2)
     torch.testing.assert_close(found, torch.tensor([9.0, 4.0], dtype=torch.float64))
+    model.observe = observed.__setitem__  # type: ignore[method-assign, assignment]
+    bits = torch.tensor([9 / 4, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(model.loss(tokens, torch.zeros(2, dtype=torch.int64)), bits * math.log(2))
+    torch.testing.assert_close(observed, {"train_bits_per_token": bits})
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 4), (3, 4, 4)])
@@ -207,6 +212,11 @@ def test_a_prior_over_codes_holds_their_model(
     prior = Transformer((1, 8, 8), codes_from=str(coder_path), **SMALL)
     assert (prior.num_tokens, prior.grid) == (CODES, (2, 2))
     assert set(prior.networks()) == {"network"}
+    prior.train()
+    assert isinstance(prior.codes_from, ToyCoder)
+    assert prior.network.training
+    assert not prior.codes_from.training
+    assert not any(parameter.requires_grad for parameter in prior.codes_from.parameters())
     before = {name: value.clone() for name, value in prior.codes_from.state_dict().items()}
     trainer = fit(prior, batches(2, 4, (1, 8, 8)))
     trained = {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]}
