@@ -1,5 +1,6 @@
 """A GAN small enough for finite differences, and a silent fit."""
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,20 @@ from models.gan import GAN, AdversarialTraining
 from models.layers import one_hot
 
 TRAINING_SEED = 7
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Each of several test processes, and what it starts, takes its share of the cores."""
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if processes > 1:
+        threads = max(1, (os.cpu_count() or 1) // processes)
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+        torch.set_num_threads(threads)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest file first: whoever gets it is not the last to end."""
+    items.sort(key=lambda item: item.path.name != "test_readme.py")
 
 
 class ToyGenerator(nn.Module):
