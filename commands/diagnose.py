@@ -54,6 +54,7 @@ def run(arguments: Sequence[str]) -> int:
 
     device = torch.device(usable_device(options.device))
     model = curves = run_folder = None
+    shape: tuple[int, ...]
     if options.ckpt_path is not None:
         path = checkpoint_at(options.ckpt_path)
         model = load(path, str(device))

@@ -141,7 +141,7 @@ class Text(DataModule):
         if not path.exists() and self.url is not None:
             self._download(path, self.url)
         try:
-            text = path.read_bytes().decode()
+            text = path.read_bytes().decode("utf-8-sig")  # without the mark that some editors begin with
         except OSError as error:
             raise FileNotFoundError(f"data.path {path}: {error.strerror}; name a text file") from error
         except UnicodeDecodeError as error:

@@ -83,6 +83,14 @@ def test_what_is_wrong_is_said_in_a_line(path: Path, tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+def test_a_byte_order_mark_is_no_character(path: Path) -> None:
+    plain = Text(str(path), length=4)
+    path.write_text(WORDS, encoding="utf-8-sig")
+    marked = Text(str(path), length=4)
+    assert marked.alphabet == plain.alphabet
+    assert marked.settings() == plain.settings()
+
+
 def test_a_missing_file_is_downloaded_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import io
     import urllib.request
