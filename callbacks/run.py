@@ -161,6 +161,8 @@ class Run(Callback):
         """Adds fields to the record and replaces run.json whole."""
         self.record.update(fields)
         self.record["seconds"] = round(self.seconds, 3)
+        if self._wandb is not None:
+            self.record["wandb_rows"] = self._wandb.rows
         if self.record.get("schema"):  # set on rank 0 only, once the folder exists
             write_json_whole(self.folder / "run.json", self.record)
 
@@ -317,6 +319,7 @@ class Run(Callback):
             online=self.wandb == "online" or (self.wandb == "auto" and has_wandb_key()),
             config={"config": self.config, "model": describe(model), "commit": commit},
             commit=None if commit is None else commit.removesuffix("+"),
+            rows=self.record.get("wandb_rows", 0),
             patience_s=self.wandb_patience_s,
         )
 

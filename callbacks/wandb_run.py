@@ -33,6 +33,7 @@ class WandbRun(Logger):
         online: whether to ask a server; kept offline where it does not answer.
         config: shown by W&B as the run's configuration.
         commit: of the code that runs, or None.
+        rows: logged in earlier sittings: W&B numbers a run's rows, and knows of earlier ones only from its server.
         patience_s: seconds that a server may take to answer at the start, and to take what is left at the end.
     """
 
@@ -45,6 +46,7 @@ class WandbRun(Logger):
         online: bool,
         config: dict[str, Any],
         commit: str | None,
+        rows: int,
         patience_s: float,
     ) -> None:
         super().__init__()
@@ -52,7 +54,11 @@ class WandbRun(Logger):
 
         os.environ.setdefault("WANDB_SILENT", "true")
         self._folder, self._patience_s = folder, patience_s
+        self._closed = False
         self._lost = False
+        """Whether W&B's service died: nothing can be told it any more."""
+        self._said_left_out = False
+        self._counting = threading.Lock()
         self._jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._worker: threading.Thread | None = None
 
@@ -84,6 +90,10 @@ class WandbRun(Logger):
             )
             wandb.teardown()  # its service holds on to the id of the run that failed
             self.experiment = start("offline")
+        self.rows = max(rows, self.experiment.starting_step)
+        """Logged in all sittings together."""
+        if rows > self.experiment.starting_step:
+            self.experiment.log({}, step=rows, commit=False)  # no row, only where the next one goes
         self.experiment.define_metric("samples_seen")
         self.experiment.define_metric("*", step_metric="samples_seen")
 
@@ -99,14 +109,14 @@ class WandbRun(Logger):
         """The configuration went along with `init`."""
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        self._tell(lambda: self.experiment.log({**metrics, "samples_seen": step}))
+        self._tell(lambda: self._log({**metrics, "samples_seen": step}))
 
     def log_picture(self, name: str, picture: Tensor, samples_seen: int) -> None:
         """Sends a uint8 (C, H, W) picture as it is."""
         import wandb
 
         pixels = picture.permute(1, 2, 0).cpu().numpy()
-        self._tell(lambda: self.experiment.log({name: wandb.Image(pixels), "samples_seen": samples_seen}))
+        self._tell(lambda: self._log({name: wandb.Image(pixels), "samples_seen": samples_seen}))
 
     def log_figures(self, figures: Mapping[str, Mapping[str, Any]], samples_seen: int) -> None:
         """Sends run.json's `figures` as a table, one row a figure with its protocol."""
@@ -121,28 +131,36 @@ class WandbRun(Logger):
             numbers = [None if value is None else float(value) for value in values]
             rows.append([name, *numbers, json.dumps(figure["protocol"])])
         table = wandb.Table(columns=FIGURE_COLUMNS, data=rows)
-        self._aside(lambda: self.experiment.log({"figures": table, "samples_seen": samples_seen}))
+        self._aside(lambda: self._log({"figures": table, "samples_seen": samples_seen}))
 
     def log_texts(self, name: str, texts: Sequence[str], samples_seen: int) -> None:
         """Sends texts as a table, one row each."""
         import wandb
 
         table = wandb.Table(columns=["sample", "text"], data=[list(pair) for pair in enumerate(texts)])
-        self._aside(lambda: self.experiment.log({name: table, "samples_seen": samples_seen}))
+        self._aside(lambda: self._log({name: table, "samples_seen": samples_seen}))
 
     def log_checkpoint(self, path: Path, aliases: Sequence[str]) -> None:
         """Sends a checkpoint as the newest version of this run's artifact; W&B copies the file before this returns."""
         import wandb
 
         artifact = wandb.Artifact(f"checkpoint-{self.version}", "model", metadata={"checkpoint": path.name})
-        self._tell(lambda: artifact.add_file(str(path), name="model.ckpt"))
+        try:
+            artifact.add_file(str(path), name="model.ckpt")
+        except Exception as error:  # such as a full disk, where W&B keeps its copies
+            self._say_left_out(error)
+            return
         self._aside(lambda: self.experiment.log_artifact(artifact, aliases=list(aliases)))
 
     def finalize(self, status: str) -> None:
+        if self._closed:  # Lightning closes once more after a Ctrl-C here
+            return
+        self._closed = True
         exit_code = 0 if status in ("success", "finished") else 1
         self._jobs.put(None)
         if self._worker is not None:
             self._worker.join(self._patience_s)
+        waiting = self._worker is not None and self._worker.is_alive()
         try:
             self.experiment.finish(exit_code=exit_code)
         except TimeoutError:
@@ -154,15 +172,20 @@ class WandbRun(Logger):
             )
         except Exception as error:
             self._say_lost(error)
+        else:
+            if waiting and not self._lost:
+                self._say_left_out(TimeoutError(f"not within {self._patience_s:g} s, run.wandb_patience_s"))
         if self._lost:
-            import wandb
+            self._leave()
 
-            with contextlib.suppress(Exception):  # else its exit would trip over the dead service
-                wandb.teardown()
+    def _log(self, row: Mapping[str, Any]) -> None:
+        self.experiment.log(dict(row))
+        with self._counting:  # tables come from a thread
+            self.rows += 1
 
     def _tell(self, what: Callable[[], object]) -> None:
         """Whatever happens in W&B's service, which is a process of its own, training goes on without it."""
-        if self._lost:
+        if self._lost or self._closed:
             return
         try:
             what()
@@ -177,14 +200,48 @@ class WandbRun(Logger):
             self._worker.start()
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            self._tell(job)
+        while (job := self._jobs.get()) is not None and not self._lost:
+            try:
+                job()
+            except Exception as error:
+                # The server's fault is no reason to give up the log, which can be synced; a dead service is.
+                self._tell(lambda: self.experiment.step)
+                self._say_left_out(error)
+
+    def _say_left_out(self, error: Exception) -> None:
+        if not self._lost and not self._said_left_out:
+            print(
+                f"W&B did not take a table or a checkpoint ({_reason(error)}), and may not take others; "
+                "the fit goes on, and the run's folder has them",
+                file=sys.stderr,
+            )
+            self._said_left_out = True
 
     def _say_lost(self, error: Exception) -> None:
         if not self._lost:
-            reason = (str(error).splitlines() or [""])[0]
-            print(f"W&B is lost ({type(error).__name__}: {reason}); the fit goes on without it", file=sys.stderr)
+            print(f"W&B is lost ({_reason(error)}); the fit goes on without it", file=sys.stderr)
         self._lost = True
+
+    def _leave(self) -> None:
+        """Ends the threads that wandb left when its service died.
+
+        `finish` fails before it ends the checks on the run, and `teardown` before it ends the thread that they run in;
+        the next one, up to 15 s later, would log an error with its traceback.
+        """
+        import wandb
+
+        of_process = wandb.setup()
+        with contextlib.suppress(Exception):  # wandb's own: another version may have another
+            self.experiment._run_status_checker.join()
+        with contextlib.suppress(Exception, SystemExit):  # it exits as the service did
+            wandb.teardown()
+        with contextlib.suppress(Exception):
+            of_process.asyncer.join()
+
+
+def _reason(error: Exception) -> str:
+    """An error's type and the first line of what it says, if anything."""
+    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
 
 
 def has_wandb_key() -> bool:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -190,6 +191,7 @@ def test_an_offline_run_of_two_sittings_is_whole_in_its_logs_and_after_sync(fit:
     logs = sorted((folder / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len(logs) == 2
     logged = [row for log in logs for row in wandb_log.history(log)]
+    assert [row["_step"] for row in logged] == list(range(len(logged)))
     plain = [{key: value for key, value in row.items() if not key.startswith("_")} for row in logged]
     scalars = [row for row in plain if not any(key.split(".")[0] in ("samples", "figures") for key in row)]
     kept = [{key: value for key, value in row.items() if key != "seconds"} for row in rows(folder)]
@@ -198,6 +200,19 @@ def test_an_offline_run_of_two_sittings_is_whole_in_its_logs_and_after_sync(fit:
     assert wandb_log.config(logs[0])["config"]["model"]["init_args"]["width"] == 8
     sync(folder)
     assert_all_arrived(server, folder)
+    arrived = server.runs[record(folder)["wandb_id"]].history
+    assert [row["_step"] for row in arrived] == list(range(len(logged)))
+
+
+def test_sittings_number_their_rows_as_one_run_with_a_server_and_without(fit: Fit, server: WandbServer) -> None:
+    """Offline first, while no server knows of those rows; then online, and offline again."""
+    fit("mixed", "--run.wandb", "offline", "--budget.kimg", 0.024)
+    fit("mixed", "--run.wandb", "online", "--ckpt_path", "last", "--budget.kimg", 0.048)
+    folder = fit("mixed", "--run.wandb", "offline", "--ckpt_path", "last")
+    logs = sorted((folder / "wandb").glob("*run-*/run-*.wandb"), key=lambda log: log.stat().st_mtime)
+    assert len(logs) == 3
+    steps = [row["_step"] for log in logs for row in wandb_log.history(log)]
+    assert steps == list(range(record(folder)["wandb_rows"]))
 
 
 # Servers that fail.
@@ -219,6 +234,8 @@ def failing(server: WandbServer) -> Iterator[Callable[[str], None]]:
     server.start()
 
 
+W_AND_B_WAITS_S = 60.0
+"""What it would wait at the start is 90 s, and at the end there is no limit; a busy machine takes 15 with ours."""
 IMPATIENT = ("--run.wandb", "online", "--run.wandb_patience_s", 1.5)
 
 
@@ -229,7 +246,7 @@ def test_a_run_whose_server_does_not_answer_is_kept_offline(
     failing(how)
     start = time.monotonic()
     folder = fit(f"{how}_at_the_start", *IMPATIENT, "--budget.kimg", 0.008)
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < W_AND_B_WAITS_S
     assert "this run is kept offline" in capsys.readouterr().err
     (log,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
     assert wandb_log.history(log)[-1]["samples_seen"] == 8
@@ -255,11 +272,14 @@ def test_a_server_that_fails_in_the_middle_changes_nothing_but_a_line(
     monkeypatch.setattr(GAN, "on_samples_seen", fail)
     start = time.monotonic()
     folder = fit(f"{how}_in_the_middle", *IMPATIENT)
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < W_AND_B_WAITS_S
     assert_same_state(checkpoint(folder), checkpoint(unwatched))
     err = capsys.readouterr().err
     if how == "killed":
         assert "W&B is lost" in err
+        assert "Traceback" not in err
+        # wandb's own thread would log an error, up to 15 s later.
+        assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("wandb")]
         return
     assert "`wandb sync --no-skip-online" in err
     server.stop()

@@ -37,7 +37,7 @@ def test_computes_once_a_key_and_returns_the_same_bits(tmp_path: Path, caplog: p
     cached_arrays(folder, "test/50", compute)
     assert compute.calls == 3
     assert len(entries(folder)) == 2
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.name.startswith("metrics.")]
 
 
 def test_large_arrays_stay_on_disk_and_are_not_written_to(tmp_path: Path) -> None:
@@ -74,8 +74,8 @@ def test_a_damaged_or_foreign_entry_is_replaced_with_one_warning(
         cached_arrays(tmp_path, "key", compute)
     assert compute.calls == 2
     assert np.array_equal(found["rows"], compute()["rows"])
-    assert [record.name for record in caplog.records] == ["metrics.cache"]
-    assert "\n" not in caplog.text.strip()
+    assert [record.name for record in caplog.records if record.name.startswith("metrics.")] == ["metrics.cache"]
+    assert "\n" not in caplog.records[0].getMessage()
     assert entry.name in caplog.text
 
 
