@@ -7,10 +7,10 @@ trained by that, and sampled by the inverse. Pictures are dequantised: their byt
 as points of the plane, both are one level of couplings, without dequantisation.
 
 Where we depart from the papers and their code. RealNVP: its batch norms between couplings are ActNorms, set from the
-first batch (a density that depends on its batch is none); those within its networks, the further paths from each
-residual block to the end, the mask and the ReLUs of x and -x at their beginning, and the penalty of weight norms'
-scales are left out; a coupling scales and then shifts, as in the paper's eq. 9, where the code shifts first; the range
-of scales is a number a channel that begins at 1, where the code has one a coupling.
+first batch (a density that depends on its batch is none); those within its networks, the mask that they see there, and
+the penalty of weight norms' scales are left out, and their last convolution begins at zero; a coupling scales and then
+shifts, as in the paper's eq. 9, where the code shifts first; the range of scales is a number a channel that begins at
+1, where the code has one a coupling.
 
 Glow: its couplings scale by no less than `least_scale`; its code (openai/glow) also tells every 3x3 convolution where
 the picture's border is, by one more channel, and learns the last level's mean and scale (`learntop`), here those of
@@ -37,6 +37,7 @@ from models.flow_layers import (
     Logit,
     MaskedCoupling,
     MultiScale,
+    ResidualNetwork,
     Split,
     Squeeze,
     checkerboard,
@@ -44,7 +45,6 @@ from models.flow_layers import (
     half_of,
     half_of_squeezed,
     initializing,
-    residual_network,
     vector_network,
 )
 from models.likelihoods import DEQUANTIZED_LOG_WIDTH, LEVELS, dequantized
@@ -241,7 +241,7 @@ class RealNVP(Flow):
 
 
 def _realnvp_step(mask: Tensor, channels: int, width: int, blocks: int) -> list[Invertible]:
-    network = residual_network(channels, 2 * channels, width, blocks)
+    network = ResidualNetwork(channels, 2 * channels, width, blocks)
     return [MaskedCoupling(mask, channels, network), ActNorm(channels)]
 
 

@@ -343,14 +343,31 @@ class ResidualBlock(nn.Module):
         return x + self.layers(x)
 
 
-def residual_network(inputs: int, outputs: int, width: int, blocks: int) -> nn.Module:
-    """RealNVP's (section 3.6 and 4.1), without its batch norms and its further paths from each block to the end."""
-    return nn.Sequential(
-        weight_norm(nn.Conv2d(inputs, width, 3, padding=1)),
-        *[ResidualBlock(width) for _ in range(blocks)],
-        nn.ReLU(),
-        _zeroed(nn.Conv2d(width, outputs, 1)),
-    )
+class ResidualNetwork(nn.Module):
+    """RealNVP's (section 3.6 and 4.1, and its code), without batch norms: of x and -x, blocks, and paths past them.
+
+    Args:
+        inputs: channels of what comes in.
+        outputs: channels of what comes out, all zero at first.
+        width: channels of the blocks.
+        blocks: residual blocks; each, and what comes before the first, also adds to the end by a path of its own.
+    """
+
+    def __init__(self, inputs: int, outputs: int, width: int, blocks: int) -> None:
+        super().__init__()
+        self.first = weight_norm(nn.Conv2d(2 * inputs, width, 3, padding=1))
+        self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(blocks))
+        self.paths = nn.ModuleList(weight_norm(nn.Conv2d(width, width, 1)) for _ in range(blocks + 1))
+        self.last = _zeroed(nn.Conv2d(width, outputs, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(F.relu(torch.cat([x, -x], dim=1)))
+        total = self.paths[0](x)
+        for block, path in zip(self.blocks, self.paths[1:], strict=True):
+            x = block(x)
+            total = total + path(x)
+        shifts_and_scales: Tensor = self.last(F.relu(total))
+        return shifts_and_scales
 
 
 FINENESS = 6.0

@@ -17,6 +17,7 @@ from models.flow_layers import (
     Logit,
     MaskedCoupling,
     MultiScale,
+    ResidualNetwork,
     Split,
     Squeeze,
     ZeroConv2d,
@@ -25,7 +26,6 @@ from models.flow_layers import (
     half_of,
     half_of_squeezed,
     initializing,
-    residual_network,
     vector_network,
 )
 
@@ -71,11 +71,11 @@ LAYERS: dict[str, tuple[tuple[int, ...], Callable[[], Invertible]]] = {
     "glow coupling of vectors": (ODD, lambda: GlowCoupling(vector_network(3, 4, 6), 0.2)),
     "checkerboard coupling": (
         (2, 3, 4),
-        lambda: MaskedCoupling(checkerboard(3, 4, True), 2, residual_network(2, 4, 5, 2)),
+        lambda: MaskedCoupling(checkerboard(3, 4, True), 2, ResidualNetwork(2, 4, 5, 2)),
     ),
     "channel coupling": (
         PICTURE,
-        lambda: MaskedCoupling(half_of(PICTURE, False), 4, residual_network(4, 8, 5, 1)),
+        lambda: MaskedCoupling(half_of(PICTURE, False), 4, ResidualNetwork(4, 8, 5, 1)),
     ),
     "masked coupling of vectors": (ODD, lambda: MaskedCoupling(half_of(ODD, True), 5, vector_network(5, 10, 6))),
     "chain": (ODD, lambda: Chain([ActNorm(5), InvertibleLinear(5), ActNorm(5)])),
@@ -105,7 +105,7 @@ def test_couplings_leave_what_they_read() -> None:
     assert torch.equal(y[:, :2], x[:, :2])
     assert (y[:, 2:] != x[:, 2:]).all()
     for mask in (checkerboard(4, 4, True), half_of((4, 4, 4), False)):
-        masked = scrambled(MaskedCoupling(mask, 4, residual_network(4, 8, 5, 1)))
+        masked = scrambled(MaskedCoupling(mask, 4, ResidualNetwork(4, 8, 5, 1)))
         same = (masked(x)[0] == x).all(dim=0)
         assert torch.equal(same, mask.bool().expand_as(same))
 
