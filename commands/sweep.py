@@ -26,6 +26,8 @@ SCHEMA = 1
 POLL_S = 0.1
 ORPHAN_PATIENCE_S = 20.0
 """How long a trial that outlived a killed sweep may take to end after SIGTERM."""
+GIVE_UP_AFTER = 5
+"""If so many trials are the first of a sitting and all fail, no more are begun; `wandb agent` does likewise."""
 SHOWN = 20
 """Rows of the live table."""
 
@@ -70,6 +72,7 @@ class Sweep:
         self.trials: list[Trial] = []
         self.received: signal.Signals | None = None
         self._running: dict[int, Process] = {}
+        self._begun: list[Trial] = []
         self._table = Table(file, sys.stderr)
         (self.folder / "logs").mkdir(parents=True, exist_ok=True)
         self._lock = (self.folder / ".lock").open("w")
@@ -91,7 +94,7 @@ class Sweep:
                 for slot in list(self._running):
                     self._look_after(slot)
                 for slot in set(range(parallel)) - set(self._running):
-                    if self.received is not None:
+                    if self.received is not None or self._is_hopeless:
                         break
                     following = again.pop(0) if again else self._propose(count)
                     if following is not None:
@@ -103,9 +106,20 @@ class Sweep:
         self._table.show(self.trials, last=True)
         self._write("done" if self.received is None else "stopped")
         self._say_best()
+        if self._is_hopeless:
+            print(
+                f"the first {GIVE_UP_AFTER} trials failed, and no more were begun; what they said is in "
+                f"{self.folder / 'logs'}. Mend it, and begin anew with another --name",
+                file=sys.stderr,
+            )
         if self.received is not None:
             return 128 + self.received
         return 0 if any(trial.counts for trial in self.trials) else 1
+
+    @property
+    def _is_hopeless(self) -> bool:
+        first = self._begun[:GIVE_UP_AFTER]
+        return len(first) == GIVE_UP_AFTER and all(trial.state == "failed" for trial in first)
 
     def _propose(self, count: int) -> Trial | None:
         if len(self.trials) >= count:
@@ -127,6 +141,7 @@ class Sweep:
             environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // parallel)))
         log = self.folder / "logs" / f"{run_id}.log"
         trial.state, trial.run, trial.error, trial.exit_code = "running", str(run), None, None
+        self._begun.append(trial)
         try:
             process = Process(words, environment, log, run / "metrics.jsonl", self.file)
         except OSError as error:

@@ -102,6 +102,18 @@ def test_a_failed_trial_is_recorded_and_passed_over(write: Write, tmp_path: Path
     assert kept(tmp_path)["best"]["trial"] == 1
 
 
+def test_trials_that_all_fail_end_the_sweep_soon(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"lr": {"values": [0.1 * i for i in range(8)]}}
+    assert main(["sweep", str(write(parameters={**settings, "fails": {"value": True}}))]) == 1
+    assert [trial["state"] for trial in kept(tmp_path)["trials"]] == ["failed"] * 5
+    assert "the first 5 trials failed" in capsys.readouterr().err
+    late = {"fails": {"values": [False, True]}, "lr": {"values": [0.1 * i for i in range(6)]}}
+    assert main(["sweep", str(write(parameters=late)), "--name", "late"]) == 0
+    assert len(json.loads((tmp_path / "runs" / "late" / "sweep.json").read_text())["trials"]) == 12
+
+
 def test_without_a_single_success_the_exit_code_is_1(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", str(write(parameters={"fails": {"value": True}}))]) == 1
     assert "no trial has a value" in capsys.readouterr().err
