@@ -37,16 +37,14 @@ from models.flow_layers import (
     Logit,
     MaskedCoupling,
     MultiScale,
-    ResidualNetwork,
     Split,
     Squeeze,
     checkerboard,
-    glow_network,
     half_of,
     half_of_squeezed,
     initializing,
-    vector_network,
 )
+from models.flow_networks import ResidualNetwork, ZeroConv2d, glow_network, vector_network
 from models.likelihoods import DEQUANTIZED_LOG_WIDTH, LEVELS, dequantized
 from models.randomness import sample_generator
 from models.single_loss import Optimization, SingleLoss
@@ -231,7 +229,7 @@ class RealNVP(Flow):
                 channels = 2 * channels if widen else channels
                 for i in range(couplings):
                     layers += _realnvp_step(masks[i % 2], shape[0], channels, blocks)
-                splits.append(Split(shape[0], learned=False))
+                splits.append(Split(None))
                 shape = (shape[0] // 2, *shape[1:])
             chains.append(Chain(layers))
             shapes.append(shape)
@@ -287,7 +285,7 @@ class Glow(Flow):
                 layers += [ActNorm(shape[0]), InvertibleLinear(shape[0]), GlowCoupling(network, least_scale)]
             chains.append(Chain(layers))
             if level < levels - 1:
-                splits.append(Split(shape[0], learned=True))
+                splits.append(Split(ZeroConv2d(shape[0] - second, 2 * second)))
                 shape = (shape[0] - second, *shape[1:])
             shapes.append(shape)
         super().__init__(data_shape, num_classes, MultiScale(chains, splits, shapes), optimization or Optimization())

@@ -1,4 +1,4 @@
-"""Invertible layers whose Jacobians have cheap determinants, and the networks within them.
+"""Invertible layers whose Jacobians have cheap determinants; the networks within them are in models/flow_networks.py.
 
 Dinh, Sohl-Dickstein & Bengio 2017 (RealNVP, arXiv:1605.08803); Kingma & Dhariwal 2018 (Glow, arXiv:1807.03039).
 
@@ -12,9 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import weight_norm
 
 
 class Invertible(nn.Module, ABC):
@@ -282,117 +280,6 @@ def half_of_squeezed(channels: int, first: bool) -> Tensor:
     return (kept == first).to(torch.get_default_dtype()).view(-1, 1, 1)
 
 
-# The networks in couplings.
-
-
-class ActNormConv2d(nn.Module):
-    """A convolution followed by ActNorm, as every hidden one of Glow's code: the two are computed as one."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
-        self.norm = ActNorm(outputs)
-        nn.init.normal_(self.conv.weight, 0.0, 0.05)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.norm.pending:
-            self.norm.sees(self.conv(x))
-        scale = self.norm.log_scale.exp()
-        weight = self.conv.weight * scale[:, None, None, None]
-        return F.conv2d(x, weight, self.norm.bias * scale, padding=self.conv.padding)
-
-
-class ZeroConv2d(nn.Conv2d):
-    """A 3x3 convolution that begins as zero, its outputs times exp(3 log_scale), which is learned: of Glow's code."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, 3, padding=1)
-        assert self.bias is not None
-        nn.init.zeros_(self.weight)
-        nn.init.zeros_(self.bias)
-        self.log_scale = nn.Parameter(torch.zeros(outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) * _by_channel(torch.exp(3 * self.log_scale), x)
-
-
-def glow_network(inputs: int, outputs: int, width: int) -> nn.Module:
-    """3x3, 1x1 and 3x3 convolutions (Glow, section 5)."""
-    return nn.Sequential(
-        ActNormConv2d(inputs, width, 3),
-        nn.ReLU(),
-        ActNormConv2d(width, width, 1),
-        nn.ReLU(),
-        ZeroConv2d(width, outputs),
-    )
-
-
-class ResidualBlock(nn.Module):
-    """x + two 3x3 convolutions of it, each after a ReLU (He et al. 2016b); weights normalised as RealNVP's are."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.ReLU(),
-            weight_norm(nn.Conv2d(width, width, 3, padding=1)),
-            nn.ReLU(),
-            weight_norm(nn.Conv2d(width, width, 3, padding=1)),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.layers(x)
-
-
-class ResidualNetwork(nn.Module):
-    """RealNVP's (section 3.6 and 4.1, and its code), without batch norms: of x and -x, blocks, and paths past them.
-
-    Args:
-        inputs: channels of what comes in.
-        outputs: channels of what comes out, all zero at first.
-        width: channels of the blocks.
-        blocks: residual blocks; each, and what comes before the first, also adds to the end by a path of its own.
-    """
-
-    def __init__(self, inputs: int, outputs: int, width: int, blocks: int) -> None:
-        super().__init__()
-        self.first = weight_norm(nn.Conv2d(2 * inputs, width, 3, padding=1))
-        self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(blocks))
-        self.paths = nn.ModuleList(weight_norm(nn.Conv2d(width, width, 1)) for _ in range(blocks + 1))
-        self.last = _zeroed(nn.Conv2d(width, outputs, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.first(F.relu(torch.cat([x, -x], dim=1)))
-        total = self.paths[0](x)
-        for block, path in zip(self.blocks, self.paths[1:], strict=True):
-            x = block(x)
-            total = total + path(x)
-        shifts_and_scales: Tensor = self.last(F.relu(total))
-        return shifts_and_scales
-
-
-FINENESS = 6.0
-"""Of vectors' networks: how much finer than their inputs' spread what they compute varies at the beginning."""
-
-
-def vector_network(inputs: int, outputs: int, width: int) -> nn.Module:
-    """Two hidden layers, smooth, for densities of points; neither paper has one.
-
-    The first layer's weights begin large, and its biases spread its units over the inputs: with torch's own, smooth
-    units learn structure much narrower than the whole only slowly.
-    """
-    first = nn.Linear(inputs, width)
-    nn.init.normal_(first.weight, 0.0, FINENESS)
-    nn.init.uniform_(first.bias, -1.5 * FINENESS, 1.5 * FINENESS)
-    return nn.Sequential(first, nn.SiLU(), nn.Linear(width, width), nn.SiLU(), _zeroed(nn.Linear(width, outputs)))
-
-
-def _zeroed(layer: nn.Conv2d | nn.Linear) -> nn.Module:
-    assert layer.bias is not None
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
 # Several scales.
 
 
@@ -400,14 +287,13 @@ class Split(nn.Module):
     """Half the channels leave as noise, which the other half tells the mean and scale of (Glow's code, `split2d`).
 
     Args:
-        channels: of what comes in.
-        learned: whether it does; otherwise they leave as they are, as in RealNVP.
+        prior: of what stays, (N, C - C // 2, ...), the mean and log-scale of what leaves, (N, 2 (C // 2), ...); None
+            where it leaves as it is, as in RealNVP.
     """
 
-    def __init__(self, channels: int, learned: bool) -> None:
+    def __init__(self, prior: nn.Module | None) -> None:
         super().__init__()
-        half = channels // 2
-        self.prior = ZeroConv2d(channels - half, 2 * half) if learned else None
+        self.prior = prior
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What stays, the noise, and log |det|, (N,)."""
