@@ -177,6 +177,7 @@ class WandbRun(Logger):
                 self._say_left_out(TimeoutError(f"not within {self._patience_s:g} s, run.wandb_patience_s"))
         if self._lost:
             self._leave()
+        self._said_left_out = True  # a table that still waits fails after the last word
 
     def _log(self, row: Mapping[str, Any]) -> None:
         self.experiment.log(dict(row))
