@@ -1,0 +1,145 @@
+"""Two checkouts on one machine: do they train to the same weights, and measure the same figures?
+
+    git worktree add ../before HEAD~5
+    python tests/benchmarks/compare_checkouts.py ../before . [--configs 'r3gan*'] [--precision bf16-mixed] [--steps 12]
+
+Each trains every small config (bundled or drawn data) for some steps from one seed, and evaluates what came out, in a
+process and a folder of its own. Then every tensor of the checkpoints is compared, the optimizers' too, and every figure.
+Tensors are matched by their order: their names may have changed, and are then listed. Exits with 1 if anything differs.
+"""
+
+import argparse
+import contextlib
+import fnmatch
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SMALL = ("*_fashion_mnist", "*_shapes", "*_gaussians", "*_moons")
+METRICS = ("frechet", "precision_recall", "density_coverage")
+
+
+def record(checkout: Path, names: list[str], out: Path, steps: int, precision: str) -> None:
+    """In the checkout's own process: fits each config and evaluates it, in the working directory."""
+    from main import main
+
+    torch.set_num_threads(1)
+    for name in names:
+        quick = ["--quality.num_samples=64", "--quality.reference_samples=64", "--run.wandb=off", f"--run.name={name}"]
+        here = ["--trainer.accelerator=cpu", "--trainer.devices=1", f"--trainer.precision={precision}"]
+        excerpt = ["--data.excerpt=true"] if name.endswith("_fashion_mnist") else []
+        coder = [f"--model.codes_from={_checkpoint(out, 'vqvae_fashion_mnist')}"] if "vqvae_prior" in name else []
+        config = str(checkout / "configs" / f"{name}.yaml")
+        code = main(["fit", "--config", config, f"--trainer.max_steps={steps}", *quick, *here, *excerpt, *coder])
+        if code:
+            raise SystemExit(f"{checkout}: fit of {name} ended with {code}")
+        (run,) = (Path("runs") / name).iterdir()
+        figures = json.loads((run / "run.json").read_text())["figures"]
+        if figures:  # of pictures
+            with (out / f"{name}.json").open("w") as file, contextlib.redirect_stdout(file):
+                few = ["--num_samples", "64", "--json"]
+                code = main(["evaluate", "--ckpt_path", str(run), *few, "--metrics", *METRICS])
+            if code:
+                raise SystemExit(f"{checkout}: evaluate of {name} ended with {code}")
+        torch.save(torch.load(run / "checkpoints" / "last.ckpt", weights_only=True), _checkpoint(out, name))
+        (out / f"{name}.figures").write_text(json.dumps({key: each["value"] for key, each in figures.items()}))
+
+
+def _checkpoint(out: Path, name: str) -> Path:
+    return out / f"{name}.ckpt"
+
+
+def tensors(value: Any, where: str = "") -> dict[str, Tensor]:  # noqa: ANN401 - whatever a checkpoint holds
+    """Every tensor and number within, by its place."""
+    if isinstance(value, Tensor):
+        return {where: value}
+    if isinstance(value, (int, float)):
+        return {where: torch.tensor(value, dtype=torch.float64)}
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    return {name: found for key, item in items for name, found in tensors(item, f"{where}/{key}").items()}
+
+
+def compare(name: str, before: Path, after: Path) -> list[str]:
+    """What differs of one config, a line each; renamed tensors are printed, and are no difference."""
+    lines, renamed = [], []
+    a, b = (torch.load(_checkpoint(folder, name), weights_only=True) for folder in (before, after))
+    for part in ("state_dict", "optimizer_states"):
+        mine, theirs = tensors(a[part]), tensors(b[part])
+        if len(mine) != len(theirs):
+            lines.append(f"{part}: {len(mine)} tensors, and {len(theirs)}")
+            continue
+        worst, count = 0.0, 0
+        for (key, x), (other, y) in zip(mine.items(), theirs.items(), strict=True):
+            renamed += [f"{key} -> {other}"] if key != other else []
+            if x.shape != y.shape or not torch.equal(x.nan_to_num(), y.nan_to_num()):
+                far = (x.double() - y.double()).norm() / x.double().norm() if x.shape == y.shape else float("inf")
+                worst, count = max(worst, float(far)), count + 1
+        if count:
+            lines.append(f"{part}: {count} of {len(mine)} tensors differ, by {worst:.1e} of their norm at most")
+    for suffix in ("figures", "json"):
+        files = [folder / f"{name}.{suffix}" for folder in (before, after)]
+        if any(file.exists() for file in files):
+            values = [json.loads(file.read_text()) for file in files]
+            found, wanted = (values if suffix == "figures" else [_figures_of(value) for value in values])[::-1]
+            lines += [f"{key}: {wanted.get(key)} and {found.get(key)}" for key in {**wanted, **found}
+                      if wanted.get(key) != found.get(key)]  # fmt: skip
+    if renamed:
+        print(f"  {len(renamed)} renamed: {', '.join(renamed[:3])} ...")
+    return lines
+
+
+def _figures_of(evaluation: dict[str, Any]) -> dict[str, Any]:
+    return {key: each["value"] for key, each in evaluation["figures"].items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("before", type=Path)
+    parser.add_argument("after", type=Path)
+    parser.add_argument("--configs", nargs="+", default=list(SMALL), help="names, or patterns of names")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--precision", default="32-true")
+    parser.add_argument("--record", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    found = [{path.stem for path in (each / "configs").glob("*.yaml")} for each in (options.before, options.after)]
+    names = sorted(name for name in found[0] & found[1] if any(fnmatch.fnmatch(name, p) for p in options.configs))
+    names.sort(key=lambda name: "vqvae_prior" in name)  # which needs the codes of another
+    if options.record:
+        record(options.before.resolve(), names, options.record, options.steps, options.precision)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = []
+        for label, checkout in (("before", options.before), ("after", options.after)):
+            out, place = (Path(scratch) / label / part for part in ("recorded", "place"))
+            out.mkdir(parents=True)
+            place.mkdir()
+            command = [sys.executable, str(Path(__file__).resolve()), str(checkout.resolve()), str(checkout.resolve()),
+                       "--record", str(out), "--configs", *names, "--steps", str(options.steps),
+                       "--precision", options.precision]  # fmt: skip
+            # `-P` and PYTHONPATH: the checkout's own packages, whichever is installed.
+            environment = {**os.environ, "PYTHONPATH": str(checkout.resolve()), "XDG_CACHE_HOME": str(place / "cache")}
+            log = Path(scratch) / label / "log"
+            with log.open("w") as file:
+                code = subprocess.run(command, cwd=place, env=environment, stdout=file, stderr=file).returncode
+            if code:
+                raise SystemExit(f"{checkout}: ended with {code}\n" + log.read_text()[-3000:])
+            folders.append(out)
+        differing = 0
+        for name in names:
+            print(name)
+            lines = compare(name, *folders)
+            differing += bool(lines)
+            print("\n".join(f"  {line}" for line in lines) or "  equal to the last bit")
+    print(f"{len(names) - differing} of {len(names)} configs equal")
+    sys.exit(bool(differing))
+
+
+if __name__ == "__main__":
+    main()
