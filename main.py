@@ -45,7 +45,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if verb not in {**TRAINING, **COMMANDS}:
         return _complain(f"no verb {verb!r}; there are {', '.join({**TRAINING, **COMMANDS})}")
     # Imported here: some verbs need neither torch nor Lightning, whose import takes ten seconds on a small machine.
-    from commands.errors import BAD_INPUT, InputError, one_line
+    from commands.options.errors import BAD_INPUT, InputError, one_line
 
     try:
         if verb in TRAINING:

@@ -16,8 +16,8 @@ from callbacks.guard import require_finite_weights
 from callbacks.intervals import ASK_EVERY, Interval, any_rank
 from callbacks.lookup import model_of
 from callbacks.run import run_of
-from metrics.files import write_whole
-from models.base import read_checkpoint
+from media.files import write_whole
+from models.training.base import read_checkpoint
 
 
 class CheckpointError(OSError):

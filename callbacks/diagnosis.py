@@ -15,6 +15,8 @@ from callbacks.lookup import data_of, find, model_of
 from callbacks.measuring import ReferenceData, in_batches, model_samples, real_pictures
 from callbacks.quality import Quality
 from callbacks.run import run_of
+from features.extractors import Extractor
+from media.pictures import grid
 from metrics.cache import default_folder
 from metrics.diagnosis import (
     Finding,
@@ -24,13 +26,11 @@ from metrics.diagnosis import (
     mode_collapse,
     uneven_classes,
 )
-from metrics.extractors import Extractor
 from metrics.neighbours import nearest
 from metrics.observation import Observation
-from metrics.pictures import grid
 from metrics.reference import PictureSet, Reference
-from models.base import GenerativeModel
-from models.capabilities import HasCritic
+from models.training.base import GenerativeModel
+from models.training.capabilities import HasCritic
 
 SHOWN, NEAREST = 8, 4
 """Rows of the picture of nearest neighbours, and training pictures beside each sample."""

@@ -8,7 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from callbacks.intervals import ASK_EVERY, any_rank
 from callbacks.lookup import model_of
 from callbacks.run import run_of
-from models.base import GenerativeModel
+from models.training.base import GenerativeModel
 
 REMEDY = (
     "training has diverged. The last good checkpoint is kept; usual causes are a learning rate that is too high, a "

@@ -25,8 +25,8 @@ from callbacks.stops import interrupted
 from metrics.evaluation import Figure
 from metrics.likelihood import bits_per_dimension
 from metrics.observation import share_of
-from models.base import GenerativeModel
-from models.capabilities import HasLikelihood, LikelihoodSettings
+from models.training.base import GenerativeModel
+from models.training.capabilities import HasLikelihood, LikelihoodSettings
 
 
 class Likelihood(Callback):

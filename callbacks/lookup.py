@@ -4,7 +4,7 @@ from typing import Any, TypeVar
 
 from lightning import Callback, LightningModule, Trainer
 
-from models.base import GenerativeModel
+from models.training.base import GenerativeModel
 
 C = TypeVar("C", bound=Callback)
 
@@ -16,7 +16,7 @@ def model_of(module: LightningModule) -> GenerativeModel:
         TypeError: if it does not keep the contract.
     """
     if not isinstance(module, GenerativeModel):
-        raise TypeError(f"{type(module).__name__} is not a models.base.GenerativeModel")
+        raise TypeError(f"{type(module).__name__} is not a models.training.base.GenerativeModel")
     return module
 
 

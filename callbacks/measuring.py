@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metrics.pictures import to_uint8
+from media.pictures import to_uint8
 from metrics.reference import PictureSet
-from models.base import GenerativeModel, SamplerSettings
-from models.capabilities import Encodes, HasLikelihood, LikelihoodSettings
+from models.training.base import GenerativeModel, SamplerSettings
+from models.training.capabilities import Encodes, HasLikelihood, LikelihoodSettings
 
 
 class ReferenceData(Protocol):

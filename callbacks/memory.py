@@ -12,7 +12,7 @@ from torch import Tensor
 
 from callbacks.lookup import model_of
 from callbacks.run import run_of
-from models.base import GenerativeModel
+from models.training.base import GenerativeModel
 
 GIB = 2**30
 

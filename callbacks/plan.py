@@ -19,7 +19,7 @@ from callbacks.checkpoints import Checkpoints
 from callbacks.lookup import data_of, find, model_of
 from callbacks.memory import GIB, PeakMeter, bytes_kept
 from callbacks.run import Run
-from models.base import Batch, GenerativeModel
+from models.training.base import Batch, GenerativeModel
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from media.pictures import save_png, to_uint8
 from metrics.observation import share_of
-from metrics.pictures import save_png, to_uint8
 
 
 class SampleIndices(IterableDataset[list[int]]):

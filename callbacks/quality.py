@@ -17,15 +17,15 @@ from callbacks.lookup import data_of, model_of
 from callbacks.measuring import ReferenceData, held_out, in_batches, model_samples, real_pictures, reconstructions
 from callbacks.run import run_of
 from callbacks.stops import interrupted
+from features.extractors import Extractor, make_extractor
+from features.precision import Precision
+from features.resize import Filter
 from metrics.cache import default_folder
 from metrics.evaluation import Figure, check_metrics, figures, headline
-from metrics.extractors import Extractor, make_extractor
 from metrics.observation import Observation, share_of
-from metrics.precision import Precision
 from metrics.reference import Metric, PictureSet, Reference
-from metrics.resize import Filter
-from models.base import GenerativeModel, SamplerSettings
-from models.capabilities import Encodes
+from models.training.base import GenerativeModel, SamplerSettings
+from models.training.capabilities import Encodes
 
 
 class Quality(Callback):

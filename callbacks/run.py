@@ -20,11 +20,11 @@ from torch import Tensor
 from callbacks.hardware import hardware, versions
 from callbacks.lookup import data_of, find, model_of
 from callbacks.wandb_run import ArtifactChoice, WandbMode, WandbRun, has_wandb_key
+from media.files import write_json_whole, write_text_whole, write_whole
+from media.pictures import save_png
 from metrics.evaluation import Figure
-from metrics.files import write_json_whole, write_text_whole, write_whole
-from metrics.pictures import save_png
-from models.base import GenerativeModel
-from models.part import describe
+from models.parts.part import describe
+from models.training.base import GenerativeModel
 
 SCHEMA = 1
 """Raised whenever a field of run.json changes its meaning."""

@@ -9,10 +9,10 @@ from callbacks.intervals import Interval
 from callbacks.lookup import data_of, model_of
 from callbacks.measuring import ReferenceData, held_out, in_batches, real_pictures, reconstructions
 from callbacks.run import run_of
-from metrics.pictures import grid, to_uint8, where_points_lie
+from media.pictures import grid, to_uint8, where_points_lie
 from metrics.reference import PictureSet
-from models.base import GenerativeModel, SamplerSettings
-from models.capabilities import Encodes
+from models.training.base import GenerativeModel, SamplerSettings
+from models.training.capabilities import Encodes
 
 POINTS = 4096
 """Samples that a picture of points shows."""

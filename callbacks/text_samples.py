@@ -7,8 +7,8 @@ from callbacks.intervals import Interval
 from callbacks.lookup import model_of
 from callbacks.run import run_of
 from callbacks.wandb_run import WandbRun
-from metrics.files import write_text_whole
-from models.base import GenerativeModel
+from media.files import write_text_whole
+from models.training.base import GenerativeModel
 
 
 class TextSamples(Callback):

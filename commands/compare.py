@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from commands.comparison import SPREAD, Group, Table, groups, summary, tables
-from commands.protocols import in_words
-from commands.records import runs_at
-from metrics.files import write_text_whole
+from commands.records.protocols import in_words
+from commands.records.run_folder import runs_at
+from commands.records.tables import SPREAD, Group, Table, groups, summary, tables
+from media.files import write_text_whole
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,7 +50,7 @@ def run(arguments: Sequence[str]) -> int:
     if options.csv is not None:
         written.append((options.csv, as_csv(made)))
     if options.html is not None:
-        from commands.compare_html import page
+        from commands.records.page import page
 
         written.append((options.html, page(found, readable, options.grids)))
     for path, text in written:

@@ -44,12 +44,12 @@ def run(arguments: Sequence[str]) -> int:
 
     from callbacks.diagnosis import as_plain, diagnose, in_words
     from callbacks.measuring import model_samples
-    from commands.checkpoints import checkpoint_at, run_folder_of, usable_device
-    from commands.sources import config_of_run, data_from, pictures_at
+    from commands.options.checkpoints import checkpoint_at, run_folder_of, usable_device
+    from commands.options.sources import config_of_run, data_from, pictures_at
+    from features.extractors import make_extractor
+    from media.files import without_nonfinite, write_json_whole
+    from media.pictures import save_png
     from metrics.cache import default_folder
-    from metrics.extractors import make_extractor
-    from metrics.files import without_nonfinite, write_json_whole
-    from metrics.pictures import save_png
     from models import load
 
     device = torch.device(usable_device(options.device))

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from commands.sampler import add_arguments, keep_protocol, settings_of
+from commands.options.sampler import add_arguments, keep_protocol, settings_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from models.base import SamplerSettings
-    from models.capabilities import HasLatents
+    from models.training.base import SamplerSettings
+    from models.training.capabilities import HasLatents
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,12 +62,12 @@ def run(arguments: Sequence[str]) -> int:
     import torch
     from tqdm import tqdm
 
-    from commands.checkpoints import checkpoint_at, usable_device
-    from commands.latents import Decode, decoded, decoder, read_projection, with_latents
+    from commands.options.checkpoints import checkpoint_at, usable_device
+    from commands.options.latents import Decode, decoded, decoder, read_projection, with_latents
+    from media.pictures import grid, save_png
     from metrics.directions import deviations
-    from metrics.pictures import grid, save_png
     from models import load
-    from models.capabilities import HasStyles
+    from models.training.capabilities import HasStyles
 
     path = checkpoint_at(options.ckpt_path)
     model = load(path, usable_device(options.device))
@@ -170,7 +170,7 @@ def found(
     import torch
 
     from metrics.directions import factorized, principal
-    from models.capabilities import HasLatentWeights, HasStyles
+    from models.training.capabilities import HasLatentWeights, HasStyles
 
     name = type(latent).__name__
     if isinstance(latent, HasStyles):

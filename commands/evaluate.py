@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from commands import likelihoods
-from commands.sampler import add_arguments, settings_of, sweep_of
+from commands.options import likelihoods
+from commands.options.sampler import add_arguments, settings_of, sweep_of
 
 if TYPE_CHECKING:
+    from features.extractors import Extractor
     from metrics.evaluation import Figure
-    from metrics.extractors import Extractor
     from metrics.observation import Observation
     from metrics.reference import KnownStatistics, Metric, PictureSet, Reference
-    from models.base import GenerativeModel
+    from models.training.base import GenerativeModel
 
 
 def parser() -> argparse.ArgumentParser:
@@ -73,10 +73,10 @@ def run(arguments: Sequence[str]) -> int:
         raise ValueError(f"several values of --{swept} need --ckpt_path, and leave no one sample for --save_statistics")
 
     # Imported after the arguments are known to be right: --help and typing errors answer at once.
-    from commands.checkpoints import run_folder_of, usable_device
+    from commands.options.checkpoints import run_folder_of, usable_device
+    from features.extractors import make_extractor
     from metrics.cache import default_folder
     from metrics.evaluation import check_metrics, figures
-    from metrics.extractors import make_extractor
 
     device = usable_device(options.device)
     model, checkpoint = loaded(options, device)
@@ -138,7 +138,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def loaded(options: argparse.Namespace, device: str) -> "tuple[GenerativeModel | None, Path | None]":
     """The model that is measured and its checkpoint; None where finished samples are."""
-    from commands.checkpoints import checkpoint_at
+    from commands.options.checkpoints import checkpoint_at
     from models import load
 
     if options.ckpt_path is None:
@@ -158,7 +158,7 @@ def report_bits(
     name: str, figure: "Figure", protocol: dict[str, Any], checkpoint: Path, options: argparse.Namespace
 ) -> None:
     """Prints the likelihood's figure and keeps it in the run's folder."""
-    from commands.checkpoints import run_folder_of
+    from commands.options.checkpoints import run_folder_of
 
     measured = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     result = {"figures": {name: as_plain(figure, protocol)}, "measured": measured}
@@ -176,7 +176,7 @@ def judged(
 ) -> "tuple[list[tuple[PictureSet, dict[str, Any]]], tuple[int, ...]]":
     """What is measured: the pictures of each variant of the options, and how they came about; a picture's shape."""
     from callbacks.measuring import model_samples
-    from commands.sources import pictures_at
+    from commands.options.sources import pictures_at
 
     options = variants[0]
     if model is None:
@@ -216,7 +216,7 @@ def reference(
     Raises:
         ValueError: it is not named and not known, or does not fit; one line.
     """
-    from commands.sources import config_of_run, pictures_at
+    from commands.options.sources import config_of_run, pictures_at
     from metrics.reference import Reference
     from metrics.statistics import known_statistics
 
@@ -315,7 +315,7 @@ def as_plain(figure: "Figure", protocol: dict[str, Any]) -> dict[str, Any]:
 
 def keep(result: dict[str, Any], run_folder: Path) -> None:
     """Adds the result to the run's folder, as evaluations/<time>.json; run.json belongs to the fit."""
-    from metrics.files import write_json_whole
+    from media.files import write_json_whole
 
     folder = run_folder / "evaluations"
     folder.mkdir(exist_ok=True)
@@ -377,7 +377,7 @@ def _short(value: object) -> str:
 
 
 def _finite(value: Any) -> Any:  # noqa: ANN401 - any plain value
-    from metrics.files import without_nonfinite
+    from media.files import without_nonfinite
 
     return without_nonfinite(value)
 

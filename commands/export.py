@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from models.base import GenerativeModel, SamplerSettings
+    from models.training.base import GenerativeModel, SamplerSettings
 
 TOLERANCE = 1e-3
 """Pictures in [-1, 1] may differ by this: an eighth of a step of 8 bits."""
@@ -59,10 +59,10 @@ def run(arguments: Sequence[str]) -> int:
         raise ValueError(f"--out {options.out} must end in {', '.join(WRITERS)}")
     require_installed(NEEDS.get(options.out.suffix, ()))
 
-    from commands.checkpoints import checkpoint_at
-    from metrics.files import write_whole
+    from commands.options.checkpoints import checkpoint_at
+    from media.files import write_whole
     from models import load
-    from models.capabilities import Deployable
+    from models.training.capabilities import Deployable
 
     path = checkpoint_at(options.ckpt_path)
     model = load(path)
@@ -130,7 +130,7 @@ def metadata(model: "GenerativeModel", settings: "SamplerSettings", checkpoint: 
 
 def example(model: "GenerativeModel", count: int) -> Inputs:
     """Inputs of the model's own sampling, on the CPU."""
-    from models.capabilities import HasLatents
+    from models.training.capabilities import HasLatents
 
     if not isinstance(model, HasLatents):
         raise ValueError(f"samples of a {type(model).__name__} have no latents, which an exported network would take")
@@ -141,7 +141,7 @@ def example(model: "GenerativeModel", count: int) -> Inputs:
 
 def largest_difference(model: "GenerativeModel", settings: "SamplerSettings", sampler: Sampler) -> float:
     """Between the pictures that a file and the model make of the same inputs, in batches of 1 and of 3."""
-    from models.capabilities import HasLatents
+    from models.training.capabilities import HasLatents
 
     assert isinstance(model, HasLatents)
     found = []

@@ -9,7 +9,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from commands.foreign import Foreign
+    from commands.official.checkpoint import Foreign
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,7 +39,7 @@ def run(arguments: Sequence[str]) -> int:
         raise ValueError(f"--kimg must not be {options.kimg}")
 
     from callbacks.checkpoints import WholeCheckpointIO
-    from commands.foreign import checkpoint_of
+    from commands.official.checkpoint import checkpoint_of
 
     read = reader_of(options.path)
     with options.path.open("rb") as file:
@@ -69,13 +69,13 @@ def reader_of(path: Path) -> Callable[[Path], "Foreign"]:
     Raises:
         ValueError: if nothing does.
     """
-    from commands import from_biggan
+    from commands.official import biggan
 
     if path.suffix == ".pkl":
         return read_snapshot
-    if path.suffix in from_biggan.SUFFIXES:
-        return from_biggan.read
-    raise ValueError(f"{path} is none of {', '.join(('.pkl', *from_biggan.SUFFIXES))}, which can be imported")
+    if path.suffix in biggan.SUFFIXES:
+        return biggan.read
+    raise ValueError(f"{path} is none of {', '.join(('.pkl', *biggan.SUFFIXES))}, which can be imported")
 
 
 def read_snapshot(path: Path) -> "Foreign":
@@ -84,11 +84,11 @@ def read_snapshot(path: Path) -> "Foreign":
     Raises:
         ValueError: if the file is damaged, or of no kind that is known here.
     """
-    from commands import from_r3gan, from_stylegan2
-    from commands.pickles import Record, read_network_pickle
+    from commands.official import r3gan, stylegan2
+    from commands.official.pickles import Record, read_network_pickle
 
-    content = read_network_pickle(path, from_stylegan2.CLASSES, from_r3gan.CLASSES)
+    content = read_network_pickle(path, stylegan2.CLASSES, r3gan.CLASSES)
     generators = [content.get(name) for name in ("G_ema", "G")]
-    if any(isinstance(found, Record) and found.class_name == from_r3gan.GENERATOR for found in generators):
-        return from_r3gan.read(content)
-    return from_stylegan2.read(content)
+    if any(isinstance(found, Record) and found.class_name == r3gan.GENERATOR for found in generators):
+        return r3gan.read(content)
+    return stylegan2.read(content)

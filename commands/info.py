@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from callbacks.plan import Cost
-    from models.base import GenerativeModel
+    from models.training.base import GenerativeModel
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,7 +32,7 @@ def run(arguments: Sequence[str]) -> int:
         raise FileNotFoundError(f"no checkpoint, run or config at {options.path}")
 
     from callbacks.plan import describe_cost
-    from commands.checkpoints import origin_line
+    from commands.options.checkpoints import origin_line
     from commands.training import default_precision
 
     if options.path.suffix in (".yaml", ".yml"):
@@ -42,7 +42,7 @@ def run(arguments: Sequence[str]) -> int:
             cli = TrainingCLI(["fit", "--config", str(options.path), "--run.root", folder, "--run.wandb", "off"])
         model, precision, batch_size = cli.model, cli.arguments.trainer.precision, cli.datamodule.batch_size
     else:
-        from commands.checkpoints import checkpoint_at
+        from commands.options.checkpoints import checkpoint_at
         from models import load
 
         path = checkpoint_at(options.path)

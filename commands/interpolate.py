@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from commands.sampler import add_arguments, in_turn, keep_protocol, settings_of
+from commands.options.sampler import add_arguments, in_turn, keep_protocol, settings_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,8 +63,8 @@ def run(arguments: Sequence[str]) -> int:
     import torch
     from tqdm import tqdm
 
-    from commands.checkpoints import checkpoint_at, usable_device
-    from commands.latents import (
+    from commands.options.checkpoints import checkpoint_at, usable_device
+    from commands.options.latents import (
         decoded,
         decoder,
         fitting_pictures,
@@ -73,9 +73,9 @@ def run(arguments: Sequence[str]) -> int:
         with_latents,
         with_styles,
     )
-    from metrics.animations import GIF_FPS, save_gif, save_mp4, video_package
+    from media.animations import GIF_FPS, save_gif, save_mp4, video_package
+    from media.pictures import grid, save_png
     from metrics.interpolation import along, lerp, slerp
-    from metrics.pictures import grid, save_png
     from models import load
 
     if options.out.suffix == ".mp4":

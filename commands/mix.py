@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from commands.sampler import add_arguments, in_turn, keep_protocol, settings_of
+from commands.options.sampler import add_arguments, in_turn, keep_protocol, settings_of
 
 NAMED = {"coarse": (0, 2), "middle": (3, 6), "fine": (7, None)}
 """First and last layer of 4 and 8 px, of 16 and 32 px, and of all beyond (Karras et al. 2019, section 3.1).
@@ -58,9 +58,9 @@ def run(arguments: Sequence[str]) -> int:
     import torch
     from tqdm import tqdm
 
-    from commands.checkpoints import checkpoint_at, usable_device
-    from commands.latents import decoded, decoder, with_styles
-    from metrics.pictures import grid, save_png
+    from commands.options.checkpoints import checkpoint_at, usable_device
+    from commands.options.latents import decoded, decoder, with_styles
+    from media.pictures import grid, save_png
     from models import load
 
     path = checkpoint_at(options.ckpt_path)

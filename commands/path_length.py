@@ -7,15 +7,15 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from commands.sampler import add_arguments, settings_of
+from commands.options.sampler import add_arguments, settings_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from commands.latents import Decode
+    from commands.options.latents import Decode
     from metrics.path_length import PathDistance
-    from models.base import GenerativeModel, SamplerSettings
-    from models.capabilities import HasLatents
+    from models.training.base import GenerativeModel, SamplerSettings
+    from models.training.capabilities import HasLatents
 
 EPSILON = 1e-4
 """As published."""
@@ -65,11 +65,11 @@ def run(arguments: Sequence[str]) -> int:
     # Imported after the arguments are known to be right: --help and typing errors answer at once.
     import torch
 
-    from commands.checkpoints import checkpoint_at, run_folder_of, usable_device
     from commands.evaluate import as_plain, keep, table_lines
-    from commands.latents import with_latents, with_styles
+    from commands.options.checkpoints import checkpoint_at, run_folder_of, usable_device
+    from commands.options.latents import with_latents, with_styles
+    from media.files import without_nonfinite
     from metrics.evaluation import Figure
-    from metrics.files import without_nonfinite
     from metrics.path_length import TRIMMED, trimmed_mean
     from models import load
 
@@ -114,7 +114,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def distance_of(options: argparse.Namespace) -> "PathDistance":
     """The distance that was asked for, or LPIPS where its weights are at hand and EfficientNet's where not."""
-    from metrics.efficientnet import EfficientNetFeatures
+    from features.efficientnet import EfficientNetFeatures
     from metrics.lpips import LPIPSDistance, weights_place
     from metrics.path_length import EfficientNetDistance
 
@@ -167,7 +167,7 @@ def ways(latent: "HasLatents", space: str, settings: "SamplerSettings") -> "tupl
 
     A picture that is cut off does not change where it is white or black, and its path would come out too short.
     """
-    from models.capabilities import HasStyles
+    from models.training.capabilities import HasStyles
 
     if not isinstance(latent, HasStyles):
         return lambda z, labels: z, lambda z, labels: latent.decode(z, labels, settings=settings)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from commands.sampler import add_arguments, settings_of
+from commands.options.sampler import add_arguments, settings_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from models.base import GenerativeModel, SamplerSettings
-    from models.capabilities import HasLatents
+    from models.training.base import GenerativeModel, SamplerSettings
+    from models.training.capabilities import HasLatents
 
 Draw: TypeAlias = "Callable[[Tensor, Sequence[Tensor]], Tensor]"
 """(latent, noises) to a picture (1, C, H, W), differentiably by both."""
@@ -80,12 +80,12 @@ def run(arguments: Sequence[str]) -> int:
     import torch
     from tqdm import tqdm
 
-    from commands.checkpoints import checkpoint_at, usable_device
-    from commands.latents import decoded, save_projection, with_latents, with_styles
+    from commands.options.checkpoints import checkpoint_at, usable_device
+    from commands.options.latents import decoded, save_projection, with_latents, with_styles
     from commands.path_length import distance_of
-    from metrics.animations import save_gif
+    from media.animations import save_gif
+    from media.pictures import grid, save_png, to_uint8
     from metrics.path_length import compared
-    from metrics.pictures import grid, save_png, to_uint8
     from models import load
 
     device = torch.device(usable_device(options.device))
@@ -201,7 +201,7 @@ def started(
     import torch
 
     from metrics.projection import spread_of
-    from models.capabilities import HasStyles
+    from models.training.capabilities import HasStyles
 
     generator = torch.Generator().manual_seed(options.seed)
     if not isinstance(latent, HasStyles):
@@ -223,7 +223,7 @@ def started(
 
 def drawing(latent: "HasLatents", start: Start, label: "Tensor", settings: "SamplerSettings") -> Draw:
     """How this model draws from the start, or from where it was moved to."""
-    from models.capabilities import HasStyles
+    from models.training.capabilities import HasStyles
 
     def draw(point: "Tensor", noises: "Sequence[Tensor]") -> "Tensor":
         if isinstance(latent, HasStyles):

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from commands.sampler import add_arguments, keep_protocol, settings_of
+from commands.options.sampler import add_arguments, keep_protocol, settings_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,10 +38,10 @@ def run(arguments: Sequence[str]) -> int:
     # Imported after the arguments are known to be right: --help and typing errors answer at once.
     from callbacks.measuring import held_out
     from callbacks.sample_grid import reconstruction_grid
-    from commands.checkpoints import checkpoint_at, usable_device
-    from commands.latents import fitting_pictures, with_decoder
-    from commands.sources import config_of_run, data_from
-    from metrics.pictures import grid, save_png
+    from commands.options.checkpoints import checkpoint_at, usable_device
+    from commands.options.latents import fitting_pictures, with_decoder
+    from commands.options.sources import config_of_run, data_from
+    from media.pictures import grid, save_png
     from models import load
 
     path = checkpoint_at(options.ckpt_path)

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from commands.comparison import Column, Row, Table, number
-from commands.protocols import in_words, panels
-from commands.records import RunFolder, printable, read_run
+from commands.records.protocols import in_words, panels
+from commands.records.run_folder import RunFolder, printable, read_run
+from commands.records.tables import Column, Row, Table, number
 
 KINDS = ("checkpoints", "samples", "wandb")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from commands.sampler import add_arguments, in_turn, keep_protocol, settings_of, sweep_of
+from commands.options.sampler import add_arguments, in_turn, keep_protocol, settings_of, sweep_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,9 +44,9 @@ def run(arguments: Sequence[str]) -> int:
     from tqdm import tqdm
 
     from callbacks.text_samples import joined
-    from commands.checkpoints import checkpoint_at, origin_line, usable_device
-    from metrics.files import write_text_whole
-    from metrics.pictures import to_uint8, where_points_lie
+    from commands.options.checkpoints import checkpoint_at, origin_line, usable_device
+    from media.files import write_text_whole
+    from media.pictures import to_uint8, where_points_lie
     from models import load
 
     path = checkpoint_at(options.ckpt_path)
@@ -109,8 +109,8 @@ def write(
     """
     import numpy as np
 
-    from metrics.files import write_json_whole, write_whole
-    from metrics.pictures import grid, save_png
+    from media.files import write_json_whole, write_whole
+    from media.pictures import grid, save_png
 
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".png":

@@ -17,10 +17,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
-from commands.errors import InputError
-from commands.proposals import State, Trial, next_trial
-from commands.sweep_file import OF_THE_SWEEP, SweepFile, is_beaten, read_sweep_file
-from metrics.files import write_json_whole
+from commands.options.errors import InputError
+from commands.sweeps.file import OF_THE_SWEEP, SweepFile, is_beaten, read_sweep_file
+from commands.sweeps.proposals import State, Trial, next_trial
+from media.files import write_json_whole
 
 SCHEMA = 1
 POLL_S = 0.1

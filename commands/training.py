@@ -37,12 +37,12 @@ from callbacks.sample_grid import SampleGrid
 from callbacks.stops import Stops
 from callbacks.text_samples import TextSamples
 from callbacks.throughput import Throughput
-from commands.checkpoints import checkpoint_at, newest_of_runs, run_folder_of
-from commands.errors import BAD_INPUT, InputError, one_line, parser_error
-from commands.transfer import take_weights
+from commands.options.checkpoints import checkpoint_at, newest_of_runs, run_folder_of
+from commands.options.errors import BAD_INPUT, InputError, one_line, parser_error
+from commands.options.init_from import take_weights
 from datamodules.base import DataModule
-from models.base import GenerativeModel, OutOfMemoryInPhaseError, own_fields, read_checkpoint
-from models.part import completed, describe, differences
+from models.parts.part import completed, describe, differences
+from models.training.base import GenerativeModel, OutOfMemoryInPhaseError, own_fields, read_checkpoint
 
 DEFAULTS = Path(__file__).parent.parent / "configs" / "defaults.yaml"
 

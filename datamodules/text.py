@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from datamodules.base import Batch, DataModule, Split, at_least, one_line
-from metrics.files import write_whole
+from media.files import write_whole
 
 
 @dataclass(frozen=True, eq=False)

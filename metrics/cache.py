@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 from filelock import FileLock
 
-from metrics.files import write_json_whole, write_whole
+from media.files import write_json_whole, write_whole
 
 _log = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from features.extractors import Extractor
+from features.inception import WEIGHTS_SHA256 as INCEPTION_SHA256
 from metrics.discriminant import class_accuracy
-from metrics.extractors import Extractor
 from metrics.frechet import frechet_distance
-from metrics.inception import WEIGHTS_SHA256 as INCEPTION_SHA256
 from metrics.inception_score import inception_score
 from metrics.kernel import kernel_distance
 from metrics.lpips import LPIPSDiversity, lpips_diversity

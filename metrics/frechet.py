@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metrics.files import write_whole
+from media.files import write_whole
 
 
 @dataclass(eq=False)

@@ -1,6 +1,6 @@
 """What a model of pictures must beat in bits a dimension: their values' frequencies, without any learning.
 
-python docs/histogram_bits.py configs/vae_fashion_mnist.yaml
+python docs/programs/histogram_bits.py configs/vae_fashion_mnist.yaml
 """
 
 import math

@@ -6,7 +6,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
-from metrics.precision import exact_arithmetic
+from features.precision import exact_arithmetic
 
 _WEIGHTS_FILES = {"alex": ("AlexNet", "alexnet-owt-7be5be79.pth"), "vgg": ("VGG16", "vgg16-397923af.pth")}
 """Networks, and their weights as torchvision names them in torch's cache; LPIPS's own layers come with torchmetrics."""

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from metrics.extractors import Extractor
+from features.extractors import Extractor
 from metrics.frechet import GaussianStatistics
 from metrics.inception_score import ScoreStatistics
 from metrics.lpips import LPIPSDiversity

@@ -11,7 +11,7 @@ from typing import Literal, Protocol, Self, TypeAlias
 import torch
 from torch import Tensor
 
-from metrics.efficientnet import EfficientNetFeatures
+from features.efficientnet import EfficientNetFeatures
 from metrics.interpolation import Interpolation
 
 Sampling: TypeAlias = Literal["full", "end"]

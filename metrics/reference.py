@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from features.extractors import Extractor
 from metrics.cache import cached_arrays
 from metrics.discriminant import DiscriminantStatistics, LinearDiscriminant
-from metrics.extractors import Extractor
 from metrics.frechet import GaussianStatistics
 from metrics.neighbours import neighbour_distances
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from metrics.extractors import Extractor
+from features.extractors import Extractor
 from metrics.frechet import GaussianStatistics
 from metrics.reference import KnownStatistics
 

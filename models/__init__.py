@@ -11,7 +11,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from models.base import GenerativeModel
+    from models.training.base import GenerativeModel
 
 
 def load(path: str | Path, device: str = "cpu") -> GenerativeModel:
@@ -22,8 +22,8 @@ def load(path: str | Path, device: str = "cpu") -> GenerativeModel:
         ValueError: if it is no whole checkpoint of ours.
     """
     # Imported here, so that `import models` stays cheap for verbs that need no network.
-    from models.base import GenerativeModel, own_fields, read_checkpoint
-    from models.part import build
+    from models.parts.part import build
+    from models.training.base import GenerativeModel, own_fields, read_checkpoint
 
     checkpoint = read_checkpoint(path, device)
     try:

@@ -23,10 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import picture_shape
-from models.deployed import Deployed
-from models.gan import GAN, AdversarialTraining, LatentSettings, Penalty
-from models.layers import (
+from models.parts.deployed import Deployed
+from models.parts.layers import (
     BatchNorm2d,
     ConditionalBatchNorm2d,
     SelfAttention,
@@ -38,9 +36,11 @@ from models.layers import (
     standing_statistics,
     without_spectral_norm,
 )
-from models.losses import Hinge
-from models.randomness import keyed_seed
-from models.regularizers import non_orthogonality
+from models.parts.losses import Hinge
+from models.parts.regularizers import non_orthogonality
+from models.training.base import picture_shape
+from models.training.gan import GAN, AdversarialTraining, LatentSettings, Penalty
+from models.training.randomness import keyed_seed
 
 GENERATOR_WIDTHS = {
     32: (4, 4, 4, 4),

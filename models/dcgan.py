@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models.base import picture_shape
-from models.gan import GAN, AdversarialTraining, LatentSettings
-from models.layers import BatchNorm2d, one_hot
+from models.parts.layers import BatchNorm2d, one_hot
+from models.training.base import picture_shape
+from models.training.gan import GAN, AdversarialTraining, LatentSettings
 
 
 def _multipliers(resolution: int) -> list[int]:

@@ -26,9 +26,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from models.base import UNKNOWN_DATA, SamplerSettings, picture_shape
-from models.capabilities import HasLikelihood, LikelihoodSettings
-from models.flow_layers import (
+from models.parts.flow_layers import (
     ActNorm,
     Chain,
     GlowCoupling,
@@ -44,10 +42,12 @@ from models.flow_layers import (
     half_of_squeezed,
     initializing,
 )
-from models.flow_networks import ResidualNetwork, ZeroConv2d, glow_network, vector_network
-from models.likelihoods import DEQUANTIZED_LOG_WIDTH, LEVELS, dequantized
-from models.randomness import sample_generator
-from models.single_loss import Optimization, SingleLoss
+from models.parts.flow_networks import ResidualNetwork, ZeroConv2d, glow_network, vector_network
+from models.parts.likelihoods import DEQUANTIZED_LOG_WIDTH, LEVELS, dequantized
+from models.training.base import UNKNOWN_DATA, SamplerSettings, picture_shape
+from models.training.capabilities import HasLikelihood, LikelihoodSettings
+from models.training.randomness import sample_generator
+from models.training.single_loss import Optimization, SingleLoss
 
 TO_CONTINUOUS = (LEVELS - 1) / LEVELS
 """Pictures in [-1, 1] times this are the middles of the intervals that `dequantized` spreads their bytes over."""

@@ -16,14 +16,14 @@ from typing import ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from models.base import UNKNOWN_DATA, SamplerSettings, picture_shape
-from models.capabilities import HasLikelihood, LikelihoodSettings
-from models.likelihoods import DEQUANTIZED_LOG_WIDTH, HALF_STEP, LEVELS, dequantized
-from models.ode import Solver, check_solver, integrate, integrate_density
-from models.part import Part
-from models.randomness import sample_generator
-from models.single_loss import Optimization, SingleLoss
-from models.unet import MLP, UNet
+from models.parts.likelihoods import DEQUANTIZED_LOG_WIDTH, HALF_STEP, LEVELS, dequantized
+from models.parts.ode import Solver, check_solver, integrate, integrate_density
+from models.parts.part import Part
+from models.parts.unet import MLP, UNet
+from models.training.base import UNKNOWN_DATA, SamplerSettings, picture_shape
+from models.training.capabilities import HasLikelihood, LikelihoodSettings
+from models.training.randomness import sample_generator
+from models.training.single_loss import Optimization, SingleLoss
 
 Network: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """What a network makes of noisy samples (N, ...) and the level of each, (N,)."""

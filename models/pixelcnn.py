@@ -6,7 +6,7 @@ a pixel, the left one also the pixels to its left, and takes the upper's feature
 Weights are normalised and set from the first batch, as the authors' are (Salimans & Kingma 2016). Where we depart from
 their code (openai/pixel-cnn): the first convolutions look at a shifted picture instead of being shifted themselves, so
 that the outermost row and column get a bias; what is drawn is rounded to bytes before the next pixel sees it (see
-models/mixture.py); grey pictures have mixtures of one channel; no classes.
+models/parts/mixture.py); grey pictures have mixtures of one channel; no classes.
 """
 
 import contextlib
@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
-from models.base import SamplerSettings, picture_shape
-from models.capabilities import HasLikelihood, LikelihoodSettings
-from models.mixture import drawn, log_probability, parameters_needed
-from models.single_loss import Optimization, SingleLoss
-from models.tokens import check_drawing
+from models.parts.mixture import drawn, log_probability, parameters_needed
+from models.parts.tokens import check_drawing
+from models.training.base import SamplerSettings, picture_shape
+from models.training.capabilities import HasLikelihood, LikelihoodSettings
+from models.training.single_loss import Optimization, SingleLoss
 
 UPPER, LEFT = (2, 3), (2, 2)
 """Kernels (rows, columns) of the two streams: the row above and the own one; columns to both sides, or to the left."""

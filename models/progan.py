@@ -18,12 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import picture_shape
-from models.deployed import Deployed
-from models.gan import GAN, AdversarialTraining, LatentSettings, layers_within
-from models.layers import one_hot, pixel_norm, with_minibatch_deviation
-from models.losses import Wasserstein
-from models.regularizers import GradientPenalty
+from models.parts.deployed import Deployed
+from models.parts.layers import one_hot, pixel_norm, with_minibatch_deviation
+from models.parts.losses import Wasserstein
+from models.parts.regularizers import GradientPenalty
+from models.training.base import picture_shape
+from models.training.gan import GAN, AdversarialTraining, LatentSettings, layers_within
 
 
 class EqualizedConv2d(nn.Conv2d):

@@ -28,13 +28,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import picture_shape
-from models.deployed import Deployed
-from models.gan import GAN, AdversarialTraining, LatentSettings, layers_within
-from models.layers import autocast_dtype, one_hot
-from models.losses import RelativisticPairing
-from models.ops import downsample2d, low_pass, upsample2d
-from models.regularizers import R1, R2
+from models.parts.deployed import Deployed
+from models.parts.layers import autocast_dtype, one_hot
+from models.parts.losses import RelativisticPairing
+from models.parts.ops import downsample2d, low_pass, upsample2d
+from models.parts.regularizers import R1, R2
+from models.training.base import picture_shape
+from models.training.gan import GAN, AdversarialTraining, LatentSettings, layers_within
 
 SLOPE = 0.2
 """Of the leaky ReLU at negative numbers."""

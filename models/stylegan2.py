@@ -25,15 +25,15 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import picture_shape
-from models.compiling import Compiled, Ops
-from models.deployed import Deployed
-from models.gan import GAN, AdversarialTraining, LatentSettings, Penalty, layers_within
-from models.layers import autocast_dtype, joint_sum, one_hot, pixel_norm, with_minibatch_deviation
-from models.losses import NonSaturating
-from models.ops import bias_act, low_pass, modulated_conv2d, resampled_conv2d, upsample2d
-from models.randomness import keyed_generator
-from models.regularizers import R1, path_lengths
+from models.parts.compiling import Compiled, Ops
+from models.parts.deployed import Deployed
+from models.parts.layers import autocast_dtype, joint_sum, one_hot, pixel_norm, with_minibatch_deviation
+from models.parts.losses import NonSaturating
+from models.parts.ops import bias_act, low_pass, modulated_conv2d, resampled_conv2d, upsample2d
+from models.parts.regularizers import R1, path_lengths
+from models.training.base import picture_shape
+from models.training.gan import GAN, AdversarialTraining, LatentSettings, Penalty, layers_within
+from models.training.randomness import keyed_generator
 
 Activation: TypeAlias = Literal["linear", "lrelu"]
 

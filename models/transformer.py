@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import UNKNOWN_DATA, GenerativeModel, SamplerSettings, picture_shape
-from models.capabilities import HasCodes, HasLikelihood, LikelihoodSettings
-from models.likelihoods import LEVELS, from_levels, to_levels
-from models.single_loss import Optimization, SingleLoss
-from models.tokens import check_drawing, chosen, restricted
+from models.parts.likelihoods import LEVELS, from_levels, to_levels
+from models.parts.tokens import check_drawing, chosen, restricted
+from models.training.base import UNKNOWN_DATA, GenerativeModel, SamplerSettings, picture_shape
+from models.training.capabilities import HasCodes, HasLikelihood, LikelihoodSettings
+from models.training.single_loss import Optimization, SingleLoss
 
 SEQUENCE_BASE = 10_000.0
 """Of rotary positions along a sequence (Su et al. 2021, section 3.2.2)."""

@@ -12,15 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import likelihoods
-from models.base import SamplerSettings, picture_shape
-from models.capabilities import HasLikelihood, LikelihoodSettings
-from models.deployed import Deployed
-from models.layers import one_hot
-from models.randomness import sample_generator
-from models.schedules import Schedule, value_at
-from models.single_loss import Optimization, SingleLoss
-from models.variational import (
+from models.parts import likelihoods
+from models.parts.deployed import Deployed
+from models.parts.layers import one_hot
+from models.parts.schedules import Schedule, value_at
+from models.parts.variational import (
     active_units,
     divergence_from_prior,
     importance_bound,
@@ -28,6 +24,10 @@ from models.variational import (
     reparametrize,
     with_free_bits,
 )
+from models.training.base import SamplerSettings, picture_shape
+from models.training.capabilities import HasLikelihood, LikelihoodSettings
+from models.training.randomness import sample_generator
+from models.training.single_loss import Optimization, SingleLoss
 
 Likelihood: TypeAlias = Literal["discretized_logistic", "gaussian", "squared_error", "bernoulli"]
 Scale: TypeAlias = float | Literal["pixel", "channel"]

@@ -15,13 +15,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from models import likelihoods
-from models.base import SamplerSettings, picture_shape
-from models.capabilities import HasLikelihood, LikelihoodSettings
-from models.ema import WeightAverage
-from models.gan import GAN, AdversarialTraining, LatentSettings
-from models.layers import BatchNorm2d
-from models.variational import divergence_from_prior, importance_bound, normal_log_density, reparametrize
+from models.parts import likelihoods
+from models.parts.layers import BatchNorm2d
+from models.parts.variational import divergence_from_prior, importance_bound, normal_log_density, reparametrize
+from models.training.base import SamplerSettings, picture_shape
+from models.training.capabilities import HasLikelihood, LikelihoodSettings
+from models.training.ema import WeightAverage
+from models.training.gan import GAN, AdversarialTraining, LatentSettings
 
 
 def stages(side: int) -> int:
@@ -145,7 +145,7 @@ class VAEGAN(GAN, HasLikelihood):
             authors' code, 5e-6 for CIFAR-10 (`recon_vs_gan_weight` w, gamma = w / (1 - w)).
         feature_layer: the l of Dis_l, as `Discriminator` counts; the last convolution where left out.
         adversarial: how the players are trained. The default is RMSProp but for its bias correction, as Adam without
-            momentum is: 3e-4, decay 0.9. The loss is the non-saturating one; `models.losses.Minimax` is the paper's.
+            momentum is: 3e-4, decay 0.9. The loss is the non-saturating one; `losses.Minimax` is the paper's.
     """
 
     def __init__(

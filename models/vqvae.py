@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import SamplerSettings, picture_shape
-from models.quantizers import EMACodebook, Quantized, Quantizer, QuantizingModule, perplexity
-from models.single_loss import Optimization, SingleLoss
+from models.parts.quantizers import EMACodebook, Quantized, Quantizer, QuantizingModule, perplexity
+from models.training.base import SamplerSettings, picture_shape
+from models.training.single_loss import Optimization, SingleLoss
 
 
 class ResidualBlock(nn.Module):

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from models.base import Batch
-from models.gan import GAN, AdversarialTraining
-from models.layers import one_hot
+from models.parts.layers import one_hot
+from models.training.base import Batch
+from models.training.gan import GAN, AdversarialTraining
 
 TRAINING_SEED = 7
 

@@ -9,7 +9,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 def test_the_table_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    runpy.run_path(str(DOCS / "make_claims.py"), run_name="__main__")
+    runpy.run_path(str(DOCS / "programs" / "make_claims.py"), run_name="__main__")
     printed = capsys.readouterr().out.strip()
     page = (DOCS / "claims.md").read_text()
     assert printed in page

@@ -12,10 +12,10 @@ import torch
 import yaml
 from PIL import Image
 
-from commands.errors import InputError
+from commands.options.errors import InputError
 from commands.training import DEFAULTS, KEYED_CALLBACKS, TrainingCLI, as_input_errors, quietly
 from datamodules.base import DataModule
-from models.base import GenerativeModel
+from models.training.base import GenerativeModel
 from tests.models.toy_coder import ToyCoder, save_model
 
 CONFIGS = DEFAULTS.parent

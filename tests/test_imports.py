@@ -2,27 +2,60 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-PACKAGES = ("models", "datamodules", "callbacks", "metrics", "commands")
+PACKAGES = ("models", "datamodules", "callbacks", "features", "media", "metrics", "commands")
 
-PLAIN = re.compile(
-    r"models\.(losses|likelihoods|variational|quantizers|mixture|tokens|flow_layers|ode|unet|regularizers|schedules|"
-    r"layers|ops|ema|randomness|part|deployed|augment)(\.|$)|metrics(\.|$)"
-)
-"""What must stay free of Lightning and wandb."""
+ROOMS: dict[str, set[str]] = {
+    "media": set(),
+    "features": {"media"},
+    "metrics": {"features", "media"},
+    "datamodules": {"media"},
+    "models.parts": {"models.parts.augment", "features", "media"},
+    "models.parts.augment": {"models.parts", "media"},
+    "models.training": {"models.parts", "models.parts.augment", "media"},
+    "models": {"models.training", "models.parts", "models.parts.augment", "media"},
+    "callbacks": {"models.training", "models.parts", "metrics", "features", "media"},
+    "commands.records": {"media"},
+    "commands.sweeps": {"commands.options", "media"},
+    "commands.official": {"commands.options", "models.parts", "media"},
+    "commands.options": {
+        *("callbacks", "datamodules", "metrics", "features", "media"),
+        *("models", "models.training", "models.parts", "commands.records"),
+    },
+    "commands": {
+        *("commands.options", "commands.official", "commands.sweeps", "commands.records", "callbacks", "datamodules"),
+        *("metrics", "features", "media", "models", "models.training", "models.parts"),
+    },
+    "": {"commands", "commands.options"},
+}
+"""Of each folder, the other folders that its files may import. A new folder is declared here, or breaks the rules."""
+
+NOT_HERE = {
+    **dict.fromkeys(
+        ("media", "features", "metrics", "models", "models.parts", "models.parts.augment"), ("lightning", "wandb")
+    ),
+    "datamodules": ("wandb",),
+    "commands.records": ("lightning", "wandb", "torch"),
+    "commands.sweeps": ("lightning", "wandb", "torch"),
+}
+"""Packages that no file of a folder imports, by folder: what lies there works without them."""
+
+CONTRACT = {"models", "models.training.base", "models.training.capabilities", "models.parts.part"}
+"""All that callbacks and commands see of models: the contract, `models.load`, and what configs can name."""
 
 DATA_SETS = re.compile(r"mnist|cifar|imagenet|celeb_?a|lsun|ffhq|shakespeare", re.IGNORECASE)
 
 STEPS_ALLOWED = {
-    "models.gan": "the one place that steps two optimizers",
-    "models.manual": "the optimizer step itself, gradients averaged over ranks before it",
-    "models.single_loss": "the one place that steps a single optimizer",
+    "models.training.gan": "the one place that steps two optimizers",
+    "models.training.manual": "the optimizer step itself, gradients averaged over ranks before it",
+    "models.training.single_loss": "the one place that steps a single optimizer",
     "callbacks.plan": "trial steps of models that Lightning optimizes by itself",
     "commands.project": "moves a latent; no model is trained",
 }
@@ -70,60 +103,33 @@ def imported(tree: ast.Module, package: str, modules: set[str]) -> Iterator[str]
                 yield base
 
 
-BASES = {"models.base", "models.capabilities", "models.manual", "models.gan", "models.single_loss"}
-
-
-def families(found: dict[str, Source]) -> set[str]:
-    """Modules of models/ that define a descendant of GenerativeModel, but for the bases."""
-    classes = {
-        (name, node.name): {
-            base.id if isinstance(base, ast.Name) else ast.unparse(base).split(".")[-1] for base in node.bases
-        }
-        for name, source in found.items()
-        for node in ast.walk(source.tree)
-        if name.startswith("models.") and isinstance(node, ast.ClassDef)
-    }
-    known = {"GenerativeModel"}
-    while grown := {cls for (_, cls), bases in classes.items() if bases & known} - known:
-        known |= grown
-    return {name for name, cls in classes if cls in known} - BASES
-
-
-def within(module: str, *packages: str) -> bool:
-    return any(module == package or module.startswith(package + ".") for package in packages)
+def room_of(module: str, rooms: Iterable[str]) -> str:
+    """The innermost folder that a module lies in, or is; "" for the top."""
+    parts = module.split(".")
+    inner = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+    return next((name for name in inner if name in rooms), "")
 
 
 def violations(root: Path) -> list[str]:
     """Every breach of the rules under `root`, as "module: what it does"."""
     found = sources(root)
-    kinds = families(found)
-    breaches = []
+    folders = {name.rpartition(".")[0] if not (root / name.replace(".", "/")).is_dir() else name for name in found}
+    breaches = [f"{folder}: a folder that no rule names" for folder in folders - set(ROOMS)]
     for name, source in found.items():
-        forbidden: set[str] = set()
-        for module in source.imports:
-            others = {
-                "models": ("datamodules", "callbacks", "commands", "metrics", "main"),
-                "datamodules": ("models", "callbacks", "commands", "main"),
-                "callbacks": ("datamodules", "commands", "main"),
-                "metrics": ("models", "datamodules", "callbacks", "commands", "main"),
-                "commands": ("main",),
-            }.get(name.split(".")[0], ())
-            sibling = name in kinds and module in kinds and module != name
-            above = name.startswith("models.") and name not in kinds and module in kinds
-            framework = bool(PLAIN.match(name)) and within(module, "lightning", "pytorch_lightning", "wandb")
-            indirect = bool(PLAIN.match(name)) and within(module, "models") and not PLAIN.match(module)
-            past_the_contract = (
-                within(name, "callbacks", "commands")
-                and within(module, "models")
-                and module not in ("models.base", "models.capabilities", "models.part")
-                and not (within(name, "commands") and module == "models")  # its `load`
-            )
-            if within(module, *others) or sibling or above or framework or indirect or past_the_contract:
-                forbidden.add(module)
-        breaches += [f"{name}: imports {module}" for module in sorted(forbidden)]
+        here = room_of(name, ROOMS)
+        for module in sorted(source.imports):
+            ours = module.split(".")[0] in PACKAGES or module == "main"
+            there = room_of(module, ROOMS)
+            family = here == there == "models" and module != "models" and name != "models"
+            allowed = there in ROOMS[here] or (here == there and not family)
+            through = here.split(".")[0] in ("callbacks", "commands") and there.split(".")[0] == "models"
+            if ours and not (allowed and (not through or module in CONTRACT)):
+                breaches.append(f"{name}: imports {module}")
+            if module.split(".")[0].removeprefix("pytorch_") in NOT_HERE.get(here, ()):
+                breaches.append(f"{name}: imports {module}")
         if name not in STEPS_ALLOWED:
             breaches += [f"{name}: calls {call}" for call in steps(source)]
-        if within(name, "models", "callbacks", "metrics"):
+        if here.split(".")[0] in ("models", "callbacks", "metrics", "features", "media"):
             breaches += [f"{name}: names a data set, {text!r}" for text in words(source.tree) if DATA_SETS.search(text)]
     return sorted(breaches)
 
@@ -135,7 +141,7 @@ def steps(source: Source) -> Iterator[str]:
             owner = ast.unparse(node.func.value).lower()
             if node.func.attr == "manual_backward":
                 yield "manual_backward"
-            elif node.func.attr == "step" and ("optim" in owner or within(source.name, "models")):
+            elif node.func.attr == "step" and ("optim" in owner or source.name.startswith("models.")):
                 yield f"{owner}.step"
 
 
@@ -157,16 +163,21 @@ def test_the_rules_hold() -> None:
     assert violations(REPOSITORY) == []
 
 
+def test_rooms_import_downward() -> None:
+    """An order in which each folder comes after all that it imports; `models.parts` and its inner folder are one."""
+    above = {room: {name for name in below if name != "models.parts.augment"} for room, below in ROOMS.items()}
+    del above["models.parts.augment"]
+    assert list(TopologicalSorter(above).static_order())[-1] == ""
+
+
 def test_the_reader_sees_the_project() -> None:
     found = sources(REPOSITORY)
-    assert {"main", "models", "models.dcgan", "models.augment", "callbacks.run", "commands.training"} <= set(found)
-    assert {"models.gan", "models.base", "models.layers", "itertools"} <= found["models.dcgan"].imports
-    assert "models.dcgan" in families(found)
-    assert {"models.base", "models.gan", "models.losses"}.isdisjoint(families(found))
+    assert {"main", "models", "models.dcgan", "models.parts.augment", "callbacks.run", "commands.sample"} <= set(found)
+    seen = found["models.dcgan"].imports
+    assert {"models.training.gan", "models.training.base", "models.parts.layers", "itertools"} <= seen
 
 
-GAN = "from models.base import GenerativeModel\nclass GAN(GenerativeModel): ...\n"
-FAMILY = "from models.gan import GAN\nclass Other(GAN): ...\n"
+FAMILY = "from models.training.gan import GAN\nclass Other(GAN): ...\n"
 
 
 @pytest.mark.parametrize(
@@ -181,21 +192,31 @@ FAMILY = "from models.gan import GAN\nclass Other(GAN): ...\n"
         ("models/new.py", FAMILY + "from . import other", "models.new: imports models.other"),
         ("models/new.py", FAMILY + "from .other import Other", "models.new: imports models.other"),
         ("models/new.py", "import models.other as o\nclass New(o.Other): ...", "models.new: imports models.other"),
-        ("models/layers.py", "import models.other", "models.layers: imports models.other"),
-        ("models/losses.py", "import lightning", "models.losses: imports lightning"),
-        ("models/schedules.py", "from lightning.pytorch import Trainer", "models.schedules: imports lightning.pytorch"),
-        ("models/augment/ada.py", "import wandb", "models.augment.ada: imports wandb"),
-        ("models/ema.py", "from models.base import Batch", "models.ema: imports models.base"),
+        ("models/parts/layers.py", "import models.other", "models.parts.layers: imports models.other"),
+        ("models/parts/losses.py", "import lightning", "models.parts.losses: imports lightning"),
+        ("models/parts/ops.py", "from lightning.pytorch import Trainer", "models.parts.ops: imports lightning.pytorch"),
+        ("models/parts/augment/ada.py", "import wandb", "models.parts.augment.ada: imports wandb"),
+        ("models/parts/flow_networks.py", "import lightning", "models.parts.flow_networks: imports lightning"),
+        ("models/parts/new.py", "import models.training.ema", "models.parts.new: imports models.training.ema"),
+        ("models/parts/new.py", "import metrics.frechet", "models.parts.new: imports metrics.frechet"),
+        ("models/parts/augment/new.py", "import models.dcgan", "models.parts.augment.new: imports models.dcgan"),
+        ("models/training/new.py", "import models.dcgan", "models.training.new: imports models.dcgan"),
+        ("models/elsewhere/new.py", "", "models.elsewhere: a folder that no rule names"),
+        ("media/new.py", "import features.resize", "media.new: imports features.resize"),
+        ("features/new.py", "import metrics.frechet", "features.new: imports metrics.frechet"),
+        ("features/new.py", "import wandb", "features.new: imports wandb"),
+        ("commands/records/new.py", "import torch", "commands.records.new: imports torch"),
+        ("commands/sweeps/new.py", "import callbacks.run", "commands.sweeps.new: imports callbacks.run"),
         ("metrics/new.py", "import lightning.pytorch as pl", "metrics.new: imports lightning.pytorch"),
-        ("metrics/new.py", "import models.layers", "metrics.new: imports models.layers"),
-        ("callbacks/new.py", "from models.gan import GAN", "callbacks.new: imports models.gan"),
+        ("metrics/new.py", "import models.parts.layers", "metrics.new: imports models.parts.layers"),
+        ("callbacks/new.py", "from models.training.gan import GAN", "callbacks.new: imports models.training.gan"),
         ("callbacks/new.py", "from models import load", "callbacks.new: imports models"),
         ("callbacks/new.py", "import datamodules", "callbacks.new: imports datamodules"),
         ("callbacks/new.py", "from commands import errors", "callbacks.new: imports commands"),
         ("callbacks/new.py", "import main", "callbacks.new: imports main"),
         ("commands/new.py", "import main", "commands.new: imports main"),
         ("commands/new.py", "from models.other import Other", "commands.new: imports models.other"),
-        ("datamodules/new.py", "from models.base import Batch", "datamodules.new: imports models.base"),
+        ("datamodules/new.py", "import models.training.base", "datamodules.new: imports models.training.base"),
         ("datamodules/new.py", "import callbacks.run", "datamodules.new: imports callbacks.run"),
         ("models/new.py", "def f(self, loss):\n    self.manual_backward(loss)", "models.new: calls manual_backward"),
         ("models/new.py", "def f(adam):\n    adam.step()", "models.new: calls adam.step"),
@@ -205,7 +226,7 @@ FAMILY = "from models.gan import GAN\nclass Other(GAN): ...\n"
     ],
 )
 def test_a_planted_breach_is_found(path: str, code: str, breach: str, tmp_path: Path) -> None:
-    planted = {"models/gan.py": GAN, "models/other.py": FAMILY, path: code}
+    planted = {"models/other.py": FAMILY, "models/__init__.py": "", path: code}
     for name, text in planted.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -215,12 +236,15 @@ def test_a_planted_breach_is_found(path: str, code: str, breach: str, tmp_path: 
 @pytest.mark.parametrize(
     ("path", "code"),
     [
-        ("models/new.py", FAMILY + "from models.layers import one_hot\nimport models.base"),
-        ("models/new.py", '"""For CIFAR-10."""\nimport lightning'),
-        ("callbacks/new.py", "from models.base import Batch\nfrom models.part import describe\nimport metrics.frechet"),
+        ("models/new.py", FAMILY + "from models.parts.layers import one_hot\nimport models.training.base"),
+        ("models/training/new.py", '"""For CIFAR-10."""\nimport lightning, models.training.base, models.parts.ops'),
+        (
+            "callbacks/new.py",
+            "from models.training.base import Batch\nfrom models.parts.part import describe\nimport metrics.frechet",
+        ),
         ("commands/new.py", "from models import load\nimport datamodules.base, callbacks.run, metrics.frechet"),
         ("main.py", "import commands.training"),
-        ("models/gan.py", "def f(self, optimizer):\n    self.manual_backward(1)\n    optimizer.step()"),
+        ("models/training/gan.py", "def f(self, optimizer):\n    self.manual_backward(1)\n    optimizer.step()"),
     ],
 )
 def test_what_is_allowed_is_no_breach(path: str, code: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""docs/nine_families.sh gives nine families the same data, time and measurements."""
+"""docs/programs/nine_families.sh gives nine families the same data, time and measurements."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import yaml
 
 from main import main
 
-SCRIPT = Path(__file__).parents[1] / "docs" / "nine_families.sh"
+SCRIPT = Path(__file__).parents[1] / "docs" / "programs" / "nine_families.sh"
 RECORDER = """#!/bin/sh
 for word in "$@"; do printf '%s\\0' "$word"; done >> "$RECORD"
 printf '\\n' >> "$RECORD"

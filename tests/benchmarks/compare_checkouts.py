@@ -4,7 +4,7 @@
     python tests/benchmarks/compare_checkouts.py ../before . [--configs 'r3gan*'] [--precision bf16-mixed] [--steps 12]
 
 Each trains every small config (bundled or drawn data) for some steps from one seed, and evaluates what came out, in a
-process and a folder of its own. Then every tensor of the checkpoints is compared, the optimizers' too, and every figure.
+process and a folder of its own. Every tensor of the checkpoints is compared, the optimizers' too, and every figure.
 Tensors are matched by their order: their names may have changed, and are then listed. Exits with 1 if anything differs.
 """
 
@@ -41,8 +41,8 @@ def record(checkout: Path, names: list[str], out: Path, steps: int, precision: s
         if code:
             raise SystemExit(f"{checkout}: fit of {name} ended with {code}")
         (run,) = (Path("runs") / name).iterdir()
-        figures = json.loads((run / "run.json").read_text())["figures"]
-        if figures:  # of pictures
+        figures = json.loads((run / "run.json").read_text()).get("figures", {})
+        if "fd_effnet" in figures:  # of pictures
             with (out / f"{name}.json").open("w") as file, contextlib.redirect_stdout(file):
                 few = ["--num_samples", "64", "--json"]
                 code = main(["evaluate", "--ckpt_path", str(run), *few, "--metrics", *METRICS])

@@ -38,7 +38,7 @@ from callbacks.hardware import hardware
 from commands.training import TrainingCLI, as_input_errors, fit, quietly
 from datamodules.base import to_float
 from models.dcgan import DCGAN, Discriminator, Generator, initialize
-from models.ema import decay_for
+from models.training.ema import decay_for
 
 BATCH, RESOLUTION, WIDTH, LATENT_DIM = 64, 64, 64, 100
 LR, BETAS = 2e-4, (0.5, 0.999)
@@ -61,7 +61,7 @@ def latents(device: torch.device) -> Tensor:
 
 
 def bare_step(pictures: Callable[[], Tensor], device: torch.device, precision: str) -> Step:
-    """The maths of `models.gan` for these settings, and nothing around it."""
+    """The maths of `models.training.gan` for these settings, and nothing around it."""
     generator, discriminator = networks(device)
     generator = generator.to(memory_format=torch.channels_last)
     discriminator = discriminator.to(memory_format=torch.channels_last)
@@ -206,7 +206,7 @@ def measure(rounds: int, steps: int, wandb: str) -> Turns:
     """Runs a fit that gives each loop `rounds` turns of `steps` steps.
 
     Raises:
-        commands.errors.InputError: the fit's settings do not parse.
+        commands.options.errors.InputError: the fit's settings do not parse.
     """
     turns = Turns(rounds, steps)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:

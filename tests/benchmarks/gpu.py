@@ -29,9 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from phases import Clock, SameBatch
 
-from models.base import Batch
-from models.part import build
+from models.parts.part import build
 from models.stylegan2 import StyleGAN2
+from models.training.base import Batch
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DEVICES_OF_AUTHORS = {"cifar10": 2, "paper256": 8, "ffhq1024": 8}
@@ -106,7 +106,7 @@ def make(name: str, ops: str) -> tuple[StyleGAN2, int]:
     section, data = config["model"], config["data"]["init_args"]
     side = data["resolution"]
     arguments = section["init_args"]
-    adversarial = {"class_path": "models.gan.AdversarialTraining", "init_args": arguments.pop("adversarial")}
+    adversarial = {"class_path": "models.training.gan.AdversarialTraining", "init_args": arguments.pop("adversarial")}
     shapes = {"data_shape": [3, side, side], "num_classes": 0, "ops": ops, "adversarial": adversarial}
     torch.manual_seed(0)
     model: StyleGAN2 = build({"class_path": section["class_path"], "init_args": arguments | shapes})
@@ -145,7 +145,7 @@ def measure(case: Case, device: torch.device, batch_size: int | None, steps: int
     """Compares with float32, trains, and cleans up.
 
     Raises:
-        torch.OutOfMemoryError, models.base.OutOfMemoryInPhaseError: there is not enough.
+        torch.OutOfMemoryError, models.training.base.OutOfMemoryInPhaseError: there is not enough.
     """
     torch._dynamo.reset()
     clock = Clock(device)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import IterableDataset
 
-from models.base import Batch
+from models.training.base import Batch
 
 
 class Innermost(ABC):

@@ -28,9 +28,9 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from callbacks.hardware import hardware
-from metrics.efficientnet import EfficientNetFeatures
-from metrics.inception import InceptionFeatures, InceptionV3
-from metrics.precision import exact_arithmetic
+from features.efficientnet import EfficientNetFeatures
+from features.inception import InceptionFeatures, InceptionV3
+from features.precision import exact_arithmetic
 
 Extract = Callable[[Tensor], Tensor]
 

@@ -41,13 +41,13 @@ from phases import Clock, Innermost, SameBatch
 import models.stylegan2
 from callbacks.hardware import hardware, has_bf16_units
 from callbacks.memory import GIB, PeakMeter
-from models.base import Batch
-from models.ema import decay_for
-from models.gan import AdversarialTraining
-from models.losses import NonSaturating
-from models.ops import modulated_conv2d
-from models.regularizers import R1, path_lengths, squared_gradient_norm
+from models.parts.losses import NonSaturating
+from models.parts.ops import modulated_conv2d
+from models.parts.regularizers import R1, path_lengths, squared_gradient_norm
 from models.stylegan2 import Discriminator, Generator, StyleGAN2, broadcast
+from models.training.base import Batch
+from models.training.ema import decay_for
+from models.training.gan import AdversarialTraining
 
 LR, BETAS, GAMMA, R1_EVERY = 2.5e-3, (0.0, 0.99), 0.1, 16
 PATH_WEIGHT, PATH_EVERY, PATH_DECAY, HALFLIFE_KIMG = 2.0, 4, 0.01, 10.0
@@ -89,7 +89,7 @@ def grouped_convolutions() -> Iterator[None]:
 
 
 def plain_steps(model: StyleGAN2, batch: Batch, grouped: bool) -> Callable[[Phase], None]:
-    """The step of `models.gan` and `models.stylegan2`, written down; its phases are marked by what it is given."""
+    """The step of `GAN` and `models.stylegan2`, written down; its phases are marked by what it is given."""
     generator = copy.deepcopy(model.generator).to(memory_format=torch.contiguous_format)
     discriminator = copy.deepcopy(model.discriminator).to(memory_format=torch.contiguous_format)
     assert isinstance(generator, Generator)

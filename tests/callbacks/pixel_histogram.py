@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from models.base import SamplerSettings
-from models.capabilities import HasLikelihood
-from models.likelihoods import from_levels, to_levels
-from models.single_loss import Optimization, SingleLoss
+from models.parts.likelihoods import from_levels, to_levels
+from models.training.base import SamplerSettings
+from models.training.capabilities import HasLikelihood
+from models.training.single_loss import Optimization, SingleLoss
 
 
 class Logits(nn.Module):

@@ -29,8 +29,8 @@ from callbacks.wandb_run import has_wandb_key
 from commands.training import quietly
 from metrics.observation import share_of
 from models.dcgan import DCGAN
-from models.gan import AdversarialTraining
-from models.regularizers import R1
+from models.parts.regularizers import R1
+from models.training.gan import AdversarialTraining
 
 
 @pytest.fixture

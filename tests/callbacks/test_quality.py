@@ -9,10 +9,10 @@ from PIL import Image
 
 from callbacks.quality import Quality
 from datamodules.shapes import Shapes
+from features.efficientnet import EfficientNetFeatures
 from main import main
-from metrics.efficientnet import EfficientNetFeatures
+from media.pictures import to_uint8
 from metrics.frechet import GaussianStatistics, frechet_distance
-from metrics.pictures import to_uint8
 from models import load
 from models.dcgan import DCGAN
 from tests.commands.conftest import CONFIG

@@ -19,7 +19,7 @@ from PIL import Image
 
 from callbacks.wandb_run import FIGURE_COLUMNS
 from main import main
-from models.gan import GAN
+from models.training.gan import GAN
 from tests import wandb_log
 from tests.commands.conftest import CONFIG, assert_same_state, checkpoint, record, rows
 from tests.wandb_server import WandbServer

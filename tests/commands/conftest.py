@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from main import main
-from metrics.pictures import to_uint8
+from media.pictures import to_uint8
 
 Run = Callable[..., int]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import callbacks.run
-from commands import records
-from commands.protocols import NEUTRAL, SHARED
+from commands.records import run_folder as records
+from commands.records.protocols import NEUTRAL, SHARED
 from main import main
 from tests.commands.conftest import Run, only_run, record
 from tests.commands.made_up import bits, figure, make_run

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from commands.compare_html import PARTS, look
+from commands.records.page import PARTS, look
 from main import main
 from tests.browser import Browser, why_no_browser
 from tests.commands.made_up import bits, figure, make_run

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from datamodules.shapes import Shapes
+from features.efficientnet import EfficientNetFeatures
 from main import main
-from metrics.efficientnet import EfficientNetFeatures
+from media.pictures import save_png, to_uint8
 from metrics.frechet import GaussianStatistics, frechet_distance
-from metrics.pictures import save_png, to_uint8
 from tests.commands.conftest import CONFIG
 
 QUICK = ("--resolution", "32", "--batch_size", "32")

@@ -15,7 +15,7 @@ from PIL import Image
 from datamodules.shapes import Shapes
 from main import main
 from models import load
-from models.gan import GAN
+from models.training.gan import GAN
 from tests.commands.conftest import Run, assert_same_state, checkpoint, only_run, record, rows
 
 

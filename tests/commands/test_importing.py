@@ -19,14 +19,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from commands import from_r3gan
-from commands.pickles import Record, _view, read_network_pickle
+from commands.official import r3gan as from_r3gan
+from commands.official.pickles import Record, _view, read_network_pickle
 from main import main
 from models import load
-from models.base import read_checkpoint
 from models.biggan import BigGAN
 from models.r3gan import R3GAN
 from models.stylegan2 import StyleGAN2, StyleGAN2Settings
+from models.training.base import read_checkpoint
 from tests.commands.conftest import Run, checkpoint, only_run, record
 
 SIZES = {"channel_base": 64, "channel_max": 8}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from commands.errors import InputError, parser_error
+from commands.options.errors import InputError, parser_error
 from main import COMMANDS, TRAINING, main
 from tests.commands.conftest import Run
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from commands.errors import InputError
+from commands.options.errors import InputError
 from commands.sample import run as run_sample
 from commands.training import run as run_training
 from tests.models.toy_coder import ToyCoder, save_model

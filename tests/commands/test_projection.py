@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from commands.latents import read_projection
+from commands.options.latents import read_projection
 from main import main
+from media.pictures import save_png, to_uint8
 from metrics.directions import deviations, factorized, principal
-from metrics.pictures import save_png, to_uint8
 from models import load
 from models.biggan import BigGAN
 from models.dcgan import DCGAN

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from main import main
-from metrics.pictures import to_uint8
+from media.pictures import to_uint8
 from models import load
 from tests.commands.conftest import CONFIG, checkpoint
 

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import yaml
 
-from commands.proposals import Trial, next_trial
 from commands.sweep import read_values
-from commands.sweep_file import Parameter, SweepFile, is_beaten, read_sweep_file
+from commands.sweeps.file import Parameter, SweepFile, is_beaten, read_sweep_file
+from commands.sweeps.proposals import Trial, next_trial
 from commands.training import TrainingCLI, as_input_errors, quietly
 from main import main
 from tests.commands.conftest import record
@@ -366,7 +366,7 @@ def test_settings_reach_a_fit_through_json_with_their_types(path: Path, monkeypa
         "run.root": "runs", "run.name": "s", "run.id": "trial000",
         "model.conditional": True, "data.batch_size": 16, "quality.extractor_weights": None,
         "quality.metrics": ["frechet", "inception_score"],
-        "model.adversarial.loss": {"class_path": "models.losses.Hinge"},
+        "model.adversarial.loss": {"class_path": "models.parts.losses.Hinge"},
     }  # fmt: skip
     words = file.words({**settings, **more}, "python")
     with as_input_errors(), quietly():
@@ -390,7 +390,7 @@ def test_settings_reach_a_fit_through_json_with_their_types(path: Path, monkeypa
         if key != "model.adversarial.loss":
             assert found[key] == value, key
             assert isinstance(found[key], type(value)) or isinstance(value, int), key
-    assert model.adversarial.init_args.loss.class_path == "models.losses.Hinge"
+    assert model.adversarial.init_args.loss.class_path == "models.parts.losses.Hinge"
 
 
 def test_the_longer_form_of_a_key_reaches_a_fit_too(monkeypatch: pytest.MonkeyPatch) -> None:

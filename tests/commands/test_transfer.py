@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 import torch
 
-from commands.transfer import Transfer, take_weights
-from models.base import GenerativeModel
+from commands.options.init_from import Transfer, take_weights
 from models.biggan import BigGAN
 from models.dcgan import DCGAN
-from models.gan import GAN
 from models.progan import ProGAN
 from models.r3gan import R3GAN
 from models.stylegan2 import StyleGAN2
+from models.training.base import GenerativeModel
+from models.training.gan import GAN
 
 
 def styled(side: int = 16, channels: int = 3, **settings: Any) -> StyleGAN2:  # noqa: ANN401

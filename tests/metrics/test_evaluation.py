@@ -15,9 +15,9 @@ from torch import Tensor
 import metrics.evaluation
 import metrics.observation
 import metrics.reference
+from features.extractors import Extractor
 from metrics.discriminant import class_accuracy
 from metrics.evaluation import Figure, check_metrics, figures, headline, suffix_of
-from metrics.extractors import Extractor
 from metrics.frechet import GaussianStatistics, frechet_distance
 from metrics.inception_score import ScoreStatistics, inception_score
 from metrics.kernel import kernel_distance

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from metrics.efficientnet import EfficientNetFeatures
+from features.efficientnet import EfficientNetFeatures
 from metrics.interpolation import lerp, slerp
 from metrics.path_length import EfficientNetDistance, compared, step_ends, trimmed_mean
 

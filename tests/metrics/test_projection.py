@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from metrics.efficientnet import EfficientNetFeatures
+from features.efficientnet import EfficientNetFeatures
 from metrics.path_length import EfficientNetDistance
 from metrics.projection import latent_noise, learning_rate_factor, noise_regularization, renormalize, spread_of
 

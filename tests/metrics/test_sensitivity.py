@@ -8,10 +8,10 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from datamodules.fashion_mnist import FashionMNIST
-from metrics.efficientnet import EfficientNetFeatures
+from features.efficientnet import EfficientNetFeatures
+from media.pictures import to_uint8
 from metrics.evaluation import figures
 from metrics.observation import Observation
-from metrics.pictures import to_uint8
 from metrics.reference import PictureSet, Reference
 
 COUNT = 350

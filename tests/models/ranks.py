@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 
-from models.base import Batch, GenerativeModel
+from models.training.base import Batch, GenerativeModel
 
 REPOSITORY = Path(__file__).parents[2]
 

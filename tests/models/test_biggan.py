@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from models import load
 from models.biggan import BigGAN, BigGANSettings, Discriminator, Generator
-from models.gan import AdversarialTraining
-from models.layers import BatchNorm2d, SelfAttention
-from models.losses import Hinge
-from models.regularizers import R1, non_orthogonality
+from models.parts.layers import BatchNorm2d, SelfAttention
+from models.parts.losses import Hinge
+from models.parts.regularizers import R1, non_orthogonality
+from models.training.gan import AdversarialTraining
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from models.dcgan import DCGAN
-from models.layers import BatchNorm2d
+from models.parts.layers import BatchNorm2d
 
 
 def parameters(network: nn.Module) -> int:

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from models import load
-from models.base import Batch
-from models.capabilities import Encodes, HasLatents, HasLikelihood, LikelihoodSettings
 from models.flow import Flow, FlowSettings, Glow, RealNVP
-from models.flow_layers import ActNorm, Chain, MaskedCoupling, MultiScale, Squeeze
-from models.likelihoods import from_levels
-from models.randomness import sample_generator
-from models.single_loss import Optimization
+from models.parts.flow_layers import ActNorm, Chain, MaskedCoupling, MultiScale, Squeeze
+from models.parts.likelihoods import from_levels
+from models.training.base import Batch
+from models.training.capabilities import Encodes, HasLatents, HasLikelihood, LikelihoodSettings
+from models.training.randomness import sample_generator
+from models.training.single_loss import Optimization
 
 Fit = Callable[..., lightning.Trainer]
 Batches = Callable[..., list[Batch]]

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from models import load
 from models.flow_matching import EDM, ConditionalOT, FlowLikelihood, FlowMatching, FlowSettings, Objective
-from models.likelihoods import dequantized, from_levels
-from models.single_loss import Optimization
+from models.parts.likelihoods import dequantized, from_levels
+from models.training.single_loss import Optimization
 
 
 def draws(*shape: int, seed: int = 0) -> Tensor:

@@ -10,9 +10,9 @@ import lightning
 import pytest
 import torch
 
-from models.base import Batch
 from models.dcgan import DCGAN
-from models.gan import GAN
+from models.training.base import Batch
+from models.training.gan import GAN
 
 RECORDED = {
     "d_loss at 1": 1.447659,

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from models import load
-from models.base import CHECKPOINT_FORMAT, read_checkpoint
 from models.dcgan import DCGAN
-from models.gan import GAN, AdversarialTraining
-from models.losses import Hinge
-from models.part import describe
-from models.regularizers import R1
-from models.schedules import Linear
+from models.parts.losses import Hinge
+from models.parts.part import describe
+from models.parts.regularizers import R1
+from models.parts.schedules import Linear
+from models.training.base import CHECKPOINT_FORMAT, read_checkpoint
+from models.training.gan import GAN, AdversarialTraining
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_missing_fields_are_refused(checkpoint: Path, field: str) -> None:
         ("models.nothing.DCGAN", "cannot be imported"),
         ("torch.nn.Linear", "is not a part of a model"),
         ("os.system", "is not a part of a model"),
-        ("models.losses.Hinge", "Hinge"),
+        ("models.parts.losses.Hinge", "Hinge"),
     ],
 )
 def test_wrong_class_path_is_refused(checkpoint: Path, class_path: str, reason: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models import load
-from models.mixture import drawn
+from models.parts.mixture import drawn
 from models.pixelcnn import (
     Part,
     PixelCNN,
@@ -19,7 +19,7 @@ from models.pixelcnn import (
     gain,
     initializing,
 )
-from models.single_loss import Optimization
+from models.training.single_loss import Optimization
 
 SMALL: dict[str, Any] = {"width": 4, "blocks": 1, "mixtures": 2}
 

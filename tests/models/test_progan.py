@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from callbacks.plan import Plan, Trial, cost_until, plan_lines
 from commands.training import quietly
 from datamodules.shapes import Shapes
-from models.gan import AdversarialTraining
-from models.layers import pixel_norm, with_minibatch_deviation
-from models.losses import NonSaturating, Wasserstein
-from models.part import build, describe
+from models.parts.layers import pixel_norm, with_minibatch_deviation
+from models.parts.losses import NonSaturating, Wasserstein
+from models.parts.part import build, describe
+from models.parts.regularizers import R1, GradientPenalty
 from models.progan import (
     Discriminator,
     EqualizedConv2d,
@@ -27,7 +27,7 @@ from models.progan import (
     Growing,
     ProGAN,
 )
-from models.regularizers import R1, GradientPenalty
+from models.training.gan import AdversarialTraining
 
 
 def small(data_shape: Sequence[int] = (3, 16, 16), **settings: Any) -> ProGAN:  # noqa: ANN401

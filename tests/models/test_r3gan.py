@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.augment.ada import ADA
-from models.base import Batch
-from models.capabilities import HasCritic, HasLatents
-from models.gan import AdversarialTraining
-from models.losses import RelativisticPairing
-from models.part import build, describe
+from models.parts.augment.ada import ADA
+from models.parts.losses import RelativisticPairing
+from models.parts.part import build, describe
+from models.parts.regularizers import R1, R2
+from models.parts.schedules import Cosine
 from models.r3gan import GAIN, R3GAN, ResidualBlock
-from models.regularizers import R1, R2
-from models.schedules import Cosine
+from models.training.base import Batch
+from models.training.capabilities import HasCritic, HasLatents
+from models.training.gan import AdversarialTraining
 
 Fit = Callable[..., lightning.Trainer]
 Batches = Callable[..., list[Batch]]

@@ -14,14 +14,11 @@ from torch import Tensor, nn
 
 from commands.training import quietly
 from datamodules.shapes import Shapes
-from models.base import Batch
-from models.capabilities import HasCritic, HasLatents
-from models.gan import AdversarialTraining, LatentSettings
-from models.layers import autocast_dtype, with_minibatch_deviation
-from models.losses import NonSaturating
-from models.ops import low_pass, upsample2d
-from models.part import build, describe
-from models.regularizers import R1, R2, path_lengths
+from models.parts.layers import autocast_dtype, with_minibatch_deviation
+from models.parts.losses import NonSaturating
+from models.parts.ops import low_pass, upsample2d
+from models.parts.part import build, describe
+from models.parts.regularizers import R1, R2, path_lengths
 from models.stylegan2 import (
     Discriminator,
     DiscriminatorBlock,
@@ -34,6 +31,9 @@ from models.stylegan2 import (
     mixed,
     noise_of,
 )
+from models.training.base import Batch
+from models.training.capabilities import HasCritic, HasLatents
+from models.training.gan import AdversarialTraining, LatentSettings
 
 Fit = Callable[..., lightning.Trainer]
 Batches = Callable[..., list[Batch]]

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from models import load
-from models.capabilities import HasLikelihood
-from models.single_loss import Optimization
-from models.tokens import chosen
+from models.parts.tokens import chosen
+from models.training.capabilities import HasLikelihood
+from models.training.single_loss import Optimization
 from models.transformer import Decoder, TokenSettings, Transformer, rotated, turns
 from tests.models.toy_coder import CODES, ToyCoder, save_model
 

@@ -7,9 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import likelihoods, load
-from models.base import Batch
-from models.capabilities import (
+from models import load
+from models.parts import likelihoods
+from models.parts.likelihoods import from_levels
+from models.parts.schedules import Linear
+from models.parts.variational import divergence_from_prior
+from models.training.base import Batch
+from models.training.capabilities import (
     Deployable,
     Encodes,
     HasCodes,
@@ -18,11 +22,8 @@ from models.capabilities import (
     HasLikelihood,
     LikelihoodSettings,
 )
-from models.likelihoods import from_levels
-from models.schedules import Linear
-from models.single_loss import Optimization
+from models.training.single_loss import Optimization
 from models.vae import VAE, VAESettings, sides
-from models.variational import divergence_from_prior
 
 Fit = Callable[..., Any]
 Batches = Callable[..., list[Batch]]

@@ -13,13 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from models import likelihoods, load
-from models.augment import Augmentation
-from models.base import Batch
-from models.capabilities import Deployable, Encodes, HasCritic, HasLatents, HasLikelihood, LikelihoodSettings
-from models.gan import AdversarialTraining, LatentSettings
-from models.losses import AdversarialLoss, Minimax, NonSaturating
-from models.randomness import keyed_generator
+from models import load
+from models.parts import likelihoods
+from models.parts.augment import Augmentation
+from models.parts.losses import AdversarialLoss, Minimax, NonSaturating
+from models.training.base import Batch
+from models.training.capabilities import Deployable, Encodes, HasCritic, HasLatents, HasLikelihood, LikelihoodSettings
+from models.training.gan import AdversarialTraining, LatentSettings
+from models.training.randomness import keyed_generator
 from models.vaegan import VAEGAN, Encoder
 from tests.models.ranks import fit_share, on_ranks
 

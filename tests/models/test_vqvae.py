@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from models import load
-from models.base import Batch, SamplerSettings
-from models.capabilities import Encodes, HasCodes, HasLatents, HasLikelihood
-from models.quantizers import Codebook, EMACodebook, FiniteScalar, Quantizer
-from models.single_loss import Optimization
+from models.parts.quantizers import Codebook, EMACodebook, FiniteScalar, Quantizer
+from models.training.base import Batch, SamplerSettings
+from models.training.capabilities import Encodes, HasCodes, HasLatents, HasLikelihood
+from models.training.single_loss import Optimization
 from models.vqvae import VQVAE
 
 Fit = Callable[..., Any]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.base import GenerativeModel, SamplerSettings
+from models.training.base import GenerativeModel, SamplerSettings
 
 CODES = 8
 

@@ -1,0 +1,1 @@
+"""Checkpoints of official codes, read without running what they hold."""

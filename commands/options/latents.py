@@ -1,0 +1,162 @@
+"""What the verbs that move latents share: a model that has them, and pictures of them."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from commands.options.errors import one_line
+from commands.options.sources import pictures_at
+from media.files import write_whole
+from media.pictures import to_uint8
+from metrics.reference import PictureSet
+from models.training.base import GenerativeModel, SamplerSettings
+from models.training.capabilities import Encodes, HasLatents, HasStyles
+
+Decode: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""(latents (N, ...), labels (N,)) to samples (N, C, H, W) in [-1, 1]."""
+
+
+def with_latents(model: GenerativeModel, path: Path) -> HasLatents:
+    """The model, if it draws pictures from latents. ValueError, in one line, if not."""
+    if len(model.data_shape) != 3 or model.data_shape[0] not in (1, 3):
+        raise ValueError(f"{path}: samples of shape {model.data_shape} are no pictures")
+    if not isinstance(model, HasLatents):
+        remedy = ": walk between encoded --pictures" if isinstance(model, Encodes) else ""
+        raise ValueError(f"{path}: {type(model).__name__} has no latents to draw and move{remedy}")
+    return model
+
+
+def with_styles(model: GenerativeModel, path: Path, remedy: str = "") -> HasStyles:
+    """The model, if it draws pictures from styles, intermediate latents. ValueError, in one line, if not."""
+    with_latents(model, path)
+    if not isinstance(model, HasStyles):
+        raise ValueError(f"{path}: {type(model).__name__} has no intermediate latents, w{remedy}")
+    return model
+
+
+def with_decoder(model: GenerativeModel, path: Path) -> Encodes:
+    """The model, if it encodes pictures and decodes what it encoded. ValueError, in one line, if not."""
+    if len(model.data_shape) != 3 or model.data_shape[0] not in (1, 3):
+        raise ValueError(f"{path}: samples of shape {model.data_shape} are no pictures")
+    if not isinstance(model, Encodes):
+        raise ValueError(f"{path}: {type(model).__name__} does not encode pictures")
+    return model
+
+
+def fitting_pictures(source: Path, split: str, model: GenerativeModel) -> PictureSet:
+    """The pictures of a folder, zip, npz or data config, if they are of the shape that the model encodes.
+
+    Raises:
+        FileNotFoundError, ValueError: there are none, or they are of another shape; one line.
+    """
+    pictures, shape = pictures_at(source, split)
+    if tuple(shape) != tuple(model.data_shape):
+        raise ValueError(
+            f"{source}: its pictures are of shape {tuple(shape)}, and the model encodes those of {model.data_shape}"
+        )
+    return pictures
+
+
+def read_pictures(pictures: PictureSet, indices: Sequence[int], model: GenerativeModel) -> tuple[Tensor, Tensor]:
+    """These pictures as the model sees them, float (N, C, H, W) in [-1, 1], and their labels; zeros without classes.
+
+    Raises:
+        ValueError: an index is outside.
+    """
+    if max(indices) >= pictures.count:
+        raise ValueError(f"{pictures.name} holds {pictures.count} pictures: there is none with index {max(indices)}")
+    some, labels = pictures.read(list(indices))
+    x = (some.to(model.device).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+    if labels is None or not model.label_classes:
+        labels = torch.zeros(len(x), dtype=torch.int64)
+    return x, labels.to(model.device)
+
+
+def decoder(model: HasLatents | Encodes, space: str, settings: SamplerSettings) -> Decode:
+    """Pictures of the points of a space: z, the latents, or w, the styles."""
+    if space == "z":
+        return lambda latents, labels: model.decode(latents, labels, settings=settings)
+    assert isinstance(model, HasStyles)
+    return lambda ws, labels: model.from_w(ws, settings=settings)
+
+
+@torch.no_grad()
+def decoded(decode: Decode, points: Tensor, labels: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """The picture of each point, uint8 (C, H, W) on the CPU, in order; `batch_size` of them are decoded at once."""
+    for start in range(0, len(points), batch_size):
+        part = slice(start, start + batch_size)
+        yield from to_uint8(decode(points[part], labels[part])).cpu()
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A picture's latent, as `project` found it."""
+
+    space: str
+    """w or z."""
+    point: Tensor
+    """(1, layers, w_dim), or (1, latent_dim)."""
+    noises: list[Tensor]
+    """(1, 1, side, side) of each layer; empty where it has none of its own."""
+    label: int
+    protocol: dict[str, Any]
+
+
+def save_projection(path: Path, point: Tensor, noises: Sequence[Tensor], label: int, protocol: dict[str, Any]) -> None:
+    """Writes a projection as an npz without pickles, whole or not at all: w or z, noise_0 ..., label, protocol (JSON).
+
+    `point` is that of `Projection`; protocol["space"] names it.
+    """
+    name = "z" if point.ndim == 2 else "w"
+    arrays = {name: point.float().cpu().numpy(), "label": np.array(label), "protocol": np.array(json.dumps(protocol))}
+    arrays |= {f"noise_{i}": noise.float().cpu().numpy() for i, noise in enumerate(noises)}
+
+    def write(file: BinaryIO) -> None:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+    write_whole(path, write)
+
+
+def read_projection(path: Path, model: GenerativeModel) -> Projection:
+    """The projection in an npz, on the model's device.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no projection, is broken, or is one of another model.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; `project` writes it as latent.npz")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: torch.from_numpy(file[name]) for name in file.files if name != "protocol"}
+            protocol = json.loads(str(file["protocol"]))
+        space = "w" if "w" in arrays else "z"
+        point, label = arrays[space].float(), int(arrays["label"])
+        noises = [arrays[f"noise_{i}"].float() for i in range(sum(name.startswith("noise_") for name in arrays))]
+    # A broken archive raises nearly anything: BadZipFile, KeyError, TypeError, EOFError, UnpicklingError ...
+    except Exception as error:
+        raise ValueError(f"{path}: is no projection ({one_line(error)}); write it with `project`") from error
+    expected: tuple[str, tuple[int, ...] | None]
+    with torch.no_grad():
+        latent = model.draw_latents([0]) if isinstance(model, HasLatents) else None
+        if isinstance(model, HasStyles) and latent is not None:
+            expected = "w", model.to_w(latent, model.sample_labels([0])).shape
+            sides = [tuple(noise.shape) for noise in noises]
+            fits = not noises or sides == [(1, 1, side, side) for side in model.noise_sides]
+        else:
+            expected, fits = ("z", None if latent is None else latent.shape), not noises
+    if (space, point.shape) != expected or not fits:
+        raise ValueError(
+            f"{path}: {space} of shape {tuple(point.shape)} is of another model than this {type(model).__name__}; "
+            "give the checkpoint that it was projected with"
+        )
+    if not 0 <= label < max(model.label_classes, 1) or not all(x.isfinite().all() for x in (point, *noises)):
+        raise ValueError(f"{path}: holds a class that the model lacks, or no finite numbers; write it with `project`")
+    point, *noises = (each.to(model.device) for each in (point, *noises))
+    return Projection(space, point, noises, label, protocol)

@@ -1,0 +1,1 @@
+"""W&B's sweep files, and what the next trial gets."""

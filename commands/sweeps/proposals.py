@@ -1,0 +1,103 @@
+"""What parameters the next trial of a sweep gets: a function of the file, the seed and the trials so far."""
+
+import random
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from commands.options.errors import InputError
+from commands.sweeps.file import SweepFile
+
+State = Literal["running", "done", "early", "failed", "stopped"]
+
+
+@dataclass
+class Trial:
+    """One trial, as sweep.json keeps it.
+
+    Attributes:
+        number: from 0.
+        settings: its parameters.
+        quantiles: where in each distribution they lie, in [0, 1); empty for a grid.
+        state: early: ended by hyperband; stopped: by a signal, and to be run again.
+        value: the metric's last measurement.
+        measurements: how many there were.
+        attempt: from 1; a trial that was killed or stopped is run again from its beginning.
+        run: the folder of its run.
+    """
+
+    number: int
+    settings: dict[str, Any]
+    quantiles: dict[str, float] = field(default_factory=dict)
+    state: State = "running"
+    value: float | None = None
+    measurements: int = 0
+    seconds: float = 0.0
+    attempt: int = 1
+    run: str = ""
+    pid: int | None = None
+    exit_code: int | None = None
+    error: str | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether its value says something of its parameters."""
+        return self.state in ("done", "early") and self.value is not None
+
+
+def next_trial(file: SweepFile, trials: Sequence[Trial], seed: int) -> Trial | None:
+    """The next trial, or None where a grid is used up."""
+    number = len(trials)
+    if file.method == "grid":
+        grid = file.grid()
+        return Trial(number, grid[number]) if number < len(grid) else None
+    if file.method == "random":
+        draw = random.Random(f"{seed}/{number}")
+        quantiles = {parameter.key: draw.random() for parameter in file.parameters}
+    else:
+        quantiles = _bayes(file, trials, seed)
+    return Trial(number, {p.key: p.at(quantiles[p.key]) for p in file.parameters}, quantiles)
+
+
+def _bayes(file: SweepFile, trials: Sequence[Trial], seed: int) -> dict[str, float]:
+    """Quantiles by Optuna's tree-structured Parzen estimator (Bergstra et al. 2011), from the trials so far.
+
+    Quantiles, because every distribution is uniform in them. The study is built anew each time, so that sweep.json is
+    the only record of a sweep.
+
+    Raises:
+        InputError: without Optuna.
+    """
+    try:
+        import optuna
+    except ModuleNotFoundError as error:
+        raise InputError("method: bayes needs Optuna: pip install -e '.[sweep]'; random does without") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    ranges: dict[str, Any] = {}
+    for parameter in file.parameters:
+        if parameter.choices is None:
+            ranges[parameter.key] = optuna.distributions.FloatDistribution(0.0, 1.0)
+        else:
+            ranges[parameter.key] = optuna.distributions.CategoricalDistribution(range(len(parameter.choices)))
+    choices = {parameter.key: len(parameter.choices) for parameter in file.parameters if parameter.choices is not None}
+    states = optuna.trial.TrialState
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        # A few random trials first. Trials under way count as bad ones, so that parallel ones keep apart.
+        sampler = optuna.samplers.TPESampler(n_startup_trials=4, constant_liar=True, seed=seed * 100_003 + len(trials))
+        study = optuna.create_study(direction=file.goal, sampler=sampler)
+        for trial in trials:
+            if not (trial.counts or trial.state == "running"):
+                continue
+            params = {
+                key: int(quantile * choices[key]) if key in choices else quantile
+                for key, quantile in trial.quantiles.items()
+            }
+            state, value = (states.COMPLETE, trial.value) if trial.counts else (states.RUNNING, None)
+            study.add_trial(optuna.trial.create_trial(state=state, value=value, params=params, distributions=ranges))
+        asked = study.ask(ranges).params
+    # A choice is kept as the middle of its part of the quantiles.
+    return {
+        key: (value + 0.5) / choices[key] if key in choices else min(value, 1 - 1e-12) for key, value in asked.items()
+    }

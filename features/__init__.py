@@ -1,0 +1,1 @@
+"""Networks that turn pictures into features, for metrics and for losses."""

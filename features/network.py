@@ -1,0 +1,126 @@
+"""What all extractors of features share: a network that nothing around it can change, and that changes nothing."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from features.precision import DTYPES, Precision, exact_arithmetic
+
+
+class NetworkFeatures(nn.Module, ABC):
+    """Pictures to a network's features, always in evaluation mode, without gradients, and in the precision it names.
+
+    The network is hidden from `parameters`, `state_dict` and `train`: held by another module, or by none, it adds
+    nothing to a checkpoint or an optimizer. `to` moves it between devices but never casts it.
+
+    `network` is what a subclass's `_features` calls; `head` is the linear layer from features to logits, in float32,
+    where there is one. Both are taken over: no longer trained, no longer moved by their owner.
+    """
+
+    name: str
+    """As it stands in a figure's name."""
+    dimension: int
+    """Of the features."""
+    num_logits: int = 0
+    weights_sha256: str
+    resolution: int | str
+    """Side in pixels of the squares that the network sees, or a word where they are not all the same."""
+    resize: str
+    precision: str
+
+    def __init__(self, network: nn.Module, head: nn.Linear | None = None) -> None:
+        super().__init__()
+        for module in (network, head):
+            if module is not None:
+                module.eval()
+                for parameter in module.parameters():  # TorchScript's modules lack `requires_grad_`
+                    parameter.requires_grad_(False)
+        # A tuple, so that nn.Module doesn't register them.
+        self._hidden = (network, head)
+        self._device = torch.device("cpu")
+
+    @abstractmethod
+    def _features(self, pictures: Tensor) -> Tensor:
+        """Float32 features (N, dimension) of `pictures`, uint8 (N, 1 or 3, H, W) on the extractor's device."""
+
+    @property
+    def _network(self) -> nn.Module:
+        return self._hidden[0]
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Features, float32 (N, dimension), on this extractor's device, of `pictures`, uint8 (N, 1 or 3, H, W) on any.
+
+        Grey is repeated to three channels. ValueError for another dtype or shape.
+        """
+        if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[1] not in (1, 3):
+            raise ValueError(
+                f"pictures: expected uint8 of shape (N, 1 or 3, H, W), got {pictures.dtype} of {tuple(pictures.shape)}"
+            )
+        # A trainer's autocast and TF32 must not reach in here: the precision is part of the protocol.
+        with exact_arithmetic(self._device):
+            return self._features(pictures.to(self._device))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits, float32 (N, num_logits), on this extractor's device, from `features` as `forward` gives them.
+
+        ValueError for another shape, or from a network without logits.
+        """
+        head = self._hidden[1]
+        if head is None:
+            raise ValueError(f"{self.name} has no logits")
+        if features.ndim != 2 or features.shape[1] != self.dimension:
+            raise ValueError(f"features: expected shape (N, {self.dimension}), got {tuple(features.shape)}")
+        with exact_arithmetic(self._device):
+            return head(features.to(self._device, torch.float32))
+
+    def protocol(self) -> dict[str, str | int]:
+        """What a figure from these features must carry to be compared with another."""
+        return {
+            "extractor": self.name,
+            "weights_sha256": self.weights_sha256,
+            "resolution": self.resolution,
+            "resize": self.resize,
+            "precision": self.precision,
+        }
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # What `to`, `cuda`, `half`, … go through: follow the device, ignore the dtype.
+        self._device = fn(torch.empty(0, device=self._device)).device
+        for module in self._hidden:
+            if module is not None:
+                module.to(device=self._device)
+        return self
+
+
+def check_precision(precision: str) -> None:
+    """ValueError, with the names there are, if no precision is called so."""
+    if precision not in DTYPES:
+        raise ValueError(f"precision={precision!r}: expected one of {', '.join(DTYPES)}")
+
+
+def load(make: Callable[[], nn.Module], state: Mapping[str, Tensor]) -> nn.Module:
+    """The module that `make` makes, with `state` for its weights; RuntimeError if their names or shapes differ.
+
+    Nothing is initialized first, which would take time and draw from torch's generator: a fit that measures must end
+    in the same weights as one that doesn't.
+    """
+    with torch.device("meta"):
+        module = make()
+    module.load_state_dict(state, strict=True, assign=True)
+    return module
+
+
+def fold(module: nn.Module, conv: str, norm: str) -> None:
+    """Put a batch norm's fixed scale and shift into the convolution before it: the same function, faster."""
+    if isinstance(getattr(module, conv), nn.Conv2d):  # a layer that a block lacks is an identity
+        setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm)))
+        setattr(module, norm, nn.Identity())
+
+
+def as_input(x: Tensor, precision: Precision) -> Tensor:
+    """Preprocessed pictures, float32 (N, 1 or 3, H, W), as the networks take them: three channels, channels last."""
+    return x.to(DTYPES[precision]).expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)

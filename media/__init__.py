@@ -1,0 +1,1 @@
+"""Pictures and animations as files; files written whole or not at all."""

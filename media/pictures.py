@@ -1,0 +1,79 @@
+"""Model outputs as pictures: bytes, grids of them, PNG files."""
+
+import math
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from media.files import write_whole
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """The bytes that a saved PNG holds: float `x` in [-1, 1], shape (N, C, H, W), to uint8 of the same shape.
+
+    Rounds to nearest and clamps what lies outside [-1, 1]; k / 127.5 - 1 goes back to k for every byte k.
+    ValueError if `x` isn't a float batch, or if any picture holds NaN.
+    """
+    if x.ndim != 4 or not x.is_floating_point():
+        raise ValueError(f"pictures: expected floats of shape (N, C, H, W), got {x.dtype} of shape {tuple(x.shape)}")
+    broken = int(x.isnan().flatten(1).any(1).sum())
+    if broken:
+        raise ValueError(f"pictures: {broken} of {len(x)} hold NaN; the model that made them has diverged")
+    # Half precision cannot tell neighbouring bytes near ±1 apart after the addition.
+    return ((x.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def grid(pictures: Tensor, columns: int, padding: int = 2) -> Tensor:
+    """One picture of many: uint8 (N, C, H, W) to uint8 (C, rows·(H+padding)+padding, columns·(W+padding)+padding).
+
+    Filled row by row; the gaps, `padding` pixels wide, and the empty places of the last row are zero. There are never
+    more columns than pictures. ValueError for another dtype or shape, no picture, or no column.
+    """
+    # torchvision.utils.make_grid turns gray into RGB and forgets the frame around a single picture.
+    if pictures.ndim != 4 or pictures.dtype != torch.uint8 or len(pictures) == 0:
+        raise ValueError(
+            f"pictures: expected uint8 of shape (N > 0, C, H, W), got {pictures.dtype} of {tuple(pictures.shape)}"
+        )
+    if columns < 1 or padding < 0:
+        raise ValueError(f"columns={columns}, padding={padding}: expected at least 1 and at least 0")
+    count, channels, height, width = pictures.shape
+    columns = min(columns, count)
+    rows = math.ceil(count / columns)
+    canvas = pictures.new_zeros(channels, rows * (height + padding) + padding, columns * (width + padding) + padding)
+    for index, picture in enumerate(pictures):
+        top = padding + index // columns * (height + padding)
+        left = padding + index % columns * (width + padding)
+        canvas[:, top : top + height, left : left + width] = picture
+    return canvas
+
+
+def where_points_lie(points: Tensor, side: int = 256, reach: float = 1.25) -> Tensor:
+    """Points (N, 2) as uint8 (1, side, side), brighter where more lie; both axes from -reach to reach, y upwards."""
+    cells = ((points.detach().float().cpu() / reach + 1) * (side / 2)).floor().long()
+    inside = cells[((cells >= 0) & (cells < side)).all(1)]
+    counts = torch.zeros(side * side).index_add_(
+        0, (side - 1 - inside[:, 1]) * side + inside[:, 0], torch.ones(len(inside))
+    )
+    brightness = counts / max(float(counts.max()), 1.0)
+    return (255 * brightness.sqrt()).round().to(torch.uint8).view(1, side, side)
+
+
+def save_png(picture: Tensor, path: Path) -> None:
+    """Write one uint8 (C, H, W) picture as PNG, whole or not at all: C is 1 (gray), 3 (RGB) or 4 (RGBA).
+
+    ValueError for another dtype, shape or number of channels; OSError as `write_whole`.
+    """
+    if picture.ndim != 3 or picture.dtype != torch.uint8 or picture.shape[0] not in (1, 3, 4):
+        raise ValueError(
+            f"{path}: a PNG needs uint8 of shape (1, 3 or 4, H, W), got {picture.dtype} of {tuple(picture.shape)}"
+        )
+    pixels = picture.permute(1, 2, 0).contiguous().cpu().numpy()
+    image = Image.fromarray(pixels[:, :, 0] if picture.shape[0] == 1 else pixels)
+
+    def write(file: BinaryIO) -> None:
+        image.save(file, format="PNG")
+
+    write_whole(path, write)

@@ -1,0 +1,1 @@
+"""What models are made of: functions and modules without Lightning, which know nothing of training."""

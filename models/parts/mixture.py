@@ -1,0 +1,92 @@
+"""Mixtures of discretised logistics over the bytes of a pixel (Salimans et al. 2017, section 2.1 and 2.2).
+
+A pixel's channels are drawn one after another: of each mixture component, the mean of a channel is moved linearly by
+the values of those before it, so that few numbers a pixel describe colours that belong together. A vector of parameters
+holds, for K components and C channels: K logits, then of each component C means, C log-scales and C (C - 1) / 2
+coefficients, of (green by red), (blue by red), (blue by green).
+"""
+
+import torch
+from torch import Tensor
+
+from models.parts.likelihoods import from_levels, logistic, to_levels
+from models.parts.tokens import chosen
+
+LEAST_LOG_SCALE = -7.0
+"""Of a component: there it is far narrower than a byte's bin (the authors' code)."""
+
+
+def parameters_needed(mixtures: int, channels: int) -> int:
+    """The length of a pixel's vector of parameters."""
+    return mixtures * (1 + 2 * channels + channels * (channels - 1) // 2)
+
+
+def parted(parameters: Tensor, channels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Parameters (..., P), in float32 at least, as logits (..., K), means and log-scales (..., K, C) and coefficients
+    in -1 to 1, (..., K, C (C - 1) / 2).
+    """
+    parameters = parameters.to(torch.promote_types(parameters.dtype, torch.float32))
+    pairs = channels * (channels - 1) // 2
+    mixtures = parameters.shape[-1] // (1 + 2 * channels + pairs)
+    logits, rest = parameters.split([mixtures, parameters.shape[-1] - mixtures], dim=-1)
+    means, log_scales, coefficients = rest.unflatten(-1, (mixtures, -1)).split([channels, channels, pairs], dim=-1)
+    return logits, means, log_scales.clamp(min=LEAST_LOG_SCALE), coefficients.tanh()
+
+
+def moved(mean: Tensor, coefficients: Tensor, before: Tensor) -> Tensor:
+    """The mean of the next channel given the values of those before it (Salimans et al. 2017, eq. 3).
+
+    Args:
+        mean: (..., K).
+        coefficients: (..., K, pairs), of all channels.
+        before: (..., c), the values of the first c channels, which broadcast with the means.
+    """
+    channel = before.shape[-1]
+    first = channel * (channel - 1) // 2
+    return mean + (coefficients[..., first : first + channel] * before[..., None, :]).sum(-1)
+
+
+def log_probability(x: Tensor, parameters: Tensor) -> Tensor:
+    """Of whole pixels, in nats: (...).
+
+    Args:
+        x: (..., C), values in [-1, 1], those of bytes.
+        parameters: (..., P).
+    """
+    channels = x.shape[-1]
+    logits, means, log_scales, coefficients = parted(parameters, channels)
+    found = logits.log_softmax(-1)
+    x = x.to(logits)
+    for channel in range(channels):
+        mean = moved(means[..., channel], coefficients, x[..., :channel])
+        found = found + logistic(x[..., channel, None], mean, log_scales[..., channel])
+    return found.logsumexp(-1)
+
+
+def drawn(parameters: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
+    """Pixels (..., C) drawn from exactly the probabilities that `log_probability` gives; values in [-1, 1], of bytes.
+
+    The authors hand the next channel, and the next pixel, values that are not rounded to bytes; training never sees
+    such.
+
+    Args:
+        parameters: (..., P).
+        uniforms: (..., 1 + C), in [0, 1): for the component and each channel.
+        temperature: above 0; divides the components' logits and multiplies their scales.
+    """
+    channels = uniforms.shape[-1] - 1
+    logits, means, log_scales, coefficients = parted(parameters, channels)
+    component = chosen(logits / temperature, uniforms[..., 0])[..., None, None]
+    means, log_scales, coefficients = (
+        values.gather(-2, component.expand(*component.shape[:-1], values.shape[-1]))
+        for values in (means, log_scales, coefficients)
+    )
+    x = means.new_empty(*means.shape[:-2], 0)
+    for channel in range(channels):
+        mean = moved(means[..., channel], coefficients, x)[..., 0]
+        scale = log_scales[..., 0, channel].exp() * temperature
+        value = mean + scale * uniforms[..., 1 + channel].to(mean).logit()
+        # A byte's bin is what rounds to it, and the outer two reach to infinity.
+        byte = to_levels(value.clamp(-1, 1))
+        x = torch.cat([x, from_levels(byte).to(mean)[..., None]], dim=-1)
+    return x

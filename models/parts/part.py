@@ -1,0 +1,120 @@
+"""What a configuration can name: parts that describe themselves in plain data and are rebuilt from it.
+
+A checkpoint holds `describe(model)`, so that it can be opened without its config, and nothing but plain types, so that
+it loads with `weights_only=True`. The convention is scikit-learn's: every constructor argument is kept as an attribute
+of the same name.
+"""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+Plain: TypeAlias = bool | int | float | str | list["Plain"] | dict[str, "Plain"] | None
+
+
+class Part:
+    """Base of everything that `class_path` may name: models, losses, regularizers, schedules, augmentations."""
+
+
+def describe(part: Part) -> dict[str, Plain]:
+    """The class path and the constructor arguments of `part`, as plain data.
+
+    Raises:
+        TypeError: if an argument was not kept as an attribute, or has no plain form.
+    """
+    owner = type(part)
+    arguments = list(inspect.signature(owner).parameters)
+    missing = [name for name in arguments if not hasattr(part, name)]
+    if missing:
+        raise TypeError(f"{owner.__name__} must keep its argument {missing[0]!r} as an attribute of that name")
+    init_args = {name: _plain(getattr(part, name), f"{owner.__name__}.{name}") for name in arguments}
+    return {"class_path": f"{owner.__module__}.{owner.__qualname__}", "init_args": init_args}
+
+
+def _plain(value: object, where: str) -> Plain:
+    if value is None or type(value) in (bool, int, float, str):
+        return value  # type: ignore[return-value]
+    if isinstance(value, Part):
+        return describe(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    raise TypeError(f"{where} is a {type(value).__name__}, which a checkpoint cannot hold: use plain types or a Part")
+
+
+def build(description: object) -> Any:  # noqa: ANN401 - the type is named by the description itself
+    """The inverse of `describe`. Lists and plain values pass through.
+
+    Only subclasses of `Part` are ever called, whatever a checkpoint says, and only modules of `models` are imported (a
+    Part from elsewhere must be imported by its user first): a description from a stranger can choose among our classes,
+    not run a function, nor a module's top level.
+
+    Raises:
+        ValueError: if a class path does not lead to a Part, or the arguments do not fit its constructor.
+    """
+    if isinstance(description, list):
+        return [build(item) for item in description]
+    if not isinstance(description, dict):
+        return description
+    if set(description) != {"class_path", "init_args"}:
+        return {key: build(item) for key, item in description.items()}
+    owner, path = _owner(description), description["class_path"]
+    if not isinstance(description["init_args"], dict):
+        raise ValueError(f"{path}: init_args must be a mapping")
+    arguments = {key: build(item) for key, item in description["init_args"].items()}
+    try:
+        return owner(**arguments)
+    except TypeError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def completed(description: Plain) -> Plain:
+    """`description` with the defaults of arguments that did not exist when it was written: it means the same.
+
+    Raises:
+        ValueError: if a class path does not lead to a Part.
+    """
+    if isinstance(description, list):
+        return [completed(item) for item in description]
+    if not isinstance(description, dict):
+        return description
+    inner = {key: completed(item) for key, item in description.items()}
+    arguments = inner.get("init_args")
+    if set(inner) == {"class_path", "init_args"} and isinstance(arguments, dict):
+        for name, parameter in inspect.signature(_owner(description)).parameters.items():
+            if type(parameter.default) in (bool, int, float, str):
+                arguments.setdefault(name, parameter.default)
+    return inner
+
+
+def _owner(description: Mapping[str, object]) -> type[Part]:
+    """The class that a description names; see `build`."""
+    path = str(description["class_path"])
+    module, _, name = path.rpartition(".")
+    try:
+        ours = module.split(".")[0] == "models"
+        owner = getattr(importlib.import_module(module) if ours else sys.modules[module], name)
+    except KeyError as error:
+        raise ValueError(f"class_path {path!r} is not one of Atelier's, and its module is not imported") from error
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"class_path {path!r} cannot be imported: {error}") from error
+    if not (isinstance(owner, type) and issubclass(owner, Part)):
+        raise ValueError(f"class_path {path!r} is not a part of a model, and is not called")
+    return owner
+
+
+def differences(old: Plain, new: Plain, where: str = "") -> list[str]:
+    """Every place where two descriptions differ, as "key: old -> new" lines; class names and arguments alike."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        lines = []
+        for key in [*old, *(key for key in new if key not in old)]:
+            inner = where if key == "init_args" else f"{where}.{key}".lstrip(".")
+            lines += differences(old.get(key), new.get(key), inner)
+        return lines
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return [line for i, (a, b) in pairs for line in differences(a, b, f"{where}[{i}]")]
+    return [] if old == new else [f"{where}: {old} -> {new}"]

@@ -1,0 +1,204 @@
+"""What only some models can do, as commands and callbacks ask for it: never for a class of a family."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from models.training.base import GenerativeModel, Precision
+from models.training.randomness import sample_generator
+
+
+@runtime_checkable
+class HasLatents(Protocol):
+    """A model whose samples are functions of a latent that can be moved."""
+
+    def draw_latents(self, indices: Sequence[int], *, seed: int = 0, settings: Any = None) -> Tensor: ...  # noqa: ANN401
+    def decode(self, latents: Tensor, labels: Tensor | None = None, *, settings: Any = None) -> Tensor: ...  # noqa: ANN401
+    def decode_with_graph(
+        self,
+        latents: Tensor,
+        labels: Tensor | None = None,
+        *,
+        settings: Any = None,  # noqa: ANN401
+    ) -> Tensor:
+        """As `decode`, and differentiable by the latents; pixels that it cuts off at -1 and 1 have no gradient."""
+        ...
+
+
+@runtime_checkable
+class HasStyles(HasLatents, Protocol):
+    """A model that first makes an intermediate latent a layer of its latents: styles, which can be moved and mixed."""
+
+    def to_w(self, latents: Tensor, labels: Tensor | None = None, *, settings: Any = None) -> Tensor:  # noqa: ANN401
+        """Styles (N, layers, w_dim) of latents, truncated as the settings say."""
+        ...
+
+    def from_w(
+        self,
+        ws: Tensor,
+        *,
+        noise: Sequence[Tensor] | None = None,
+        settings: Any = None,  # noqa: ANN401
+    ) -> Tensor:
+        """Samples (N, *data_shape) of styles, which are truncated no further; not cut off at -1 and 1."""
+        ...
+
+    @property
+    def noise_sides(self) -> Sequence[int]:
+        """Side in pixels of each noise, (N, 1, side, side), that `from_w` takes."""
+        ...
+
+    def style_weights(self, settings: Any = None) -> list[Tensor]:  # noqa: ANN401
+        """The linear maps (outputs, w_dim) by which the first, second, ... layer's style reaches its convolution."""
+        ...
+
+
+@runtime_checkable
+class HasLatentWeights(HasLatents, Protocol):
+    """A model whose latents first pass a linear map, whole, so that its weights tell what moves pictures most."""
+
+    def latent_weights(self, settings: Any = None) -> Tensor:  # noqa: ANN401
+        """That map's weights, (outputs, latent_dim)."""
+        ...
+
+
+@runtime_checkable
+class HasCritic(Protocol):
+    """A model that can say how real a sample looks."""
+
+    def logits(self, x: Tensor, y: Tensor) -> Tensor: ...
+
+    @property
+    def zero_is_undecided(self) -> bool:
+        """Whether a logit of 0 means that the critic cannot tell; elsewhere only differences mean something."""
+        ...
+
+
+@runtime_checkable
+class Deployable(Protocol):
+    """A model whose sampling is one module, forward(z[, labels]), that runs without the rest: for `export`."""
+
+    def deployed(self, settings: Any = None) -> nn.Module: ...  # noqa: ANN401
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    """A model that finds the latent of a sample, and so can show what it keeps of it.
+
+    It need not be one that draws latents: a VQ-VAE without a prior encodes and decodes, and cannot sample.
+    """
+
+    def encode(self, x: Tensor, labels: Tensor | None = None, *, settings: Any = None) -> Tensor:  # noqa: ANN401
+        """Latents (N, ...), as `decode` takes them, of samples (N, *data_shape); where they are random, their mean."""
+        ...
+
+    def decode(self, latents: Tensor, labels: Tensor | None = None, *, settings: Any = None) -> Tensor:  # noqa: ANN401
+        """Samples (N, *data_shape) of latents."""
+        ...
+
+    def reconstruct(self, x: Tensor, labels: Tensor | None = None, *, settings: Any = None) -> Tensor:  # noqa: ANN401
+        """What the model makes of samples (N, *data_shape) after encoding them, the same shape, in [-1, 1]."""
+        ...
+
+
+@runtime_checkable
+class HasCodes(Protocol):
+    """A model that writes a sample as a grid of discrete codes, over which another model can be a prior."""
+
+    @property
+    def code_shape(self) -> tuple[int, ...]:
+        """The shape of a sample's codes, (h, w) for pictures."""
+        ...
+
+    @property
+    def num_codes(self) -> int:
+        """Codes there are: each is 0 to num_codes - 1."""
+        ...
+
+    def to_codes(self, x: Tensor, *, settings: Any = None) -> Tensor:  # noqa: ANN401
+        """The codes of samples (N, *data_shape): int64 (N, *code_shape)."""
+        ...
+
+    def from_codes(self, codes: Tensor, *, settings: Any = None) -> Tensor:  # noqa: ANN401
+        """The samples (N, *data_shape), in [-1, 1], that codes int64 (N, *code_shape) stand for."""
+        ...
+
+
+@dataclass(frozen=True)
+class LikelihoodSettings:
+    """How a likelihood is computed; recorded beside every figure. Families add their own fields."""
+
+    weights: Literal["ema", "raw"] = "ema"
+    """The averaged weights, or those of the last optimizer step."""
+    precision: Precision = "float32"
+    draws: int = 1
+    """Random draws a sample that its likelihood rests on: importance samples of a latent, noises of dequantisation."""
+
+    def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise ValueError(f"draws must be at least 1, not {self.draws}")
+
+
+class HasLikelihood(GenerativeModel, ABC):
+    """A model that can say how probable it holds a sample.
+
+    Of pictures, the probability of their bytes: each of the C x H x W values is one of 256, and the probabilities of
+    all pictures add up to one. Of tokens likewise. Of vectors, such as points of the plane, a density.
+    """
+
+    likelihood_class: ClassVar[type[LikelihoodSettings]] = LikelihoodSettings
+    likelihood_on_demand: ClassVar[bool] = False
+    """Whether a likelihood costs so much more than a training step that it is computed only when asked for."""
+    likelihood_unit: str = "dim"
+    """What of a sample there are `data_shape.numel()` of, in a word: bits are counted a "dim" or a "character"."""
+
+    @property
+    def why_no_likelihood(self) -> str | None:
+        """In one sentence with a remedy, why these settings leave the model without one; None where it has one."""
+        return None
+
+    @property
+    @abstractmethod
+    def likelihood_kind(self) -> str:
+        """exact, or "lower bound, ..." or "estimate, ...", with how it comes about: it stands beside every figure."""
+
+    @abstractmethod
+    def evidence(self, x: Tensor, labels: Tensor, generators: Sequence[torch.Generator], settings: Any) -> Tensor:  # noqa: ANN401
+        """`log_prob`, in evaluation mode and without gradients; all noise comes from the samples' CPU generators."""
+
+    @torch.no_grad()
+    def log_prob(
+        self,
+        x: Tensor,
+        labels: Tensor | None = None,
+        *,
+        indices: Sequence[int] | None = None,
+        seed: int = 0,
+        settings: LikelihoodSettings | None = None,
+    ) -> Tensor:
+        """The natural logarithm of each sample's probability, or a bound or estimate of it: float64 (N,).
+
+        Bits a dimension are -log_prob / (log 2 x values of a sample). A sample's figure does not depend on its batch;
+        mode and RNG are left as they were.
+
+        Args:
+            x: (N, *data_shape), pictures in [-1, 1] as data modules give them.
+            labels: int64 (N,); zeros where left out.
+            indices: which samples they are, for the random numbers; 0 to N - 1 where left out.
+            seed: likewise.
+            settings: an instance of the family's `likelihood_class`; its defaults where left out.
+
+        Raises:
+            ValueError: if the model gives samples no probability.
+        """
+        if self.why_no_likelihood is not None:
+            raise ValueError(self.why_no_likelihood)
+        settings = self.likelihood_class() if settings is None else settings
+        labels = torch.zeros(len(x), dtype=torch.int64, device=x.device) if labels is None else labels
+        generators = [sample_generator(seed, int(i)) for i in (range(len(x)) if indices is None else indices)]
+        with self.phase("likelihood"), self.evaluating(), self.computing_in(settings.precision):
+            return self.evidence(x, labels, generators, settings).double()

@@ -1,0 +1,171 @@
+"""SingleLoss: one network, one loss and the only place that steps its optimizer.
+
+Likelihood models, flows and flow matching all train so; a family adds the network and its loss.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.parts.part import Part
+from models.parts.schedules import Schedule, value_at
+from models.training.base import Batch
+from models.training.ema import WeightAverage, decay_for
+from models.training.manual import ManualOptimization
+
+
+class Optimization(Part):
+    """How the network is trained.
+
+    Args:
+        lr: Adam's learning rate.
+        beta1: Adam's first decay.
+        beta2: Adam's second decay.
+        eps: Adam's epsilon.
+        weight_decay: AdamW's, of weights of two dimensions and more; 0 is Adam.
+        warmup_kimg: the learning rate rises in a straight line from 0 over so many thousand samples.
+        accumulate: micro-batches whose gradients one optimizer step adds up.
+        clip_norm: the gradient's norm is clipped to this.
+        ema_halflife_kimg: half-life of the network's average, in thousand samples; None keeps none.
+        ema_rampup: the half-life never exceeds this share of the samples seen; None switches the ramp off.
+    """
+
+    def __init__(
+        self,
+        lr: float | Schedule = 1e-3,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        warmup_kimg: float = 0.0,
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        ema_halflife_kimg: float | Schedule | None = None,
+        ema_rampup: float | None = None,
+    ) -> None:
+        if accumulate < 1:
+            raise ValueError(f"accumulate must be at least 1, not {accumulate}")
+        if weight_decay < 0 or warmup_kimg < 0:
+            raise ValueError("weight_decay and warmup_kimg must not be negative")
+        self.lr, self.beta1, self.beta2, self.eps = lr, beta1, beta2, eps
+        self.weight_decay, self.warmup_kimg = weight_decay, warmup_kimg
+        self.accumulate, self.clip_norm = accumulate, clip_norm
+        self.ema_halflife_kimg, self.ema_rampup = ema_halflife_kimg, ema_rampup
+
+    def lr_at(self, samples_seen: int) -> float:
+        """The learning rate of the step that begins after so many samples, its warm-up included."""
+        lr = value_at(self.lr, samples_seen)
+        return lr * min(1.0, samples_seen / (1000 * self.warmup_kimg)) if self.warmup_kimg else lr
+
+
+class SingleLoss(ManualOptimization):
+    """A network, its average and a loss that one optimizer lowers.
+
+    Args:
+        data_shape: the shape of one sample.
+        num_classes: classes the data is labelled with.
+        network: what is trained and averaged, whole: all that `loss` and `generate` call.
+        optimization: how.
+    """
+
+    def __init__(
+        self, data_shape: Sequence[int], num_classes: int, network: nn.Module, optimization: Optimization
+    ) -> None:
+        super().__init__(data_shape, num_classes)
+        self.optimization = optimization
+        self.micro_batches = optimization.accumulate
+        # Convolutions run fastest in channels_last everywhere that matters, CPUs with bf16 units included.
+        self.network = network.to(memory_format=torch.channels_last)
+        self.average = None if optimization.ema_halflife_kimg is None else WeightAverage(self.network)
+
+    # What a family provides.
+
+    @abstractmethod
+    def loss(self, x: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each sample, (N,); further values are reported by `observe`."""
+
+    def on_first_batch(self, x: Tensor, labels: Tensor) -> None:
+        """Before the very first step, with its samples: for what is initialized from data. Nothing by default.
+
+        What it sets must be parameters or buffers of the network; several ranks take over those of rank 0.
+        """
+
+    def on_samples_seen(self) -> None:
+        """Called after every step, with `samples_seen` already counted."""
+
+    # The contract.
+
+    def networks(self) -> dict[str, nn.Module]:
+        return {"network": self.network}
+
+    def averages(self) -> dict[str, nn.Module]:
+        return {} if self.average is None else {"network average": self.average}
+
+    def chosen_network(self, weights: str) -> nn.Module:
+        """The network with the weights that settings name, "ema" or "raw"; the raw one where no average is kept."""
+        return self.network if self.average is None or weights == "raw" else self.average.module
+
+    # The step.
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One optimizer step on one loader batch."""
+        self._leave_out_the_reducer()
+        settings, optimizer = self.optimization, self.optimizers()
+        x, labels = batch
+        if len(x) % self.micro_batches:
+            raise ValueError(f"a loader batch of {len(x)} does not split into {self.micro_batches} micro-batches")
+        self.seed_step()
+        if self.steps == 0 and self.samples_seen == 0:
+            self._initialize(x, labels)
+        self._apply_schedules()
+        size = len(x) // self.micro_batches
+        with self.phase("step"):
+            for some, theirs in zip(x.split(size), labels.split(size), strict=True):
+                loss = self.loss(some, theirs).mean()
+                self.observe("loss", loss)
+                self.manual_backward(loss / settings.accumulate)
+            self._update(self.network, optimizer)
+        joint = len(x) * self._world_size
+        if self.average is not None and settings.ema_halflife_kimg is not None:
+            halflife = value_at(settings.ema_halflife_kimg, self.samples_seen)
+            self.average.update(self.network, decay_for(joint, self.samples_seen, halflife, settings.ema_rampup))
+        self.count(joint)
+        self.on_samples_seen()
+
+    def _initialize(self, x: Tensor, labels: Tensor) -> None:
+        with torch.no_grad():
+            self.on_first_batch(x, labels)
+        self._as_on_rank_0(self.network)
+        if self.average is not None:
+            self.average.update(self.network, decay=0.0)
+
+    # The optimizer.
+
+    @property
+    def clip_norm(self) -> float | None:
+        return self.optimization.clip_norm
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        settings = self.optimization
+        betas, lr = (settings.beta1, settings.beta2), value_at(settings.lr, 0)
+        trained = [p for p in self.network.parameters() if p.requires_grad]
+        if not settings.weight_decay:
+            return torch.optim.Adam(trained, lr, betas, settings.eps, fused=self._fused)
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        groups = [group for group in groups if group["params"]]
+        return torch.optim.AdamW(groups, lr, betas, settings.eps, fused=self._fused)
+
+    def _apply_schedules(self) -> None:
+        settings = self.optimization
+        (optimizer,) = self._plain_optimizers()
+        for group in optimizer.param_groups:
+            group["lr"], group["betas"] = settings.lr_at(self.samples_seen), (settings.beta1, settings.beta2)
+            group["eps"] = settings.eps  # a run that goes on may do so with another
+            if group["weight_decay"]:
+                group["weight_decay"] = settings.weight_decay
