@@ -68,8 +68,9 @@ def trial_steps(
         model.on_load_checkpoint(there)
         meter.start()
         kinds: dict[tuple[str, ...], list[int]] = {}
-        for number in range(model.cost_period):
-            kinds.setdefault(model.lazy_work(number), []).append(number)
+        cycle = model.work_cycle()
+        for number, work in enumerate(cycle):
+            kinds.setdefault(work, []).append(number)
         common = max(map(len, kinds.values()))
         total = 0.0
         for numbers in kinds.values():
@@ -85,7 +86,7 @@ def trial_steps(
         model.on_load_checkpoint(own)
         model.reported()
     samples = len(batch[0]) * trainer.world_size
-    return Cost(1000 * total / model.cost_period / samples, peak, meter.source, state + kept["optimizer state"], at)
+    return Cost(1000 * total / len(cycle) / samples, peak, meter.source, state + kept["optimizer state"], at)
 
 
 def cost_at(trainer: Trainer, model: GenerativeModel, least: int, samples_seen: int) -> Cost:

@@ -23,11 +23,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.parts.attention import SelfAttention
 from models.parts.deployed import Deployed
 from models.parts.layers import (
     BatchNorm2d,
     ConditionalBatchNorm2d,
-    SelfAttention,
     SpectralConv2d,
     SpectralEmbedding,
     SpectralLinear,
@@ -37,9 +37,9 @@ from models.parts.layers import (
     without_spectral_norm,
 )
 from models.parts.losses import Hinge
-from models.parts.regularizers import non_orthogonality
+from models.parts.regularizers import MicroBatch, Penalty, non_orthogonality
 from models.training.base import picture_shape
-from models.training.gan import GAN, AdversarialTraining, LatentSettings, Penalty
+from models.training.gan import GAN, AdversarialTraining, LatentSettings
 from models.training.randomness import keyed_seed
 
 GENERATOR_WIDTHS = {
@@ -275,6 +275,7 @@ class BigGAN(GAN):
     """
 
     settings_class: ClassVar[type[LatentSettings]] = BigGANSettings
+    joint_pass: ClassVar[bool] = True  # as the authors' code: so the power iteration advances once a step
     lists_from_the_picture: ClassVar[tuple[str, ...]] = ("discriminator.blocks",)
 
     def __init__(
@@ -330,18 +331,20 @@ class BigGAN(GAN):
         self.orthogonal, self.d_orthogonal = orthogonal, d_orthogonal
         self._standing: dict[str, tuple[object, Statistics]] = {}
 
-    @property
-    def label_classes(self) -> int:
-        return self.num_classes if self.conditional else 0
+    def penalties(self) -> list[Penalty]:
+        """With those on filters that are not orthogonal, where they have a weight."""
+        strengths = {"generator": self.orthogonal, "discriminator": self.d_orthogonal}
+        own = [self._orthogonality(network, strength) for network, strength in strengths.items() if strength]
+        return [*super().penalties(), *own]
 
-    def extra_penalties(self, network: str, labels: Sequence[Tensor], step: int) -> list[Penalty]:
-        """The penalty on filters that are not orthogonal, where it has a weight."""
-        strength = self.orthogonal if network == "generator" else self.d_orthogonal
-        if not strength:
-            return []
+    def _orthogonality(self, network: str, strength: float) -> Penalty:
         named = self.networks()[network].named_parameters()
         weights = [p for name, p in named if p.ndim > 1 and name != "embedding.weight"]
-        return [(f"{network[0]}_orthogonal_penalty", lambda: strength * non_orthogonality(weights))]
+
+        def value(_: MicroBatch) -> Tensor:
+            return strength * non_orthogonality(weights)
+
+        return Penalty(f"{network[0]}_orthogonal_penalty", network, 1, value, of="weights")
 
     # Sampling.
 
@@ -354,14 +357,14 @@ class BigGAN(GAN):
         settings = settings or BigGANSettings()
         if isinstance(settings, BigGANSettings) and settings.standing_statistics:
             raise ValueError("a generator is exported with its running statistics: standing_statistics must be 0")
-        return Deployed(without_spectral_norm(self._sampled_network(settings)))
+        return Deployed(without_spectral_norm(self.sampled_network(settings)))
 
-    def _decode(self, latents: Tensor, labels: Tensor, settings: LatentSettings) -> Tensor:
+    def from_latents(self, latents: Tensor, labels: Tensor, settings: LatentSettings) -> Tensor:
         if not isinstance(settings, BigGANSettings) or not settings.standing_statistics:
-            return super()._decode(latents, labels, settings)
-        network = self._sampled_network(settings)
+            return super().from_latents(latents, labels, settings)
+        network = self.sampled_network(settings)
         with normalising_by(network, self._standing_statistics(network, settings)):
-            return super()._decode(latents, labels, settings)
+            return super().from_latents(latents, labels, settings)
 
     def _standing_statistics(self, network: nn.Module, settings: BigGANSettings) -> Statistics:
         """Those of these weights and settings; kept until either changes, for the average and the raw weights each."""

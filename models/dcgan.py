@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from models.parts.layers import BatchNorm2d, one_hot
-from models.training.base import picture_shape
+from models.training.base import classes_seen, square_pictures
+from models.training.capabilities import HasLatentWeights
 from models.training.gan import GAN, AdversarialTraining, LatentSettings
 
 
@@ -73,7 +74,7 @@ class Discriminator(nn.Module):
         return logits.to(torch.promote_types(logits.dtype, torch.float32))  # autocast leaves them in 16 bits
 
 
-class DCGAN(GAN):
+class DCGAN(GAN, HasLatentWeights):
     """Deep convolutional GAN: 3,576,704 and 2,765,568 parameters at 64 px with the defaults.
 
     Args:
@@ -94,31 +95,17 @@ class DCGAN(GAN):
         conditional: bool = False,
         adversarial: AdversarialTraining | None = None,
     ) -> None:
-        channels, height, resolution = picture_shape(data_shape)
-        if height != resolution or resolution < 16 or resolution & (resolution - 1):
-            raise ValueError(
-                f"DCGAN needs square pictures whose side is a power of two from 16 up, not {height}x{resolution}: "
-                "set data.resolution"
-            )
-        if conditional and not num_classes:
-            raise ValueError("conditional: true needs labels, and this data set has none")
-        classes = num_classes if conditional else 0
+        channels, resolution = square_pictures(data_shape, "DCGAN", least=16)
+        classes = classes_seen(num_classes, conditional)
         generator = Generator(latent_dim, width, channels, resolution, classes).apply(initialize)
         discriminator = Discriminator(width, channels, resolution, classes).apply(initialize)
         adversarial = AdversarialTraining(reuse_fakes=True) if adversarial is None else adversarial
         super().__init__(data_shape, num_classes, generator, discriminator, latent_dim, adversarial)
         self.width, self.conditional = width, conditional
 
-    @property
-    def label_classes(self) -> int:
-        return self.num_classes if self.conditional else 0
-
     def latent_weights(self, settings: LatentSettings | None = None) -> Tensor:
         """What the first transposed convolution makes of a latent: (channels * 4 * 4, latent_dim), classes left out."""
-        network = self._sampled_network(settings or LatentSettings())
-        assert isinstance(network, Generator)
-        weight = network.layers[0].weight
-        assert isinstance(weight, Tensor)
+        weight: Tensor = self.sampled_network(settings or LatentSettings()).layers[0].weight
         return weight.detach()[: self.latent_dim].flatten(1).T
 
 

@@ -45,8 +45,8 @@ from models.parts.flow_layers import (
 from models.parts.flow_networks import ResidualNetwork, ZeroConv2d, glow_network, vector_network
 from models.parts.likelihoods import DEQUANTIZED_LOG_WIDTH, LEVELS, dequantized
 from models.training.base import UNKNOWN_DATA, SamplerSettings, picture_shape
-from models.training.capabilities import HasLikelihood, LikelihoodSettings
-from models.training.randomness import sample_generator
+from models.training.capabilities import Encodes, HasLatents, HasLikelihood, LikelihoodSettings
+from models.training.randomness import normals
 from models.training.single_loss import Optimization, SingleLoss
 
 TO_CONTINUOUS = (LEVELS - 1) / LEVELS
@@ -65,7 +65,7 @@ class FlowSettings(SamplerSettings):
             raise ValueError(f"temperature must not be negative, and is {self.temperature}")
 
 
-class Flow(SingleLoss, HasLikelihood):
+class Flow(SingleLoss, HasLatents, Encodes, HasLikelihood):
     """What RealNVP and Glow share: all but the network.
 
     The latent is the noise, (N, D), that of the finest scale first; D is the number of values of a sample.
@@ -129,49 +129,21 @@ class Flow(SingleLoss, HasLikelihood):
 
     # Sampling.
 
-    def generate(self, generators: Sequence[torch.Generator], labels: Tensor, settings: FlowSettings) -> Tensor:
-        return self._decode(self._noise(generators, settings.temperature), settings)
+    def latents_from(self, generators: Sequence[torch.Generator], settings: FlowSettings) -> Tensor:
+        return (settings.temperature * normals(generators, self.latent_dim)).to(self.device, non_blocking=True)
 
-    def draw_latents(self, indices: Sequence[int], *, seed: int = 0, settings: FlowSettings | None = None) -> Tensor:
-        """The latents that `sample` decodes for these indices, (N, D), of the settings' temperature."""
-        return self._noise([sample_generator(seed, int(i)) for i in indices], (settings or FlowSettings()).temperature)
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor, labels: Tensor | None = None, *, settings: FlowSettings | None = None) -> Tensor:
-        """Samples (N, *data_shape) of latents (N, D)."""
-        return self.decode_with_graph(latents, labels, settings=settings)
-
-    def decode_with_graph(
-        self, latents: Tensor, labels: Tensor | None = None, *, settings: FlowSettings | None = None
-    ) -> Tensor:
-        """As `decode`, and differentiable by the latents; pixels cut off at -1 and 1 have no gradient."""
-        settings = settings or self.settings_class()
-        with self.phase("sampling"), self.evaluating(), self.computing_in(settings.precision):
-            return self._decode(latents, settings).float()
-
-    @torch.no_grad()
-    def encode(self, x: Tensor, labels: Tensor | None = None, *, settings: FlowSettings | None = None) -> Tensor:
-        """The latents (N, D) that `decode` makes x of: of pictures, the middle of each byte's interval."""
-        settings = settings or self.settings_class()
-        with self.phase("sampling"), self.evaluating(), self.computing_in(settings.precision):
-            values = (x * TO_CONTINUOUS if self.of_pictures else x).to(self.dtype)
-            noise: Tensor = self.chosen_network(settings.weights)(values)[0]
-            return noise
-
-    def reconstruct(self, x: Tensor, labels: Tensor | None = None, *, settings: FlowSettings | None = None) -> Tensor:
-        """x within rounding: a flow loses nothing."""
-        return self.decode(self.encode(x, settings=settings), settings=settings)
-
-    def _noise(self, generators: Sequence[torch.Generator], temperature: float) -> Tensor:
-        drawn = [torch.randn(self.latent_dim, generator=generator) for generator in generators]
-        return (temperature * torch.stack(drawn)).to(self.device, non_blocking=True)
-
-    def _decode(self, latents: Tensor, settings: FlowSettings) -> Tensor:
+    def from_latents(self, latents: Tensor, labels: Tensor, settings: FlowSettings) -> Tensor:
         network = self.chosen_network(settings.weights)
         assert isinstance(network, MultiScale)
         values = network.inverse(latents.to(self.dtype))
         # A trained flow puts next to nothing outside; one that is not, anything.
         return (values / TO_CONTINUOUS).clamp(-1, 1) if self.of_pictures else values
+
+    def to_latents(self, x: Tensor, labels: Tensor, settings: FlowSettings) -> Tensor:
+        """Of pictures, those of the middle of each byte's interval. A flow loses nothing of x."""
+        values = (x * TO_CONTINUOUS if self.of_pictures else x).to(self.dtype)
+        noise: Tensor = self.chosen_network(settings.weights)(values)[0]
+        return noise
 
 
 class RealNVP(Flow):

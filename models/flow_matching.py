@@ -20,9 +20,9 @@ from models.parts.likelihoods import DEQUANTIZED_LOG_WIDTH, HALF_STEP, LEVELS, d
 from models.parts.ode import Solver, check_solver, integrate, integrate_density
 from models.parts.part import Part
 from models.parts.unet import MLP, UNet
-from models.training.base import UNKNOWN_DATA, SamplerSettings, picture_shape
-from models.training.capabilities import HasLikelihood, LikelihoodSettings
-from models.training.randomness import sample_generator
+from models.training.base import UNKNOWN_DATA, SamplerSettings, at_least_1, classes_seen, picture_shape
+from models.training.capabilities import Encodes, HasLatents, HasLikelihood, LikelihoodSettings
+from models.training.randomness import normals
 from models.training.single_loss import Optimization, SingleLoss
 
 Network: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -205,7 +205,7 @@ class FlowLikelihood(LikelihoodSettings):
             raise ValueError(f"divergence must be auto, exact or hutchinson, not {self.divergence!r}")
 
 
-class FlowMatching(SingleLoss, HasLikelihood):
+class FlowMatching(SingleLoss, HasLatents, Encodes, HasLikelihood):
     """A network that is the velocity of an ODE from noise to data: a U-Net for pictures, an MLP for vectors.
 
     The defaults are EDM's network for CIFAR-10 (55.7 million parameters), trained by flow matching.
@@ -253,18 +253,14 @@ class FlowMatching(SingleLoss, HasLikelihood):
     ) -> None:
         if data_shape is None or num_classes is None:
             raise ValueError(UNKNOWN_DATA)
-        if conditional and not num_classes:
-            raise ValueError("conditional: true needs labels, and this data set has none")
         if label_dropout and not conditional:
             raise ValueError("label_dropout needs labels: set conditional: true")
         for name, share in (("label_dropout", label_dropout), ("dropout", dropout)):
             if not 0 <= share < 1:
                 raise ValueError(f"{name} must lie in [0, 1), not {share}")
-        for name, count in (("width", width), ("blocks", blocks), ("sampler_steps", sampler_steps)):
-            if count < 1:
-                raise ValueError(f"{name} must be at least 1, not {count}")
+        at_least_1(width=width, blocks=blocks, sampler_steps=sampler_steps)
         check_solver(solver)
-        classes = num_classes if conditional else 0
+        classes = classes_seen(num_classes, conditional)
         network: nn.Module
         if len(data_shape) == 1:
             network = MLP(data_shape[0], width, blocks, classes)
@@ -281,10 +277,6 @@ class FlowMatching(SingleLoss, HasLikelihood):
         self.dropout, self.adaptive_scale = dropout, adaptive_scale
         self.conditional, self.label_dropout = conditional, label_dropout
         self.dequantize, self.sampler_steps, self.solver = dequantize, sampler_steps, solver
-
-    @property
-    def label_classes(self) -> int:
-        return self.num_classes if self.conditional else 0
 
     @property
     def draws_pictures(self) -> bool:
@@ -315,31 +307,11 @@ class FlowMatching(SingleLoss, HasLikelihood):
         steps, solver = settings.steps or self.sampler_steps, settings.solver or self.solver
         return dataclasses.replace(settings, steps=steps, solver=solver)
 
-    def generate(self, generators: Sequence[torch.Generator], labels: Tensor, settings: FlowSettings) -> Tensor:
-        return self._decode(self._latents(generators), labels, settings)
+    def latents_from(self, generators: Sequence[torch.Generator], settings: FlowSettings) -> Tensor:
+        """The standard normal noise that `sample` begins with, flat: (N, values of a sample)."""
+        return normals(generators, math.prod(self.data_shape)).to(self.device).to(self.dtype)
 
-    def draw_latents(self, indices: Sequence[int], *, seed: int = 0, settings: FlowSettings | None = None) -> Tensor:
-        """The standard normal noise that `sample` begins with for these indices, flat: (N, values of a sample)."""
-        return self._latents([sample_generator(seed, int(index)) for index in indices])
-
-    def _latents(self, generators: Sequence[torch.Generator]) -> Tensor:
-        drawn = torch.stack([torch.randn(math.prod(self.data_shape), generator=each) for each in generators])
-        return drawn.to(self.device).to(self.dtype)
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor, labels: Tensor | None = None, *, settings: FlowSettings | None = None) -> Tensor:
-        """Samples (N, *data_shape) for latents (N, values of a sample)."""
-        return self.decode_with_graph(latents, labels, settings=settings)
-
-    def decode_with_graph(
-        self, latents: Tensor, labels: Tensor | None = None, *, settings: FlowSettings | None = None
-    ) -> Tensor:
-        """As `decode`, and differentiable by the latents; pixels cut off at -1 and 1 have no gradient."""
-        settings = settings or self.settings_class()
-        with self.phase("sampling"), self.evaluating(), self.computing_in(settings.precision):
-            return self._decode(latents, self._labels(latents, labels), settings).float()
-
-    def _decode(self, latents: Tensor, labels: Tensor, settings: FlowSettings) -> Tensor:
+    def from_latents(self, latents: Tensor, labels: Tensor, settings: FlowSettings) -> Tensor:
         settings = self.settled(settings)
         assert settings.steps is not None
         assert settings.solver is not None
@@ -350,25 +322,15 @@ class FlowMatching(SingleLoss, HasLikelihood):
         end = integrate(self._velocity(labels, settings), start, times, solver, self.objective.singular_end)
         return self._as_pictures(end) if self.draws_pictures else end
 
-    @torch.no_grad()
-    def encode(self, x: Tensor, labels: Tensor | None = None, *, settings: FlowSettings | None = None) -> Tensor:
-        """The latents, flat, from which the ODE leads to samples (N, *data_shape); of bytes, to the middle of each."""
-        settings = self.settled(settings or self.settings_class())
+    def to_latents(self, x: Tensor, labels: Tensor, settings: FlowSettings) -> Tensor:
+        """From which the ODE leads to x, but for the solver's steps; of bytes, to the middle of each."""
+        settings = self.settled(settings)
         assert settings.steps is not None
         assert settings.solver is not None
-        with self.phase("sampling"), self.evaluating(), self.computing_in(settings.precision):
-            start = (self._from_pictures(x) if self.draws_pictures else x).to(self.dtype)
-            velocity = self._velocity(self._labels(x, labels), settings)
-            end = integrate(velocity, start, self.objective.density_times(settings.steps), settings.solver)
-            return (end / self.objective.prior_std).flatten(1).float()
-
-    @torch.no_grad()
-    def reconstruct(self, x: Tensor, labels: Tensor | None = None, *, settings: FlowSettings | None = None) -> Tensor:
-        """Samples encoded and decoded: but for the solver's steps, what they were."""
-        return self.decode(self.encode(x, labels, settings=settings), labels, settings=settings)
-
-    def _labels(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        return torch.zeros(len(x), dtype=torch.int64, device=x.device) if labels is None else labels
+        start = (self._from_pictures(x) if self.draws_pictures else x).to(self.dtype)
+        velocity = self._velocity(labels, settings)
+        end = integrate(velocity, start, self.objective.density_times(settings.steps), settings.solver)
+        return (end / self.objective.prior_std).flatten(1).float()
 
     def _velocity(self, labels: Tensor, settings: FlowSettings) -> Callable[[Tensor, float], Tensor]:
         network, guidance = self.chosen_network(settings.weights), settings.guidance

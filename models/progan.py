@@ -9,6 +9,7 @@ networks grow, which the others reset: a new layer's state begins with its first
 """
 
 import bisect
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -19,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.parts.deployed import Deployed
-from models.parts.layers import one_hot, pixel_norm, with_minibatch_deviation
+from models.parts.layers import check_minibatch_group, one_hot, pixel_norm, stage_widths, with_minibatch_deviation
 from models.parts.losses import Wasserstein
 from models.parts.regularizers import GradientPenalty
-from models.training.base import picture_shape
+from models.training.base import Batch, classes_seen, square_pictures
 from models.training.gan import GAN, AdversarialTraining, LatentSettings, layers_within
 
 
@@ -189,31 +190,17 @@ class ProGAN(GAN):
         batch_factors: list[int] | None = None,
         adversarial: AdversarialTraining | None = None,
     ) -> None:
-        channels, height, resolution = picture_shape(data_shape)
-        if height != resolution or resolution < 4 or resolution & (resolution - 1):
-            raise ValueError(
-                f"ProGAN needs square pictures whose side is a power of two from 4 up, not {height}x{resolution}: "
-                "set data.resolution"
-            )
-        if conditional and not num_classes:
-            raise ValueError("conditional: true needs labels, and this data set has none")
-        if minibatch_group is not None and minibatch_group < 2:
-            raise ValueError(
-                f"minibatch_group must be at least 2, or null for no such statistic, not {minibatch_group}"
-            )
+        channels, resolution = square_pictures(data_shape, "ProGAN", least=4)
+        check_minibatch_group(minibatch_group)
         stages = resolution.bit_length() - 2
-        widths = [min(channel_base // (4 * 2**stage), channel_max) for stage in range(stages)]
-        if min(widths) < 1:
-            raise ValueError(
-                f"channel_base {channel_base} leaves no channels at {resolution} px, channel_max {channel_max}"
-            )
+        widths = stage_widths(channel_base, channel_max, resolution)
         stable, fade = _each("stable_kimg", stable_kimg, stages - 1), _each("fade_kimg", fade_kimg, stages - 1)
         factors = [1] * stages if batch_factors is None else batch_factors
         if len(factors) != stages or min(factors) < 1:
             raise ValueError(
                 f"batch_factors needs {stages} numbers from 1 up, for 4 px to {resolution} px, not {factors}"
             )
-        classes = num_classes if conditional else 0
+        classes = classes_seen(num_classes, conditional)
         generator = Generator(latent_dim, widths, channels, classes)
         discriminator = Discriminator(widths, channels, classes, minibatch_group)
         if adversarial is None:
@@ -230,10 +217,6 @@ class ProGAN(GAN):
             starts.append(starts[-1] + faded + round(1000 * alone))
         self.stage_starts = tuple(starts)
         self._grow()
-
-    @property
-    def label_classes(self) -> int:
-        return self.num_classes if self.conditional else 0
 
     def discriminator_layers(self) -> list[nn.Module]:
         """Those of the final size, from its picture on: a model that is still smaller lacks the first of them."""
@@ -269,7 +252,8 @@ class ProGAN(GAN):
             if isinstance(network, Growing):
                 network.stage, network.alpha = self.stage_at(self.samples_seen), self.alpha_at(self.samples_seen)
 
-    def on_samples_seen(self) -> None:
+    def count(self, batch: int) -> None:
+        super().count(batch)
         self._grow()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -278,7 +262,11 @@ class ProGAN(GAN):
 
     # Pictures of the stage's size, and of the final one.
 
-    def prepare_real(self, x: Tensor) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """The step of every GAN, on real pictures as the stage has them."""
+        super().training_step((self.of_the_stage(batch[0]), batch[1]), batch_idx)
+
+    def of_the_stage(self, x: Tensor) -> Tensor:
         """Pictures of `data_shape` as the stage has them, averaged over squares; fading in, with less detail.
 
         What the new resolution adds comes in with alpha: neither player sees more of it than the generator can draw.
@@ -290,27 +278,20 @@ class ProGAN(GAN):
 
     def logits(self, x: Tensor, y: Tensor) -> Tensor:
         """How real the discriminator holds pictures (N, *data_shape), (N,); its minibatch statistic is of these."""
-        return super().logits(self.prepare_real(x), y)
+        return super().logits(self.of_the_stage(x), y)
 
     def deployed(self, settings: LatentSettings | None = None) -> Deployed:
         """The generator at this stage of its growth; its pictures have `data_shape` all the same."""
-        network = self._sampled_network(settings or LatentSettings())
-        return DeployedProGAN(network, self.data_shape[1:])
+        draw = functools.partial(pictures, size=self.data_shape[1:])
+        return Deployed(self.sampled_network(settings or LatentSettings()), draw)
 
-    def _decode(self, latents: Tensor, labels: Tensor, settings: LatentSettings) -> Tensor:
-        pictures = super()._decode(latents, labels, settings).clamp(-1, 1)  # they come from a linear layer
-        return F.interpolate(pictures, self.data_shape[1:], mode="nearest")
+    def from_latents(self, latents: Tensor, labels: Tensor, settings: LatentSettings) -> Tensor:
+        return pictures(self.sampled_network(settings), latents.to(self.dtype), labels, self.data_shape[1:])
 
 
-class DeployedProGAN(Deployed):
-    """A generator whose pictures are cut off at -1 and 1, and enlarged to the final size."""
-
-    def __init__(self, network: nn.Module, size: Sequence[int]) -> None:
-        super().__init__(network)
-        self.size = tuple(size)
-
-    def samples(self, z: Tensor, labels: Tensor) -> Tensor:
-        return F.interpolate(super().samples(z, labels).clamp(-1, 1), self.size, mode="nearest")
+def pictures(generator: nn.Module, z: Tensor, labels: Tensor, size: Sequence[int]) -> Tensor:
+    """What a generator draws at its stage, cut off at -1 and 1, since it comes from a linear layer, and enlarged."""
+    return F.interpolate(generator(z, labels).clamp(-1, 1), tuple(size), mode="nearest")
 
 
 def _each(name: str, kimg: float | list[float], count: int) -> list[float]:

@@ -5,9 +5,9 @@ python main.py fit --config configs/r3gan_fashion_mnist.yaml
 Its loss and penalties are `losses.RelativisticPairing`, `regularizers.R1` and `R2`; here are the two networks, grouped
 residual blocks without any normalisation. On the same weights they, the losses, the penalties and a whole step equal
 those of the authors' code. A training step departs from it in three things: both players see the same real pictures,
-where the authors draw the generator's anew (so that they consume two for each that they count); penalties are computed
-in float32, by passes and with augmentations of their own, where the authors' share those of the loss, in bf16 at the
-high resolutions; and samples are clamped to [-1, 1].
+where the authors draw the generator's anew (so that they consume two for each that they count); under mixed precision,
+penalties are computed in float32, by passes and with augmentations of their own, where the authors' share those of the
+loss, in bf16 at the high resolutions (`precision: as_loss` does as they do); and samples are clamped to [-1, 1].
 
 Names in the authors' state dicts (after `Model.`) and here; every weight has the same shape:
     G: MainLayers.0.Layers.0.Basis, .LinearLayer -> basis, linear    EmbeddingLayer -> embed    AggregationLayer ->
@@ -22,6 +22,7 @@ Names in the authors' state dicts (after `Model.`) and here; every weight has th
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -29,11 +30,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.parts.deployed import Deployed
-from models.parts.layers import autocast_dtype, one_hot
+from models.parts.layers import autocast_dtype, highest_sides, one_hot
 from models.parts.losses import RelativisticPairing
 from models.parts.ops import downsample2d, low_pass, upsample2d
 from models.parts.regularizers import R1, R2
-from models.training.base import picture_shape
+from models.training.base import at_least_1, classes_seen, picture_shape
 from models.training.gan import GAN, AdversarialTraining, LatentSettings, layers_within
 
 SLOPE = 0.2
@@ -83,41 +84,44 @@ class ResidualBlock(nn.Module):
         return x + self.conv3(y)
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """What both networks are built by."""
+
+    widths: tuple[int, ...]
+    """Channels at 4 px, 8 px, ..."""
+    groups: tuple[int, ...]
+    """Of the blocks at 4 px, 8 px, ..."""
+    blocks: int
+    """Residual blocks a resolution."""
+    expansion: int
+    """Of a block's inner channels."""
+    channels: int
+    """Of the pictures."""
+    classes: int
+    """0 for none."""
+    low_sides: tuple[int, ...]
+    """Under autocast, sides in pixels whose layers compute in its 16 bits."""
+
+
 class Generator(nn.Module):
     """Latents (N, latent_dim) and labels (N,) to pictures (N, channels, resolution, resolution), beyond [-1, 1] too.
 
     Args:
         latent_dim: size of the latent, and of the labels' embedding beside it.
-        widths: channels at 4 px, 8 px, ...
-        groups: of the blocks at 4 px, 8 px, ...
-        blocks: residual blocks a resolution.
-        expansion: of a block's inner channels.
-        channels: of the pictures.
-        classes: 0 for none.
-        low_sides: under autocast, sides in pixels whose layers compute in its 16 bits.
+        sizes: which the discriminator shares.
     """
 
-    def __init__(
-        self,
-        latent_dim: int,
-        widths: Sequence[int],
-        groups: Sequence[int],
-        blocks: int,
-        expansion: int,
-        channels: int,
-        classes: int,
-        low_sides: Sequence[int],
-    ) -> None:
+    def __init__(self, latent_dim: int, sizes: Sizes) -> None:
         super().__init__()
-        self.classes, self.low_sides = classes, tuple(low_sides)
+        classes, widths = sizes.classes, sizes.widths
+        self.classes, self.low_sides = classes, sizes.low_sides
         self.embed = linear(classes, latent_dim) if classes else None
         self.linear = linear(latent_dim * (2 if classes else 1), widths[0])
         self.basis = nn.Parameter(torch.randn(widths[0], 4, 4))
         self.resize = nn.ModuleList(resizing(before, after) for before, after in itertools.pairwise(widths))
-        self.stages = nn.ModuleList(
-            stage(width, count, blocks, expansion, len(widths)) for width, count in zip(widths, groups, strict=True)
-        )
-        self.to_picture = Conv2d(widths[-1], channels, 1)
+        self.stages = nn.ModuleList(stage(i, sizes) for i in range(len(widths)))
+        self.to_picture = Conv2d(widths[-1], sizes.channels, 1)
         self.taps: Tensor
         self.register_buffer("taps", low_pass(1, 3, 3, 1), persistent=False)
 
@@ -138,27 +142,16 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Pictures (N, channels, resolution, resolution) and labels (N,) to logits (N,): the generator's mirror image.
 
-    Conditional, it is a projection discriminator (Miyato & Koyama 2018). Arguments are the generator's.
+    Conditional, it is a projection discriminator (Miyato & Koyama 2018).
     """
 
-    def __init__(
-        self,
-        widths: Sequence[int],
-        groups: Sequence[int],
-        blocks: int,
-        expansion: int,
-        channels: int,
-        classes: int,
-        low_sides: Sequence[int],
-    ) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.classes, self.low_sides = classes, tuple(low_sides)
-        downwards, width = list(reversed(widths)), widths[0]
-        self.from_picture = Conv2d(channels, downwards[0], 1)
-        self.stages = nn.ModuleList(
-            stage(each, count, blocks, expansion, len(widths))
-            for each, count in zip(downwards, reversed(groups), strict=True)
-        )
+        classes, width = sizes.classes, sizes.widths[0]
+        self.classes, self.low_sides = classes, sizes.low_sides
+        downwards = sizes.widths[::-1]
+        self.from_picture = Conv2d(sizes.channels, downwards[0], 1)
+        self.stages = nn.ModuleList(stage(i, sizes) for i in reversed(range(len(downwards))))
         self.resize = nn.ModuleList(resizing(before, after) for before, after in itertools.pairwise(downwards))
         self.basis = nn.Conv2d(width, width, 4, groups=width, bias=False)
         initialise(self.basis.weight)
@@ -195,9 +188,10 @@ def linear(inputs: int, outputs: int, gain: float = 1.0) -> nn.Linear:
     return layer
 
 
-def stage(width: int, groups: int, blocks: int, expansion: int, stages: int) -> nn.Sequential:
-    """The residual blocks of one resolution, in a network of so many."""
-    return nn.Sequential(*(ResidualBlock(width, groups, expansion, blocks * stages) for _ in range(blocks)))
+def stage(number: int, sizes: Sizes) -> nn.Sequential:
+    """The residual blocks of 4 x 2^number px."""
+    width, groups, depth = sizes.widths[number], sizes.groups[number], sizes.blocks * len(sizes.widths)
+    return nn.Sequential(*(ResidualBlock(width, groups, sizes.expansion, depth) for _ in range(sizes.blocks)))
 
 
 def resizing(before: int, after: int) -> nn.Module:
@@ -242,9 +236,7 @@ class R3GAN(GAN):
         adversarial: AdversarialTraining | None = None,
     ) -> None:
         channels, height, resolution = picture_shape(data_shape)
-        for name, count in (("blocks", blocks), ("expansion", expansion), ("latent_dim", latent_dim)):
-            if count < 1:
-                raise ValueError(f"{name} must be at least 1, not {count}")
+        at_least_1(blocks=blocks, expansion=expansion, latent_dim=latent_dim)
         if not widths or min(widths) < 1:
             raise ValueError(f"widths are channels, at least 1 at each resolution from 4 px up, not {list(widths)}")
         if height != resolution or resolution != 4 << len(widths) - 1:
@@ -257,28 +249,23 @@ class R3GAN(GAN):
         for width, count in zip(widths, groups, strict=True):
             if count < 1 or width * expansion % count:
                 raise ValueError(f"groups must divide {width} channels times expansion {expansion}, and {count} do not")
-        if conditional and not num_classes:
-            raise ValueError("conditional: true needs labels, and this data set has none")
         if adversarial is None:
             adversarial = AdversarialTraining(RelativisticPairing(), [R1(1.0), R2(1.0)], beta1=0.0, beta2=0.9)
-        classes = num_classes if conditional else 0
-        sides = [4 << i for i in range(len(widths))]
-        low_sides = sides[1:][-low_resolutions:] if low_resolutions > 0 else []
-        sizes = (widths, groups, blocks, expansion, channels, classes, low_sides)
-        super().__init__(
-            data_shape, num_classes, Generator(latent_dim, *sizes), Discriminator(*sizes), latent_dim, adversarial
-        )
+        classes = classes_seen(num_classes, conditional)
+        low_sides = tuple(highest_sides(resolution, low_resolutions))
+        sizes = Sizes(tuple(widths), tuple(groups), blocks, expansion, channels, classes, low_sides)
+        players = Generator(latent_dim, sizes), Discriminator(sizes)
+        super().__init__(data_shape, num_classes, *players, latent_dim, adversarial)
         self.widths, self.groups = list(widths), list(groups)
         self.blocks, self.expansion = blocks, expansion
         self.conditional, self.low_resolutions = conditional, low_resolutions
 
-    @property
-    def label_classes(self) -> int:
-        return self.num_classes if self.conditional else 0
+    def from_latents(self, latents: Tensor, labels: Tensor, settings: LatentSettings) -> Tensor:
+        return pictures(self.sampled_network(settings), latents.to(self.dtype), labels)
 
     def deployed(self, settings: LatentSettings | None = None) -> Deployed:
         """The generator, whose pictures are cut off at -1 and 1."""
-        return DeployedR3GAN(self._sampled_network(settings or LatentSettings()))
+        return Deployed(self.sampled_network(settings or LatentSettings()), pictures)
 
     def discriminator_layers(self) -> list[nn.Module]:
         """from_picture, the convolutions of residual blocks and, where widths differ, between sides; basis, linear."""
@@ -289,12 +276,8 @@ class R3GAN(GAN):
             parts += [resize, later]
         return [layer for part in [*parts, network.basis, network.linear] for layer in layers_within(part)]
 
-    def _decode(self, latents: Tensor, labels: Tensor, settings: LatentSettings) -> Tensor:
-        return super()._decode(latents, labels, settings).clamp(-1, 1)
 
-
-class DeployedR3GAN(Deployed):
-    """A generator whose pictures are cut off at -1 and 1, as samples are."""
-
-    def samples(self, z: Tensor, labels: Tensor) -> Tensor:
-        return super().samples(z, labels).clamp(-1, 1)
+def pictures(generator: nn.Module, z: Tensor, labels: Tensor) -> Tensor:
+    """What a generator draws, cut off at -1 and 1."""
+    drawn: Tensor = generator(z, labels)
+    return drawn.clamp(-1, 1)

@@ -13,6 +13,8 @@ Names in the authors' state dicts and here; every weight has the same shape:
     b4.conv, b4.fc, b4.out -> conv, inner, last
 """
 
+import dataclasses
+import functools
 import hashlib
 import itertools
 import math
@@ -21,18 +23,27 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.parts.compiling import Compiled, Ops
 from models.parts.deployed import Deployed
-from models.parts.layers import autocast_dtype, joint_sum, one_hot, pixel_norm, with_minibatch_deviation
+from models.parts.layers import (
+    autocast_dtype,
+    check_minibatch_group,
+    highest_sides,
+    one_hot,
+    pixel_norm,
+    stage_widths,
+    with_minibatch_deviation,
+)
 from models.parts.losses import NonSaturating
 from models.parts.ops import bias_act, low_pass, modulated_conv2d, resampled_conv2d, upsample2d
-from models.parts.regularizers import R1, path_lengths
-from models.training.base import picture_shape
-from models.training.gan import GAN, AdversarialTraining, LatentSettings, Penalty, layers_within
+from models.parts.ranks import joint_mean
+from models.parts.regularizers import R1, MicroBatch, Penalty, path_lengths
+from models.training.base import at_least_1, classes_seen, square_pictures
+from models.training.capabilities import HasStyles
+from models.training.gan import GAN, AdversarialTraining, LatentSettings, layers_within
 from models.training.randomness import keyed_generator
 
 Activation: TypeAlias = Literal["linear", "lrelu"]
@@ -302,11 +313,13 @@ class Generator(nn.Module):
         """Moves the average of intermediate latents towards the mean of `w` (N, w_dim), over all ranks."""
         self.w_average.copy_(torch.lerp(joint_mean(w.mean(0)), self.w_average, beta))
 
-    def ws(self, z: Tensor, labels: Tensor, psi: float = 1.0, cutoff: int | None = None) -> Tensor:
+    def ws(self, z: Tensor, labels: Tensor, settings: StyleGAN2Settings | None = None) -> Tensor:
         """Intermediate latents of every layer, (N, layers, w_dim), truncated; float32 under autocast too."""
         with torch.autocast(z.device.type, enabled=False):
             ws = broadcast(self.mapping(z, labels), self.synthesis.layers)
-            return ws if psi == 1 else self.truncated(ws, psi, cutoff)
+            if settings is None or settings.truncation_psi == 1:
+                return ws
+            return self.truncated(ws, settings.truncation_psi, settings.truncation_cutoff)
 
     def truncated(self, ws: Tensor, psi: float, cutoff: int | None) -> Tensor:
         """`ws` (N, layers, w_dim), the first `cutoff` layers, all if None, moved towards the average."""
@@ -391,13 +404,6 @@ class Discriminator(nn.Module):
             return (x * self.mapping(None, labels)).sum(1) / math.sqrt(x.shape[1])
 
 
-def joint_mean(x: Tensor) -> Tensor:
-    """The mean of `x` over all ranks, differentiable."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return x
-    return joint_sum(x) / dist.get_world_size()
-
-
 def broadcast(w: Tensor, layers: int) -> Tensor:
     """The same intermediate latent (N, w_dim) for every layer, (N, layers, w_dim)."""
     return w[:, None].expand(-1, layers, -1)
@@ -408,7 +414,7 @@ def mixed(w: Tensor, other: Tensor, cutoff: int, layers: int) -> Tensor:
     return torch.cat([broadcast(w, cutoff), broadcast(other, layers - cutoff)], dim=1)
 
 
-class StyleGAN2(GAN):
+class StyleGAN2(GAN, HasStyles):
     """StyleGAN2. Parameters: 30,370,060 and 29,012,513 at 1024 px with the defaults.
 
     Penalties are lazy, as published (appendix B): every so many steps a network makes one for its penalties alone after
@@ -477,42 +483,18 @@ class StyleGAN2(GAN):
         ops: Ops = "auto",
         adversarial: AdversarialTraining | None = None,
     ) -> None:
-        channels, height, resolution = picture_shape(data_shape)
-        if height != resolution or resolution < 8 or resolution & (resolution - 1):
-            raise ValueError(
-                "StyleGAN2 needs square pictures whose side is a power of two from 8 up, not "
-                f"{height}x{resolution}: set data.resolution"
-            )
-        if conditional and not num_classes:
-            raise ValueError("conditional: true needs labels, and this data set has none")
-        if minibatch_group is not None and minibatch_group < 2:
-            raise ValueError(
-                f"minibatch_group must be at least 2, or null for no such statistic, not {minibatch_group}"
-            )
+        channels, resolution = square_pictures(data_shape, "StyleGAN2", least=8)
+        check_minibatch_group(minibatch_group)
         if not 0 <= mixing <= 1:
             raise ValueError(f"mixing is a probability, not {mixing}")
-        for name, count in (
-            ("mapping_layers", mapping_layers),
-            ("path_length_every", path_length_every),
-            ("path_length_shrink", path_length_shrink),
-        ):
-            if count < 1:
-                raise ValueError(f"{name} must be at least 1, not {count}")
+        at_least_1(
+            mapping_layers=mapping_layers, path_length_every=path_length_every, path_length_shrink=path_length_shrink
+        )
         if adversarial is None:
             adversarial = AdversarialTraining(NonSaturating(), [R1(10.0, every=16)], lr=2e-3, beta1=0.0, beta2=0.99)
-        intervals = {regularizer.every for regularizer in adversarial.regularizers}
-        if len(intervals) > 1:
-            raise ValueError(
-                f"regularizers of StyleGAN2 share optimizer steps, and must share one interval, not {sorted(intervals)}"
-            )
-        sides = [4 << i for i in range(resolution.bit_length() - 2)]
-        widths = [min(channel_base // side, channel_max) for side in sides]
-        if min(widths) < 1:
-            raise ValueError(
-                f"channel_base {channel_base} leaves no channels at {resolution} px, channel_max {channel_max}"
-            )
-        classes = num_classes if conditional else 0
-        low_sides = sides[1:][-low_resolutions:] if low_resolutions > 0 else []
+        widths = stage_widths(channel_base, channel_max, resolution)
+        classes = classes_seen(num_classes, conditional)
+        low_sides = highest_sides(resolution, low_resolutions)
         generator = Generator(
             Mapping(latent_dim, w_dim, classes, mapping_layers),
             Synthesis(w_dim, widths, channels, clamp, low_sides),
@@ -530,16 +512,9 @@ class StyleGAN2(GAN):
         self.path_length_weight, self.path_length_every = path_length_weight, path_length_every
         self.path_length_decay, self.path_length_shrink = path_length_decay, path_length_shrink
         self.ops: Ops = ops
-        self._synthesize, self._judge = Compiled(generator.synthesis, ops), Compiled(discriminator, ops)
-        self._intervals = {"discriminator": intervals.pop() if intervals else 1, "generator": path_length_every}
-        if path_length_weight:
-            self.cost_period = math.lcm(self.cost_period, path_length_every)
+        self._synthesize, self._discriminate = Compiled(generator.synthesis, ops), Compiled(discriminator, ops)
         self.path_length_mean: Tensor
         self.register_buffer("path_length_mean", torch.zeros(()))
-
-    @property
-    def label_classes(self) -> int:
-        return self.num_classes if self.conditional else 0
 
     def discriminator_layers(self) -> list[nn.Module]:
         """As stylegan2-ada-pytorch counts for `--freezed`: from_picture, then conv0, conv1 and skip, where there is
@@ -550,59 +525,50 @@ class StyleGAN2(GAN):
 
     # Training.
 
-    def _fakes(self, labels: Tensor, with_graph: bool) -> Tensor:
+    def draw(self, labels: Tensor, with_graph: bool) -> Tensor:
         with torch.set_grad_enabled(with_graph):
-            return self._synthesize(self._training_ws(labels))
+            return self._synthesize(self.training_ws(labels))
 
-    def judge(self, x: Tensor, labels: Tensor) -> Tensor:
-        return self._judge(x, labels)
+    def discriminate(self, x: Tensor, labels: Tensor) -> Tensor:
+        return self._discriminate(x, labels)
 
-    def _training_ws(self, labels: Tensor) -> Tensor:
+    def training_ws(self, labels: Tensor) -> Tensor:
         """Intermediate latents of a training batch, (N, layers, w_dim), styles mixed; their average is tracked."""
         mapping, layers = self.generator.mapping, self.generator.synthesis.layers
         with torch.autocast(self.device.type, enabled=False):
-            w = mapping(self._training_latents(len(labels)), labels)
+            w = mapping(self.training_latents(len(labels)), labels)
             self.generator.track(w, self.w_average_beta)
-            cutoff = self._mixing_cutoff()
+            cutoff = self.mixing_cutoff()
             if cutoff == layers:
                 return broadcast(w, layers)
-            return mixed(w, mapping(self._training_latents(len(labels)), labels), cutoff, layers)
+            return mixed(w, mapping(self.training_latents(len(labels)), labels), cutoff, layers)
 
-    def _mixing_cutoff(self) -> int:
+    def mixing_cutoff(self) -> int:
         """The first layer of another style, the number of layers for none: one for a batch, the same on all ranks."""
         layers = self.generator.synthesis.layers
-        assert self.training_seed is not None
-        generator = keyed_generator(self.training_seed, self.samples_seen, self._latent_draws, 1)
+        generator = self.step_generator(1)
         if float(torch.rand((), generator=generator)) >= self.mixing:
             return layers
         return int(torch.randint(1, layers, (), generator=generator))
 
-    def lazy_work(self, step: int) -> tuple[str, ...]:
-        due = self.path_length_weight and self.path_length_every > 1 and step % self.path_length_every == 0
-        return (*super().lazy_work(step), *(["path length"] if due else []))
+    def penalties(self) -> list[Penalty]:
+        """The regularizers, lazy ones in steps of their own, and the generator's path lengths.
 
-    def penalties_apart(self, network: str, step: int) -> bool:
-        every = self._intervals[network]
-        penalised = self.path_length_weight if network == "generator" else self.adversarial.regularizers
-        return bool(penalised) and every > 1 and step % every == 0
+        Those are of each micro-batch, for the memory that two would take. Their interval counts at weight 0, too.
+        """
 
-    def lazy_correction(self, network: str) -> float:
-        every = self._intervals[network]
-        return every / (every + 1) if every > 1 else 1.0
+        def value(of: MicroBatch) -> Tensor:
+            return self.path_length_weight * self._path_length_penalty(of.labels)
 
-    def extra_penalties(self, network: str, labels: Sequence[Tensor], step: int) -> list[Penalty]:
-        """The generator's path lengths, where they are due: of each micro-batch, for the memory that two would take."""
-        if network != "generator" or not self.path_length_weight or step % self.path_length_every:
-            return []
-        strength = self.path_length_weight * self.path_length_every / len(labels)
+        every, active = self.path_length_every, value if self.path_length_weight else None
         return [
-            ("path_length_penalty", lambda mine=mine: strength * self._path_length_penalty(mine))  # type: ignore[misc]
-            for mine in labels
+            *(dataclasses.replace(penalty, own_step=penalty.every > 1) for penalty in super().penalties()),
+            Penalty("path_length_penalty", "generator", every, active, own_step=every > 1),
         ]
 
     def _path_length_penalty(self, labels: Tensor) -> Tensor:
         """(|J^T y| - a)^2, its mean over a smaller batch; the average length a moves first (eq. 4)."""
-        ws = self._training_ws(labels[: max(len(labels) // self.path_length_shrink, 1)])
+        ws = self.training_ws(labels[: max(len(labels) // self.path_length_shrink, 1)])
         pictures = self.generator.synthesis(ws)
         lengths = path_lengths(pictures, ws, torch.randn_like(pictures) / math.sqrt(pictures[0, 0].numel()))
         average = torch.lerp(self.path_length_mean, joint_mean(lengths.mean()), self.path_length_decay)
@@ -612,38 +578,31 @@ class StyleGAN2(GAN):
 
     # Sampling.
 
-    def _decode(self, latents: Tensor, labels: Tensor, settings: LatentSettings) -> Tensor:
-        ws = self._ws(latents, labels, settings)
-        return self._network(settings).synthesis(ws, self._sampling_noise(latents, settings)).clamp(-1, 1)
+    def from_latents(self, latents: Tensor, labels: Tensor, settings: StyleGAN2Settings) -> Tensor:
+        noise = self._sampling_noise(latents, settings)
+        return pictures(self.sampled_network(settings), latents.to(self.dtype), labels, settings, noise)
 
-    def _ws(self, latents: Tensor, labels: Tensor, settings: LatentSettings) -> Tensor:
-        assert isinstance(settings, StyleGAN2Settings)
-        psi, cutoff = settings.truncation_psi, settings.truncation_cutoff
-        return self._network(settings).ws(latents.to(self.dtype), labels, psi, cutoff)
-
-    def _network(self, settings: LatentSettings) -> Generator:
-        network = self._sampled_network(settings)
-        assert isinstance(network, Generator)
-        return network
-
-    def deployed(self, settings: LatentSettings | None = None) -> Deployed:
+    def deployed(self, settings: StyleGAN2Settings | None = None) -> Deployed:
         """The generator with its truncation, and with noise that is the same for every sample, or none.
 
         Raises:
             ValueError: for random noise, which a function of the latents alone cannot draw.
         """
         settings = settings or StyleGAN2Settings(noise="const")
-        assert isinstance(settings, StyleGAN2Settings)
-        return DeployedStyleGAN2(self._network(settings), settings)
+        if settings.noise == "random":
+            raise ValueError("a generator is exported with noise const or none: random noise is drawn for each sample")
+        draw = functools.partial(pictures, settings=settings, noise=settings.noise)
+        return Deployed(self.sampled_network(settings), draw)
 
     @torch.no_grad()
     def to_w(
         self, latents: Tensor, labels: Tensor | None = None, *, settings: StyleGAN2Settings | None = None
     ) -> Tensor:
         """Intermediate latents (N, layers, w_dim) of latents (N, latent_dim), truncated as the settings say."""
-        wanted = torch.zeros(len(latents), dtype=torch.int64, device=self.device) if labels is None else labels
+        settings = settings or StyleGAN2Settings()
+        generator: Generator = self.sampled_network(settings)
         with self.evaluating():
-            return self._ws(latents, wanted, settings or StyleGAN2Settings())
+            return generator.ws(latents.to(self.dtype), self.given_labels(labels, len(latents)), settings)
 
     def from_w(
         self, ws: Tensor, *, noise: Sequence[Tensor] | None = None, settings: StyleGAN2Settings | None = None
@@ -659,9 +618,10 @@ class StyleGAN2(GAN):
             settings: weights, precision and noise.
         """
         settings = settings or StyleGAN2Settings()
-        with self.phase("sampling"), self.evaluating(), self.computing_in(settings.precision):
+        with self.sampling(settings):
             chosen = self._sampling_noise(ws, settings) if noise is None else noise
-            return self._network(settings).synthesis(ws.to(self.dtype), chosen).float()
+            drawn: Tensor = self.sampled_network(settings).synthesis(ws.to(self.dtype), chosen)
+            return drawn.float()
 
     @property
     def noise_sides(self) -> Sequence[int]:
@@ -673,13 +633,12 @@ class StyleGAN2(GAN):
 
         One a layer of w, but for the last, whose style only a picture's convolution reads.
         """
-        synthesis = self._network(settings or StyleGAN2Settings()).synthesis
+        synthesis: Synthesis = self.sampled_network(settings or StyleGAN2Settings()).synthesis
         affines = [layer.affine for layer in synthesis.modules() if isinstance(layer, StyledConv2d)]
         return [affine.weight.detach() * affine.scale for affine in affines]
 
-    def _sampling_noise(self, latents: Tensor, settings: LatentSettings) -> Noise:
+    def _sampling_noise(self, latents: Tensor, settings: StyleGAN2Settings) -> Noise:
         """The settings' noise; where it is random, each sample's own, a function of its latent."""
-        assert isinstance(settings, StyleGAN2Settings)
         if settings.noise != "random":
             return settings.noise
         sides = self.generator.synthesis.noise_sides
@@ -687,20 +646,9 @@ class StyleGAN2(GAN):
         return [torch.stack(layer).to(self.device, non_blocking=True) for layer in zip(*drawn, strict=True)]
 
 
-class DeployedStyleGAN2(Deployed):
-    """A generator with settings that are fixed: truncation, its cutoff, and noise, "const" or "none"."""
-
-    network: Generator
-
-    def __init__(self, network: Generator, settings: StyleGAN2Settings) -> None:
-        if settings.noise == "random":
-            raise ValueError("a generator is exported with noise const or none: random noise is drawn for each sample")
-        super().__init__(network)
-        self.psi, self.cutoff = settings.truncation_psi, settings.truncation_cutoff
-        self.noise: Literal["const", "none"] = settings.noise
-
-    def samples(self, z: Tensor, labels: Tensor) -> Tensor:
-        return self.network.synthesis(self.network.ws(z, labels, self.psi, self.cutoff), self.noise).clamp(-1, 1)
+def pictures(generator: Generator, z: Tensor, labels: Tensor, settings: StyleGAN2Settings, noise: Noise) -> Tensor:
+    """What a generator draws, styles truncated as the settings say; cut off at -1 and 1."""
+    return generator.synthesis(generator.ws(z, labels, settings), noise).clamp(-1, 1)
 
 
 def noise_of(latent: Tensor, sides: Sequence[int]) -> list[Tensor]:

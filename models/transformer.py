@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.parts.attention import Attention, Memory
 from models.parts.likelihoods import LEVELS, from_levels, to_levels
 from models.parts.tokens import check_drawing, chosen, restricted
-from models.training.base import UNKNOWN_DATA, GenerativeModel, SamplerSettings, picture_shape
+from models.training.base import UNKNOWN_DATA, GenerativeModel, SamplerSettings, classes_seen, picture_shape
 from models.training.capabilities import HasCodes, HasLikelihood, LikelihoodSettings
 from models.training.single_loss import Optimization, SingleLoss
 
@@ -70,24 +71,6 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).to(x.dtype)
 
 
-class Memory:
-    """Keys and values of the tokens so far, of one attention layer, for drawing one token at a time."""
-
-    def __init__(self, length: int) -> None:
-        self.length, self.filled = length, 0
-        self.kept: Tensor | None = None
-
-    def with_next(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes in those of one further token, (N, heads, 1, D) each; gives those of all, (N, heads, filled, D)."""
-        if self.kept is None:
-            number, heads, _, size = keys.shape
-            self.kept = keys.new_empty(2, number, heads, self.length, size)
-        self.kept[0, :, :, self.filled : self.filled + 1] = keys
-        self.kept[1, :, :, self.filled : self.filled + 1] = values
-        self.filled += 1
-        return self.kept[0, :, :, : self.filled], self.kept[1, :, :, : self.filled]
-
-
 class Block(nn.Module):
     """x + attention(norm(x)), then x + SwiGLU(norm(x)); a token sees itself and those before it.
 
@@ -100,22 +83,19 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        self.heads = heads
         self.attention_norm, self.mlp_norm = nn.RMSNorm(width, eps=1e-6), nn.RMSNorm(width, eps=1e-6)
-        self.queries_keys_values = nn.Linear(width, 3 * width, bias=False)
-        self.attention_out = nn.Linear(width, width, bias=False)
+        project, out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
+        self.attention = Attention(project, out, heads)
         self.gate_and_value = nn.Linear(width, 2 * hidden, bias=False)
         self.mlp_out = nn.Linear(hidden, width, bias=False)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, memory: Memory | None = None) -> Tensor:
-        joint = self.queries_keys_values(self.attention_norm(x))
-        queries, keys, values = joint.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        queries, keys = rotated(queries, cos, sin), rotated(keys, cos, sin)
-        if memory is not None:
-            keys, values = memory.with_next(keys, values)
-        seen = F.scaled_dot_product_attention(queries, keys, values, is_causal=memory is None)
-        x = x + self.dropout(self.attention_out(seen.transpose(1, 2).flatten(2)))
+        def placed(heads: Tensor) -> Tensor:
+            return rotated(heads, cos, sin)
+
+        seen = self.attention(self.attention_norm(x), placed, memory, causal=memory is None)
+        x = x + self.dropout(seen)
         gate, value = self.gate_and_value(self.mlp_norm(x)).chunk(2, dim=-1)
         return x + self.dropout(self.mlp_out(F.silu(gate) * value))
 
@@ -162,7 +142,8 @@ class Decoder(nn.Module):
         self.register_buffer("sin", angles.sin().float(), persistent=False)
         self.apply(initialize)
         for name, weight in self.named_parameters():
-            if name.endswith("_out.weight"):  # GPT-2: what adds up along the depth begins the smaller the deeper
+            # GPT-2: what adds up along the depth begins the smaller the deeper.
+            if name.endswith(("attention.out.weight", "mlp_out.weight")):
                 nn.init.normal_(weight, 0.0, 0.02 / math.sqrt(2 * depth))
 
     def forward(self, tokens: Tensor, classes: Tensor) -> Tensor:
@@ -254,8 +235,6 @@ class Transformer(SingleLoss, HasLikelihood):
             raise ValueError(f"width, depth and heads must be at least 1, not {width}, {depth} and {heads}")
         if width % heads or width // heads % 4:
             raise ValueError(f"width: {width} does not divide into {heads} heads of a multiple of 4 each")
-        if conditional and not num_classes:
-            raise ValueError("conditional: true needs labels, and this data set has none")
         if vocabulary_size and codes_from is not None:
             raise ValueError("codes_from: this data set gives tokens already; codes are those of pictures")
         if alphabet is not None and len(alphabet) != vocabulary_size:
@@ -271,7 +250,7 @@ class Transformer(SingleLoss, HasLikelihood):
         else:
             channels, height, side = picture_shape(data_shape)
             num_tokens, grid = LEVELS, (height, side, channels)
-        starts = num_classes if conditional else 1
+        starts = classes_seen(num_classes, conditional) or 1
         network = Decoder(num_tokens, grid, starts, width, depth, heads, dropout)
         super().__init__(data_shape, num_classes, network, Optimization() if optimization is None else optimization)
         self.vocabulary_size, self.alphabet, self.codes_from = vocabulary_size, alphabet, coder
@@ -280,10 +259,6 @@ class Transformer(SingleLoss, HasLikelihood):
         self.num_tokens, self.grid = num_tokens, grid
         if alphabet is not None:
             self.likelihood_unit = "character"
-
-    @property
-    def label_classes(self) -> int:
-        return self.num_classes if self.conditional else 0
 
     def train(self, mode: bool = True) -> "Transformer":
         """The model of the codes stays in evaluation mode: it is never trained here."""

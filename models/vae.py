@@ -24,9 +24,9 @@ from models.parts.variational import (
     reparametrize,
     with_free_bits,
 )
-from models.training.base import SamplerSettings, picture_shape
-from models.training.capabilities import HasLikelihood, LikelihoodSettings
-from models.training.randomness import sample_generator
+from models.training.base import SamplerSettings, classes_seen, square_pictures
+from models.training.capabilities import Encodes, HasLatentWeights, HasLikelihood, LikelihoodSettings
+from models.training.randomness import normals
 from models.training.single_loss import Optimization, SingleLoss
 
 Likelihood: TypeAlias = Literal["discretized_logistic", "gaussian", "squared_error", "bernoulli"]
@@ -173,7 +173,7 @@ class Autoencoder(nn.Module):
         self.encoder, self.decoder = encoder, decoder
 
 
-class VAE(SingleLoss, HasLikelihood):
+class VAE(SingleLoss, HasLatentWeights, Encodes, HasLikelihood):
     """A latent of normal prior, a decoder to pictures, and an encoder that finds its normal posterior.
 
     The loss of a picture, in nats, is -E[log p(x | z)] + beta KL(q(z | x) ‖ p(z)), with one draw of z. Nothing is
@@ -214,16 +214,9 @@ class VAE(SingleLoss, HasLikelihood):
         conditional: bool = False,
         optimization: Optimization | None = None,
     ) -> None:
-        channels, height, side = picture_shape(data_shape)
-        if height != side or side < 8 or side % 2:
-            raise ValueError(
-                f"a VAE needs square pictures whose side is even and at least 8, not {height}x{side}: "
-                "set data.resolution"
-            )
+        channels, side = square_pictures(data_shape, "a VAE", least=8, power=False)
         _check(width, blocks, latent_dim, free_nats, likelihood, scale)
-        if conditional and not num_classes:
-            raise ValueError("conditional: true needs labels, and this data set has none")
-        classes = num_classes if conditional else 0
+        classes = classes_seen(num_classes, conditional)
         used_scale: Scale = 1.0 if likelihood == "bernoulli" else scale
         network = Autoencoder(
             Encoder(channels, side, width, blocks, latent_dim, classes),
@@ -264,58 +257,27 @@ class VAE(SingleLoss, HasLikelihood):
         encoder, decoder = self._networks("raw")
         return {"encoder": encoder, "decoder": decoder}
 
-    @property
-    def label_classes(self) -> int:
-        return self.num_classes if self.conditional else 0
-
     def _networks(self, weights: str) -> tuple[Encoder, Decoder]:
         network = self.chosen_network(weights)
         assert isinstance(network, Autoencoder)
         return network.encoder, network.decoder
 
-    def generate(self, generators: Sequence[torch.Generator], labels: Tensor, settings: VAESettings) -> Tensor:
-        latents = self._latents(generators) * settings.temperature
-        return self._networks(settings.weights)[1].pictures(latents, labels)
-
-    def _latents(self, generators: Sequence[torch.Generator]) -> Tensor:
-        """The next standard normal latent of each generator, (N, latent_dim)."""
-        drawn = [torch.randn(self.latent_dim, generator=generator) for generator in generators]
-        return torch.stack(drawn).to(self.device).to(self.dtype)
-
     # Latents.
 
-    def draw_latents(self, indices: Sequence[int], *, seed: int = 0, settings: VAESettings | None = None) -> Tensor:
-        """The latents that `sample` decodes for these indices, (N, latent_dim)."""
-        settings = settings or VAESettings()
-        return self._latents([sample_generator(seed, int(index)) for index in indices]) * settings.temperature
+    def latents_from(self, generators: Sequence[torch.Generator], settings: VAESettings) -> Tensor:
+        return self._normals(generators) * settings.temperature
 
-    @torch.no_grad()
-    def decode(self, latents: Tensor, labels: Tensor | None = None, *, settings: VAESettings | None = None) -> Tensor:
-        """The decoder's means (N, *data_shape), in [-1, 1], for latents (N, latent_dim)."""
-        return self.decode_with_graph(latents, labels, settings=settings)
+    def _normals(self, generators: Sequence[torch.Generator]) -> Tensor:
+        """The next standard normal latent of each generator, (N, latent_dim)."""
+        return normals(generators, self.latent_dim).to(self.device).to(self.dtype)
 
-    def decode_with_graph(
-        self, latents: Tensor, labels: Tensor | None = None, *, settings: VAESettings | None = None
-    ) -> Tensor:
-        """As `decode`, and differentiable by the latents; pixels cut off at -1 and 1 have no gradient."""
-        settings, labels = settings or VAESettings(), self._labels(len(latents), labels)
-        with self.phase("sampling"), self.evaluating(), self.computing_in(settings.precision):
-            return self._networks(settings.weights)[1].pictures(latents.to(self.dtype), labels).float()
+    def from_latents(self, latents: Tensor, labels: Tensor, settings: VAESettings) -> Tensor:
+        """The decoder's means."""
+        return self._networks(settings.weights)[1].pictures(latents.to(self.dtype), labels)
 
-    @torch.no_grad()
-    def encode(self, x: Tensor, labels: Tensor | None = None, *, settings: VAESettings | None = None) -> Tensor:
-        """The posterior means of samples (N, *data_shape): latents (N, latent_dim)."""
-        settings, labels = settings or VAESettings(), self._labels(len(x), labels)
-        with self.phase("sampling"), self.evaluating(), self.computing_in(settings.precision):
-            mean, _ = self._networks(settings.weights)[0](x.to(self.dtype), labels)
-        return mean.float()
-
-    def reconstruct(self, x: Tensor, labels: Tensor | None = None, *, settings: VAESettings | None = None) -> Tensor:
-        """What the decoder makes of the posterior means of samples (N, *data_shape), the same shape, in [-1, 1]."""
-        return self.decode(self.encode(x, labels, settings=settings), labels, settings=settings)
-
-    def _labels(self, count: int, labels: Tensor | None) -> Tensor:
-        return torch.zeros(count, dtype=torch.int64, device=self.device) if labels is None else labels
+    def to_latents(self, x: Tensor, labels: Tensor, settings: VAESettings) -> Tensor:
+        """The posterior's means."""
+        return self._networks(settings.weights)[0](x.to(self.dtype), labels)[0].float()
 
     def latent_weights(self, settings: VAESettings | None = None) -> Tensor:
         """What the decoder's first layer makes of a latent: (features, latent_dim), classes left out."""
@@ -324,7 +286,7 @@ class VAE(SingleLoss, HasLikelihood):
 
     def deployed(self, settings: VAESettings | None = None) -> Deployed:
         """A copy of the averaged decoder (the raw one, if the settings say so) that stands by itself, for `export`."""
-        return DeployedVAE(self._networks((settings or VAESettings()).weights)[1])
+        return Deployed(self._networks((settings or VAESettings()).weights)[1], Decoder.pictures)
 
     # The likelihood.
 
@@ -349,18 +311,10 @@ class VAE(SingleLoss, HasLikelihood):
         mean, log_variance = encoder(x, labels)
         log_weights = []
         for _ in range(settings.draws):
-            z = reparametrize(mean, log_variance, self._latents(generators))
+            z = reparametrize(mean, log_variance, self._normals(generators))
             ratio = normal_log_density(z) - normal_log_density(z, mean, log_variance)
             log_weights.append(decoder.log_likelihood(x, z, labels).double() + ratio.double().sum(1))
         return importance_bound(torch.stack(log_weights))
-
-
-class DeployedVAE(Deployed):
-    """Latents to the decoder's means."""
-
-    def samples(self, z: Tensor, labels: Tensor) -> Tensor:
-        assert isinstance(self.network, Decoder)
-        return self.network.pictures(z, labels)
 
 
 def _check(width: int, blocks: int, latent_dim: int, free_nats: float, likelihood: Likelihood, scale: Scale) -> None:

@@ -11,6 +11,7 @@ in places at 32 px).
 
 import itertools
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from models.parts import likelihoods
 from models.parts.layers import BatchNorm2d
 from models.parts.variational import divergence_from_prior, importance_bound, normal_log_density, reparametrize
 from models.training.base import SamplerSettings, picture_shape
-from models.training.capabilities import HasLikelihood, LikelihoodSettings
+from models.training.capabilities import Encodes, HasLikelihood, LikelihoodSettings
 from models.training.ema import WeightAverage
 from models.training.gan import GAN, AdversarialTraining, LatentSettings
 
@@ -125,7 +126,7 @@ def _at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-class VAEGAN(GAN, HasLikelihood):
+class VAEGAN(GAN, Encodes, HasLikelihood):
     """Variational autoencoder whose decoder is a GAN's generator and whose error is measured in D's features.
 
     Algorithm 1, with x~ = Dec(z), z ~ q(z | x), and a fake Dec(z_p), z_p ~ N(0, I): the encoder lowers
@@ -133,6 +134,8 @@ class VAEGAN(GAN, HasLikelihood):
     loss of the pairs (x, x~) and (x, fake), averaged. That weighs the two fakes together as much as the real picture,
     as the authors' code does by default (`real_vs_gen_weight` 0.5; in its configs 0.66); in the paper's sum each
     counts once.
+
+    The discriminator sees all that it compares in one pass, as the authors' does, normalised by the same statistics.
 
     Of 3 x 64 x 64 with the defaults: 4,693,155 parameters, 10,953,857 and the encoder's 35,112,768.
 
@@ -147,6 +150,8 @@ class VAEGAN(GAN, HasLikelihood):
         adversarial: how the players are trained. The default is RMSProp but for its bias correction, as Adam without
             momentum is: 3e-4, decay 0.9. The loss is the non-saturating one; `losses.Minimax` is the paper's.
     """
+
+    joint_pass: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -187,16 +192,15 @@ class VAEGAN(GAN, HasLikelihood):
 
     # Training.
 
-    def further_networks(self) -> dict[str, nn.Module]:
-        return {"encoder": self.encoder, "scale": self.scale}
+    def networks(self) -> dict[str, nn.Module]:
+        return {**super().networks(), "encoder": self.encoder, "scale": self.scale}
 
     def discriminator_loss(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
         with torch.no_grad():
             mean, log_variance = self.encoder(real)
-            z = reparametrize(mean, log_variance, self._training_latents(len(real)))
+            z = reparametrize(mean, log_variance, self.training_latents(len(real)))
             rebuilt = self.generator(z, labels)
-        # One pass over all, as the authors': the same batch statistics normalise what is compared.
-        on_real, on_rebuilt, on_fake = self.judge(torch.cat([real, rebuilt, fake]), labels).chunk(3)
+        on_real, on_rebuilt, on_fake = self.judge([real, rebuilt, fake], labels)
         for name, logits in (("d_real", on_real), ("d_rebuilt", on_rebuilt), ("d_fake", on_fake)):
             self.observe(name, logits)
         if self.zero_is_undecided:
@@ -204,9 +208,9 @@ class VAEGAN(GAN, HasLikelihood):
         loss = self.adversarial.loss
         return 0.5 * (loss.discriminator(on_real, on_rebuilt) + loss.discriminator(on_real, on_fake))
 
-    def generator_step_losses(self, fake: Tensor, real: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def generator_losses(self, fake: Tensor, real: Tensor, labels: Tensor) -> dict[str, Tensor]:
         mean, log_variance = self.encoder(real)
-        z = reparametrize(mean, log_variance, self._training_latents(len(real)))
+        z = reparametrize(mean, log_variance, self.training_latents(len(real)))
         rebuilt = self.generator(z, labels)
         assert isinstance(self.discriminator, Discriminator)
         features, logits = self.discriminator.both(torch.cat([real, rebuilt, fake]))
@@ -229,29 +233,18 @@ class VAEGAN(GAN, HasLikelihood):
         with torch.autocast(self.device.type, enabled=False):
             return likelihoods.logistic(x, _at_least_float32(rebuilt), self.scale())
 
-    def update_averages(self, decay: float) -> None:
-        super().update_averages(decay)
-        self.encoder_average.update(self.encoder, decay)
-
     # Encoding and likelihood.
 
-    def averages(self) -> dict[str, nn.Module]:
+    def averages(self) -> dict[str, WeightAverage]:
         return {**super().averages(), "encoder average": self.encoder_average}
 
     def _encoder_of(self, settings: SamplerSettings | LikelihoodSettings) -> nn.Module:
         return self.encoder_average.module if settings.weights == "ema" else self.encoder
 
-    @torch.no_grad()
-    def encode(self, x: Tensor, labels: Tensor | None = None, *, settings: LatentSettings | None = None) -> Tensor:
+    def to_latents(self, x: Tensor, labels: Tensor, settings: LatentSettings) -> Tensor:
         """The mean of q(z | x), (N, latent_dim)."""
-        settings = settings or LatentSettings()
-        with self.phase("sampling"), self.evaluating(), self.computing_in(settings.precision):
-            mean: Tensor = self._encoder_of(settings)(x.to(self.device).to(self.dtype))[0]
+        mean: Tensor = self._encoder_of(settings)(x.to(self.dtype))[0]
         return mean
-
-    def reconstruct(self, x: Tensor, labels: Tensor | None = None, *, settings: LatentSettings | None = None) -> Tensor:
-        """The decoded mean of q(z | x), (N, *data_shape)."""
-        return self.decode(self.encode(x, settings=settings), settings=settings)
 
     @property
     def likelihood_kind(self) -> str:
@@ -264,7 +257,7 @@ class VAEGAN(GAN, HasLikelihood):
         self, x: Tensor, labels: Tensor, generators: Sequence[torch.Generator], settings: LikelihoodSettings
     ) -> Tensor:
         """log p(x) >= E[log (1/k) sum p(x | z_i) p(z_i) / q(z_i | x)], with k = `settings.draws`."""
-        decoder = self._sampled_network(LatentSettings(weights=settings.weights))
+        decoder = self.sampled_network(LatentSettings(weights=settings.weights))
         mean, log_variance = self._encoder_of(settings)(x.to(self.device).to(self.dtype))
         noise = torch.stack([torch.randn(settings.draws, self.latent_dim, generator=g) for g in generators], 1)
         log_weights = []

@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.parts.quantizers import EMACodebook, Quantized, Quantizer, QuantizingModule, perplexity
+from models.parts.ranks import sum_over_ranks, world_size
 from models.training.base import SamplerSettings, picture_shape
+from models.training.capabilities import Encodes
 from models.training.single_loss import Optimization, SingleLoss
 
 
@@ -79,7 +81,7 @@ class QuantizedAutoencoder(nn.Module):
         return made.to(torch.promote_types(made.dtype, torch.float32)), z, found
 
 
-class VQVAE(SingleLoss):
+class VQVAE(SingleLoss, Encodes):
     """An encoder to a grid of vectors, a quantizer, and a decoder from the quantized grid.
 
     The loss of a picture is its mean squared error, over the variance of the data's values, and what the quantizer adds
@@ -146,7 +148,7 @@ class VQVAE(SingleLoss):
             network.quantizer.note(z, found.codes)
             self._noted = (self._noted + 1) % self.micro_batches
             if not self._noted:  # once a step; the gradient of this micro-batch needs nothing that it changes
-                network.quantizer.update(self._sum_over_ranks, self.global_rank, self._world_size)
+                network.quantizer.update(sum_over_ranks, self.global_rank, world_size())
         return error / network.variance + found.loss
 
     @torch.no_grad()
@@ -182,12 +184,9 @@ class VQVAE(SingleLoss):
 
     # Vectors and codes. Labels are not looked at.
 
-    @torch.no_grad()
-    def encode(self, x: Tensor, labels: Tensor | None = None, *, settings: SamplerSettings | None = None) -> Tensor:
-        """The vectors of pictures (N, *data_shape) before quantisation, (N, dim, h, w)."""
-        settings = settings or SamplerSettings()
-        with self.phase("sampling"), self.evaluating(), self.computing_in(settings.precision):
-            return self._network(settings.weights).encoder(x.to(self.dtype)).float()
+    def to_latents(self, x: Tensor, labels: Tensor, settings: SamplerSettings) -> Tensor:
+        """The vectors before quantisation, (N, dim, h, w)."""
+        return self._network(settings.weights).encoder(x.to(self.dtype)).float()
 
     @torch.no_grad()
     def decode(
@@ -196,12 +195,6 @@ class VQVAE(SingleLoss):
         """Pictures (N, *data_shape), in [-1, 1], of vectors (N, dim, h, w), which are quantized first."""
         settings = settings or SamplerSettings()
         return self.from_codes(self._codes_of(latents, settings), settings=settings)
-
-    def reconstruct(
-        self, x: Tensor, labels: Tensor | None = None, *, settings: SamplerSettings | None = None
-    ) -> Tensor:
-        """What is left of pictures (N, *data_shape) that pass through their codes; the same shape, in [-1, 1]."""
-        return self.decode(self.encode(x, settings=settings), settings=settings)
 
     @property
     def code_shape(self) -> tuple[int, ...]:
@@ -235,6 +228,6 @@ class VQVAE(SingleLoss):
         if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.num_codes:
             raise ValueError(f"codes must lie in 0..{self.num_codes - 1}")
         network = self._network(settings.weights)
-        with self.phase("sampling"), self.evaluating(), self.computing_in(settings.precision):
+        with self.sampling(settings):
             values = network.quantizer.values_of(codes).to(self.dtype)
             return network.decoder(values).float().clamp(-1, 1)

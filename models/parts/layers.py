@@ -5,32 +5,10 @@ import copy
 from collections.abc import Iterable, Iterator
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 
-
-class _JointSum(torch.autograd.Function):
-    """The sum of a tensor over all ranks. Its gradient is the sum of all ranks' gradients, and so on: it differentiates
-    as often as one likes (torch.distributed.nn's own was deprecated without a public successor).
-    """
-
-    @staticmethod
-    def forward(context: FunctionCtx, x: Tensor) -> Tensor:
-        total = x.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(context: FunctionCtx, gradient: Tensor) -> Tensor:
-        return joint_sum(gradient)
-
-
-def joint_sum(x: Tensor) -> Tensor:
-    """The sum of `x` over all ranks, differentiable."""
-    total: Tensor = _JointSum.apply(x)
-    return total
+from models.parts.ranks import joint_mean, world_size
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -44,17 +22,15 @@ class BatchNorm2d(nn.BatchNorm2d):
     """Whether ranks share their statistics while training."""
 
     def forward(self, x: Tensor) -> Tensor:
-        several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        if not (self.training and self.joint and several):
+        if not (self.training and self.joint and world_size() > 1):
             return super().forward(x)
         with torch.autocast(x.device.type, enabled=False):
             x32 = x if x.dtype == torch.float64 else x.float()
-            world = dist.get_world_size()
-            count = x32.numel() // x32.shape[1] * world
+            count = x32.numel() // x32.shape[1] * world_size()
             # The mean first, then the mean squared deviation: E[x^2] - E[x]^2 would lose digits.
-            mean = joint_sum(x32.mean((0, 2, 3))) / world
+            mean = joint_mean(x32.mean((0, 2, 3)))
             centred = x32 - mean[:, None, None]
-            variance = joint_sum(centred.square().mean((0, 2, 3))) / world
+            variance = joint_mean(centred.square().mean((0, 2, 3)))
             if self.track_running_stats:
                 self._update_running_statistics(mean.detach(), variance.detach() * count / (count - 1))
             normalised = centred * torch.rsqrt(variance + self.eps)[:, None, None]
@@ -234,40 +210,34 @@ def without_spectral_norm(network: nn.Module) -> nn.Module:
     return plain
 
 
-class SelfAttention(nn.Module):
-    """Self-attention over places (Zhang et al. 2019, section 3, as its released code has it): x + gamma * attention(x).
-
-    Keys and values are max-pooled by 2; gamma begins at 0, so that the layer begins as the identity. With projections
-    theta, phi (to channels/8) and g, o (by way of channels/2), at places i of the picture and j of the pooled one:
-    attention(x)_i = o(sum_j softmax_j(theta(x)_i . phi(x)_j) g(x)_j).
-
-    Args:
-        channels: at least 8.
-        eps: of the projections' spectral norms.
-    """
-
-    def __init__(self, channels: int, eps: float = 1e-12) -> None:
-        super().__init__()
-        if channels < 8:
-            raise ValueError(f"self-attention projects to an eighth of its channels and needs 8, not {channels}")
-        self.theta = SpectralConv2d(channels, channels // 8, 1, bias=False, eps=eps)
-        self.phi = SpectralConv2d(channels, channels // 8, 1, bias=False, eps=eps)
-        self.g = SpectralConv2d(channels, channels // 2, 1, bias=False, eps=eps)
-        self.o = SpectralConv2d(channels // 2, channels, 1, bias=False, eps=eps)
-        self.gamma = nn.Parameter(torch.zeros(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        queries = self.theta(x).flatten(2)
-        keys, values = (F.max_pool2d(layer(x), 2).flatten(2) for layer in (self.phi, self.g))
-        # Plain products: torch's fused attention cannot be differentiated twice, which gradient penalties do.
-        weights = (queries.transpose(1, 2) @ keys).softmax(-1)
-        return x + self.gamma * self.o((values @ weights.transpose(1, 2)).unflatten(2, x.shape[2:]))
-
-
 def pixel_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
     """Each position's vector over the channels (dimension 1), with a mean square of 1 (Karras et al. 2018, 4.2)."""
     mean_square = x.to(torch.promote_types(x.dtype, torch.float32)).square().mean(1, keepdim=True)
     return x * torch.rsqrt(mean_square + eps).to(x.dtype)
+
+
+def stage_widths(base: int, most: int, resolution: int) -> list[int]:
+    """Channels at 4 px, 8 px, ... up to `resolution`: `base` / side, but never more than `most`.
+
+    Raises:
+        ValueError: if a side is left without any.
+    """
+    widths = [min(base // (4 << stage), most) for stage in range(resolution.bit_length() - 2)]
+    if min(widths) < 1:
+        raise ValueError(f"channel_base {base} leaves no channels at {resolution} px, channel_max {most}")
+    return widths
+
+
+def highest_sides(resolution: int, count: int) -> list[int]:
+    """The `count` highest of the sides 8, 16, ... `resolution`, or as many as there are, from low to high."""
+    sides = [4 << stage for stage in range(1, resolution.bit_length() - 2)]
+    return sides[-count:] if count > 0 else []
+
+
+def check_minibatch_group(group: int | None) -> None:
+    """Raises ValueError for a group in which nothing can deviate."""
+    if group is not None and group < 2:
+        raise ValueError(f"minibatch_group must be at least 2, or null for no such statistic, not {group}")
 
 
 def with_minibatch_deviation(x: Tensor, group: int, unbiased: bool = True, eps: float = 1e-8) -> Tensor:

@@ -1,14 +1,14 @@
-"""Gradient penalties on a discriminator. Each returns one value a sample, shape (N,); the caller reduces.
-At the end, what a generator's path lengths are, and what penalises weights: one value.
+"""What an optimizer step adds to the gradients of its loss: `Penalty`, and the regularizers that a config can name.
 
-Gradient penalties differentiate twice, and run in float32: under bf16 autocast R1's own gradient is off by percents,
-under fp16 it can underflow to nothing. `every` makes a penalty lazy (Karras et al. 2020b, section 3.1): computed each
-`every`-th discriminator step and multiplied by `every`, so that its strength does not depend on the interval.
+A regularizer is a penalty on the discriminator's gradient by its input. Such penalties differentiate twice. In 16 bits
+R1's own gradient is off by percents, and can underflow to nothing, so they compute in float32 unless told otherwise.
+At the end, what a generator's path lengths are, and what penalises weights: one value.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,30 +19,94 @@ from models.parts.schedules import Schedule, value_at
 Critic: TypeAlias = Callable[[Tensor], Tensor]
 """Samples (N, *data_shape) to logits (N,), labels and augmentation already bound."""
 
+PenaltyPrecision: TypeAlias = Literal["float32", "as_loss"]
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What a penalty may be computed from: a part of a step's batch."""
+
+    real: Tensor
+    fake: Tensor
+    """Without the generator's graph."""
+    labels: Tensor
+    critic: Critic
+    samples_seen: int
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """What a step of one network adds to the gradients of its loss: the only way to add one.
+
+    From a model's list of them follow which steps compute which, what a step costs, and Adam's correction for lazy ones
+    (Karras et al. 2020b, section 3.1, and 2020, appendix B).
+    """
+
+    name: str
+    """In reports."""
+    network: str
+    """"generator" or "discriminator"."""
+    every: int
+    """It is computed each `every`-th step of that network, and multiplied by `every`: its strength stays the same."""
+    value: Callable[[MicroBatch], Tensor] | None
+    """One value a sample, or one for all, before the multiplication. None for nothing: only its interval counts."""
+    own_step: bool = False
+    """A step of its own follows that of the loss, and k / (k + 1) corrects Adam for that, with k = `every`."""
+    of: Literal["own pass", "pass of the loss", "weights"] = "own pass"
+    """What it is computed from: a pass of its own; the samples of the loss themselves, so that it can share the pass of
+    the loss; or weights alone, so that it is computed once a step, not once for each micro-batch."""
+    precision: PenaltyPrecision = "float32"
+
+    def due(self, step: int) -> bool:
+        """Whether step `step` of the network, counted from 0, computes it."""
+        return self.value is not None and step % self.every == 0
+
 
 class Regularizer(Part, ABC):
-    """A penalty on the discriminator's gradient by its input."""
+    """A penalty on the discriminator's gradient by its input, as a config names it."""
+
+    at_samples: ClassVar[bool] = False
+    """Whether the gradient is taken at the very samples of the loss."""
+    precision: PenaltyPrecision = "float32"
 
     def __init__(self, every: int = 1) -> None:
         if every < 1:
             raise ValueError(f"every of a regularizer counts discriminator steps and must be at least 1, not {every}")
         self.every = every
 
-    def due(self, step: int) -> bool:
-        """Whether discriminator step `step` (counted from 0) computes this penalty."""
-        return step % self.every == 0
-
     @abstractmethod
     def penalty(self, critic: Critic, real: Tensor, fake: Tensor, samples_seen: int) -> Tensor:
         """The penalty of each sample, (N,), before the multiplication by `every`."""
 
+    def as_penalty(self) -> Penalty:
+        """This one, for the list of a model."""
+
+        def value(of: MicroBatch) -> Tensor:
+            return self.penalty(of.critic, of.real, of.fake, of.samples_seen)
+
+        return Penalty(
+            f"{type(self).__name__.lower()}_penalty", "discriminator", self.every, value,
+            of="pass of the loss" if self.at_samples else "own pass", precision=self.precision,
+        )  # fmt: skip
+
 
 class ZeroCentred(Regularizer, ABC):
-    """gamma/2 * |grad D(x)|^2 (Mescheder et al. 2018): the gradient shall vanish where a subclass says."""
+    """gamma/2 * |grad D(x)|^2 (Mescheder et al. 2018): the gradient shall vanish where a subclass says.
 
-    def __init__(self, gamma: float | Schedule, every: int = 1) -> None:
+    Args:
+        gamma: the weight.
+        every: discriminator steps.
+        precision: "as_loss" computes it as the loss is computed, in 16 bits under mixed precision. Where both have one
+            precision, they share one pass of the discriminator, unless the penalty has a step of its own.
+    """
+
+    at_samples: ClassVar[bool] = True
+
+    def __init__(self, gamma: float | Schedule, every: int = 1, precision: PenaltyPrecision = "float32") -> None:
         super().__init__(every)
-        self.gamma = gamma
+        if precision not in ("float32", "as_loss"):
+            raise ValueError(f"precision of a regularizer must be float32 or as_loss, not {precision!r}")
+        self.gamma, self.precision = gamma, precision
 
     def at(self, critic: Critic, x: Tensor, samples_seen: int) -> Tensor:
         """The penalty of each sample of `x`, (N,)."""
@@ -77,8 +141,12 @@ class GradientPenalty(Regularizer):
 
 
 def squared_gradient_norm(critic: Critic, x: Tensor) -> Tensor:
-    """|d sum(D(x)) / dx|^2 of each sample, (N,), itself differentiable by the discriminator's parameters."""
-    x = x.detach().requires_grad_(True)
+    """|d sum(D(x)) / dx|^2 of each sample, (N,), itself differentiable by the discriminator's parameters.
+
+    `x` is taken as it is where it requires a gradient: the critic may know what it said of it.
+    """
+    if not x.requires_grad:
+        x = x.detach().requires_grad_(True)
     (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
     return gradient.square().flatten(1).sum(1)
 

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.parts.attention import Attention
+
 SKIP_SCALE = math.sqrt(0.5)
 """A sum of two branches of variance 1, times this, has variance 1 again (Song et al. 2021, appendix H)."""
 
@@ -55,19 +57,17 @@ def resampled(x: Tensor, change: str) -> Tensor:
     return F.interpolate(x, scale_factor=2.0, mode="nearest") if change == "up" else x
 
 
-class Attention(nn.Module):
-    """Self-attention over places with one head: x + projection(attention(norm(x)))."""
+class Attending(nn.Module):
+    """Self-attention over places with one head: x + attention(norm(x))."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm = group_norm(channels, 1e-6)
-        self.qkv = convolution(channels, 3 * channels, 1, math.sqrt(0.2))
-        self.projection = convolution(channels, channels, 1, 0.0)
+        project, out = convolution(channels, 3 * channels, 1, math.sqrt(0.2)), convolution(channels, channels, 1, 0.0)
+        self.attention = Attention(project, out)
 
     def forward(self, x: Tensor) -> Tensor:
-        queries, keys, values = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=2)
-        mixed = F.scaled_dot_product_attention(queries[:, None], keys[:, None], values[:, None])[:, 0]
-        return x + self.projection(mixed.transpose(1, 2).unflatten(2, x.shape[2:]))
+        return x + self.attention(self.norm(x))
 
 
 class Block(nn.Module):
@@ -103,7 +103,7 @@ class Block(nn.Module):
         self.conv1 = convolution(outputs, outputs, 3, 0.0)
         plain = inputs == outputs and change == "keep"
         self.skip = nn.Identity() if plain else convolution(inputs, outputs, 1)
-        self.attention = Attention(outputs) if attention else None
+        self.attention = Attending(outputs) if attention else None
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         inner = self.conv0(resampled(F.silu(self.norm0(x)), self.change))

@@ -8,16 +8,17 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import lightning
 import torch
 from torch import Tensor, nn
 
 from models.parts.part import Part, describe
+from models.training.ema import WeightAverage
 from models.training.randomness import keyed_seed, sample_generator
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 """Raised whenever a checkpoint's own fields change their meaning."""
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
@@ -28,6 +29,13 @@ UNKNOWN_DATA = "data_shape and num_classes must be known: does the datamodule se
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 
 PhaseObserver: TypeAlias = Callable[[str], AbstractContextManager[None]]
+
+
+class HasPrecision(Protocol):
+    """Settings that say in what precision networks compute."""
+
+    @property
+    def precision(self) -> Precision: ...
 
 
 @dataclass(frozen=True)
@@ -60,8 +68,8 @@ class GenerativeModel(lightning.LightningModule, Part, ABC):
     """Where samples are sequences of tokens, int64 (N, length): how many there are, 0 to vocabulary_size - 1."""
     alphabet: str | None = None
     """The character of each token, where they are characters: with it a checkpoint writes text by itself."""
-    cost_period: int = 1
-    """Training steps after which the cost of a step repeats; above 1 where a regularizer is lazy."""
+    conditional: bool = False
+    """Whether the networks see labels, where there are any."""
     stage_starts: tuple[int, ...] = (0,)
     """Samples seen at which stages of training begin whose steps cost differently: one, but where a model grows."""
     lists_from_the_picture: ClassVar[tuple[str, ...]] = ()
@@ -95,14 +103,14 @@ class GenerativeModel(lightning.LightningModule, Part, ABC):
         Of a model with a `vocabulary_size`, tokens int64 (N, length).
         """
 
-    def averages(self) -> dict[str, nn.Module]:
+    def averages(self) -> dict[str, WeightAverage]:
         """Frozen averages of networks that sampling uses; empty where a family keeps none."""
         return {}
 
     @property
     def label_classes(self) -> int:
         """Classes that `sample` can be asked for; 0 where the model is unconditional, whatever the data."""
-        return 0
+        return self.num_classes if self.conditional else 0
 
     @property
     def why_no_samples(self) -> str | None:
@@ -121,9 +129,9 @@ class GenerativeModel(lightning.LightningModule, Part, ABC):
         """
         return least
 
-    def lazy_work(self, step: int) -> tuple[str, ...]:
-        """What training step `step`, counted from 0, does besides what all do: steps of the same work cost the same."""
-        return ()
+    def work_cycle(self) -> list[tuple[str, ...]]:
+        """What each training step of a cycle does besides what all do: steps of the same work cost the same."""
+        return [()]
 
     # Sampling.
 
@@ -158,7 +166,7 @@ class GenerativeModel(lightning.LightningModule, Part, ABC):
             raise ValueError(f"{type(self).__name__}.sample takes {self.settings_class.__name__}, not {settings!r}")
         generators = [sample_generator(seed, int(index)) for index in indices]
         wanted = self.sample_labels(indices, labels, seed=seed)
-        with self.phase("sampling"), self.evaluating(), self.computing_in(settings.precision):
+        with self.sampling(settings):
             drawn = self.generate(generators, wanted, settings)
             return drawn if self.vocabulary_size else drawn.float()
 
@@ -191,6 +199,16 @@ class GenerativeModel(lightning.LightningModule, Part, ABC):
         if wanted.numel() and not 0 <= int(wanted.min()) <= int(wanted.max()) < self.label_classes:
             raise ValueError(f"labels must lie in 0..{self.label_classes - 1}")
         return wanted.to(self.device)
+
+    def given_labels(self, labels: Tensor | None, count: int) -> Tensor:
+        """`labels`; zeros, int64 (count,), where there are none: what networks without classes are called with."""
+        return torch.zeros(count, dtype=torch.int64, device=self.device) if labels is None else labels
+
+    @contextlib.contextmanager
+    def sampling(self, settings: HasPrecision, phase: str = "sampling") -> Iterator[None]:
+        """Where networks draw, encode or decode: in evaluation mode and the settings' precision, without a trace."""
+        with self.phase(phase), self.evaluating(), self.computing_in(settings.precision):
+            yield
 
     def computing_in(self, precision: Precision) -> AbstractContextManager[Any]:
         """Within this, networks compute in that precision, whatever the Trainer's."""
@@ -308,6 +326,37 @@ def picture_shape(data_shape: Sequence[int] | None) -> tuple[int, int, int]:
         raise ValueError(f"this model draws pictures, (C, H, W), and the data's shape is {tuple(data_shape)}")
     channels, height, width = data_shape
     return channels, height, width
+
+
+def square_pictures(data_shape: Sequence[int] | None, who: str, least: int, power: bool = True) -> tuple[int, int]:
+    """Channels and side of square pictures, whose side is a power of two, or merely even, and at least so large.
+
+    Raises:
+        ValueError: if they are not; it says what to set, in the name of `who`.
+    """
+    channels, height, side = picture_shape(data_shape)
+    if height != side or side < least or (side & (side - 1) if power else side % 2):
+        kind = f"a power of two from {least} up" if power else f"even and at least {least}"
+        raise ValueError(f"{who} needs square pictures whose side is {kind}, not {height}x{side}: set data.resolution")
+    return channels, side
+
+
+def at_least_1(**counts: int) -> None:
+    """Raises ValueError, with its name, for a count that is below 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, not {count}")
+
+
+def classes_seen(num_classes: int, conditional: bool) -> int:
+    """How many classes the networks see, 0 where they are not to see any.
+
+    Raises:
+        ValueError: if they are to, and there are none.
+    """
+    if conditional and not num_classes:
+        raise ValueError("conditional: true needs labels, and this data set has none")
+    return num_classes if conditional else 0
 
 
 def own_fields(checkpoint: dict[str, Any]) -> dict[str, Any]:

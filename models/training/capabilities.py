@@ -12,12 +12,30 @@ from models.training.base import GenerativeModel, Precision
 from models.training.randomness import sample_generator
 
 
-@runtime_checkable
-class HasLatents(Protocol):
+class HasLatents(GenerativeModel, ABC):
     """A model whose samples are functions of a latent that can be moved."""
 
-    def draw_latents(self, indices: Sequence[int], *, seed: int = 0, settings: Any = None) -> Tensor: ...  # noqa: ANN401
-    def decode(self, latents: Tensor, labels: Tensor | None = None, *, settings: Any = None) -> Tensor: ...  # noqa: ANN401
+    @abstractmethod
+    def latents_from(self, generators: Sequence[torch.Generator], settings: Any) -> Tensor:  # noqa: ANN401
+        """The next latent of each CPU generator, (N, ...), on the model's device."""
+
+    @abstractmethod
+    def from_latents(self, latents: Tensor, labels: Tensor, settings: Any) -> Tensor:  # noqa: ANN401
+        """Samples (N, *data_shape) of latents, as networks' modes and precision are; differentiable by the latents."""
+
+    def generate(self, generators: Sequence[torch.Generator], labels: Tensor, settings: Any) -> Tensor:  # noqa: ANN401
+        return self.from_latents(self.latents_from(generators, settings), labels, settings)
+
+    def draw_latents(self, indices: Sequence[int], *, seed: int = 0, settings: Any = None) -> Tensor:  # noqa: ANN401
+        """The latents that `sample` decodes for these indices, (N, ...)."""
+        generators = [sample_generator(seed, int(index)) for index in indices]
+        return self.latents_from(generators, settings or self.settings_class())
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, labels: Tensor | None = None, *, settings: Any = None) -> Tensor:  # noqa: ANN401
+        """Samples (N, *data_shape) of latents; labels are zeros where left out."""
+        return self.decode_with_graph(latents, labels, settings=settings)
+
     def decode_with_graph(
         self,
         latents: Tensor,
@@ -26,17 +44,19 @@ class HasLatents(Protocol):
         settings: Any = None,  # noqa: ANN401
     ) -> Tensor:
         """As `decode`, and differentiable by the latents; pixels that it cuts off at -1 and 1 have no gradient."""
-        ...
+        settings = settings or self.settings_class()
+        with self.sampling(settings):
+            return self.from_latents(latents, self.given_labels(labels, len(latents)), settings).float()
 
 
-@runtime_checkable
-class HasStyles(HasLatents, Protocol):
+class HasStyles(HasLatents, ABC):
     """A model that first makes an intermediate latent a layer of its latents: styles, which can be moved and mixed."""
 
+    @abstractmethod
     def to_w(self, latents: Tensor, labels: Tensor | None = None, *, settings: Any = None) -> Tensor:  # noqa: ANN401
         """Styles (N, layers, w_dim) of latents, truncated as the settings say."""
-        ...
 
+    @abstractmethod
     def from_w(
         self,
         ws: Tensor,
@@ -45,25 +65,23 @@ class HasStyles(HasLatents, Protocol):
         settings: Any = None,  # noqa: ANN401
     ) -> Tensor:
         """Samples (N, *data_shape) of styles, which are truncated no further; not cut off at -1 and 1."""
-        ...
 
     @property
+    @abstractmethod
     def noise_sides(self) -> Sequence[int]:
         """Side in pixels of each noise, (N, 1, side, side), that `from_w` takes."""
-        ...
 
+    @abstractmethod
     def style_weights(self, settings: Any = None) -> list[Tensor]:  # noqa: ANN401
         """The linear maps (outputs, w_dim) by which the first, second, ... layer's style reaches its convolution."""
-        ...
 
 
-@runtime_checkable
-class HasLatentWeights(HasLatents, Protocol):
+class HasLatentWeights(HasLatents, ABC):
     """A model whose latents first pass a linear map, whole, so that its weights tell what moves pictures most."""
 
+    @abstractmethod
     def latent_weights(self, settings: Any = None) -> Tensor:  # noqa: ANN401
-        """That map's weights, (outputs, latent_dim)."""
-        ...
+        """That map's weights, (outputs, latent_dim); classes left out."""
 
 
 @runtime_checkable
@@ -85,24 +103,30 @@ class Deployable(Protocol):
     def deployed(self, settings: Any = None) -> nn.Module: ...  # noqa: ANN401
 
 
-@runtime_checkable
-class Encodes(Protocol):
+class Encodes(GenerativeModel, ABC):
     """A model that finds the latent of a sample, and so can show what it keeps of it.
 
     It need not be one that draws latents: a VQ-VAE without a prior encodes and decodes, and cannot sample.
     """
 
+    @abstractmethod
+    def to_latents(self, x: Tensor, labels: Tensor, settings: Any) -> Tensor:  # noqa: ANN401
+        """`encode`, as networks' modes and precision are."""
+
+    @torch.no_grad()
     def encode(self, x: Tensor, labels: Tensor | None = None, *, settings: Any = None) -> Tensor:  # noqa: ANN401
         """Latents (N, ...), as `decode` takes them, of samples (N, *data_shape); where they are random, their mean."""
-        ...
+        settings = settings or self.settings_class()
+        with self.sampling(settings):
+            return self.to_latents(x.to(self.device), self.given_labels(labels, len(x)), settings)
 
+    @abstractmethod
     def decode(self, latents: Tensor, labels: Tensor | None = None, *, settings: Any = None) -> Tensor:  # noqa: ANN401
         """Samples (N, *data_shape) of latents."""
-        ...
 
     def reconstruct(self, x: Tensor, labels: Tensor | None = None, *, settings: Any = None) -> Tensor:  # noqa: ANN401
         """What the model makes of samples (N, *data_shape) after encoding them, the same shape, in [-1, 1]."""
-        ...
+        return self.decode(self.encode(x, labels, settings=settings), labels, settings=settings)
 
 
 @runtime_checkable
@@ -198,7 +222,6 @@ class HasLikelihood(GenerativeModel, ABC):
         if self.why_no_likelihood is not None:
             raise ValueError(self.why_no_likelihood)
         settings = self.likelihood_class() if settings is None else settings
-        labels = torch.zeros(len(x), dtype=torch.int64, device=x.device) if labels is None else labels
         generators = [sample_generator(seed, int(i)) for i in (range(len(x)) if indices is None else indices)]
-        with self.phase("likelihood"), self.evaluating(), self.computing_in(settings.precision):
-            return self.evidence(x, labels, generators, settings).double()
+        with self.sampling(settings, "likelihood"):
+            return self.evidence(x, self.given_labels(labels, len(x)), generators, settings).double()

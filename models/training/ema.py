@@ -37,14 +37,16 @@ class WeightAverage(nn.Module):
     def __init__(self, source: nn.Module) -> None:
         super().__init__()
         self.module = copy.deepcopy(source).requires_grad_(False).eval()
+        self._source = (source,)  # a tuple, so that nn.Module does not register it
 
     def train(self, mode: bool = True) -> "WeightAverage":
         """Stays in evaluation mode: the average is never trained."""
         return super().train(False)
 
     @torch.no_grad()
-    def update(self, source: nn.Module, decay: float) -> None:
-        """Moves the average towards `source`: average = decay * average + (1 - decay) * source."""
+    def update(self, decay: float) -> None:
+        """Moves the average towards its source: average = decay * average + (1 - decay) * source."""
+        (source,) = self._source
         torch._foreach_lerp_(tuple(self.module.parameters()), tuple(source.parameters()), 1.0 - decay)
         for mine, theirs in zip(self.module.buffers(), source.buffers(), strict=True):
             mine.copy_(theirs)

@@ -5,9 +5,9 @@ A family adds networks and, where it must, overrides a hook; the step itself is 
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,14 @@ from models.parts.augment import Augmentation
 from models.parts.deployed import Deployed
 from models.parts.losses import AdversarialLoss, NonSaturating
 from models.parts.part import Part
-from models.parts.regularizers import Regularizer
+from models.parts.ranks import sum_over_ranks, world_size
+from models.parts.regularizers import MicroBatch, Penalty, Regularizer
 from models.parts.schedules import Schedule, value_at
 from models.training.base import Batch, SamplerSettings, own_fields
-from models.training.ema import WeightAverage, decay_for
+from models.training.capabilities import HasLatents
+from models.training.ema import WeightAverage
 from models.training.manual import ManualOptimization
-from models.training.randomness import keyed_generator, sample_generator
+from models.training.randomness import keyed_generator
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,6 @@ class LatentSettings(SamplerSettings):
     def __post_init__(self) -> None:
         if self.truncation is not None and self.truncation <= 0:
             raise ValueError(f"truncation must be positive, not {self.truncation}")
-
-
-Penalty: TypeAlias = tuple[str, Callable[[], Tensor]]
-"""A penalty's name in reports, and what computes it."""
 
 
 class AdversarialTraining(Part):
@@ -108,7 +106,7 @@ class AdversarialTraining(Part):
         self.freeze_d = freeze_d
 
 
-class GAN(ManualOptimization):
+class GAN(ManualOptimization, HasLatents):
     """A generator, its average and a discriminator, stepped in turn.
 
     `generator(z, labels) -> x` and `discriminator(x, labels) -> logits (N,)` are built by the family and given here.
@@ -116,6 +114,9 @@ class GAN(ManualOptimization):
     """
 
     settings_class: ClassVar[type[LatentSettings]] = LatentSettings
+    joint_pass: ClassVar[bool] = False
+    """Whether the discriminator sees all that a loss compares in one pass: batch statistics are then joint, and a
+    spectral norm's power iteration advances once."""
 
     def __init__(
         self,
@@ -127,93 +128,148 @@ class GAN(ManualOptimization):
         adversarial: AdversarialTraining,
     ) -> None:
         super().__init__(data_shape, num_classes)
-        self.latent_dim = latent_dim
-        self.adversarial = adversarial
+        self.latent_dim, self.adversarial = latent_dim, adversarial
         self.micro_batches = adversarial.d_steps * adversarial.accumulate
-        # `every` counts discriminator steps, of which a training step makes d_steps.
-        d_steps = adversarial.d_steps
-        self.cost_period = math.lcm(*(r.every // math.gcd(r.every, d_steps) for r in adversarial.regularizers))
         # Convolutions run fastest in channels_last everywhere that matters, CPUs with bf16 units included.
         self.generator = generator.to(memory_format=torch.channels_last)
         self.discriminator = discriminator.to(memory_format=torch.channels_last)
         self.average = WeightAverage(self.generator)
         self._latent_draws = 0
+        self._judged: list[tuple[Tensor, Tensor]] | None = None
         if adversarial.freeze_d:
-            self._freeze(adversarial.freeze_d)
-
-    # The contract.
+            freeze(self.discriminator, self.discriminator_layers(), adversarial.freeze_d)
 
     def networks(self) -> dict[str, nn.Module]:
-        return {"generator": self.generator, "discriminator": self.discriminator, **self.further_networks()}
+        """Generator and discriminator, then those that are trained with the generator, in the order of their losses."""
+        return {"generator": self.generator, "discriminator": self.discriminator}
 
-    def averages(self) -> dict[str, nn.Module]:
+    def averages(self) -> dict[str, WeightAverage]:
         return {"generator average": self.average}
 
-    def generate(self, generators: Sequence[torch.Generator], labels: Tensor, settings: LatentSettings) -> Tensor:
-        latents = torch.stack([_latent(generator, self.latent_dim, settings.truncation) for generator in generators])
-        return self._decode(latents.to(self.device, non_blocking=True), labels, settings)
+    # The step.
 
-    def draw_latents(self, indices: Sequence[int], *, seed: int = 0, settings: LatentSettings | None = None) -> Tensor:
-        """The latents that `sample` decodes for these indices, (N, latent_dim)."""
-        truncation = (settings or LatentSettings()).truncation
-        drawn = [_latent(sample_generator(seed, int(index)), self.latent_dim, truncation) for index in indices]
-        return torch.stack(drawn).to(self.device)
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """The discriminator's steps, then one of the generator and of what is trained with it, on one loader batch."""
+        settings = self.adversarial
+        (g_optimizer, d_optimizer, *further), parts = self.begin_step(batch)
+        rounds = [parts[i : i + settings.accumulate] for i in range(0, len(parts), settings.accumulate)]
 
-    @torch.no_grad()
-    def decode(
-        self, latents: Tensor, labels: Tensor | None = None, *, settings: LatentSettings | None = None
-    ) -> Tensor:
-        """Samples (N, *data_shape) for latents (N, latent_dim)."""
-        return self.decode_with_graph(latents, labels, settings=settings)
+        for i, micro_batches in enumerate(rounds):
+            shared, others = self._due("discriminator", self.steps * settings.d_steps + i)
+            with self.phase("D step"):
+                reuse = settings.reuse_fakes and i == len(rounds) - 1
+                fakes = [self.draw(labels, with_graph=reuse) for _, labels in micro_batches]
+                for (x, labels), drawn in zip(micro_batches, fakes, strict=True):
+                    real, fake = x, drawn.detach()
+                    if shared:
+                        real, fake = x.detach().requires_grad_(True), fake.to(x.dtype).requires_grad_(True)
+                        self._judged = []
+                    losses = {"discriminator": self.discriminator_loss(real, fake, labels)}
+                    self._backward(losses, [self._value(penalty, real, fake, labels) for penalty in shared])
+                    self._judged = None
+            self._step("discriminator", d_optimizer, others, micro_batches, fakes)
 
-    def decode_with_graph(
-        self, latents: Tensor, labels: Tensor | None = None, *, settings: LatentSettings | None = None
-    ) -> Tensor:
-        """As `decode`, and differentiable by the latents: for projection.
+        with frozen(self.discriminator):
+            with self.phase("G step"):
+                for i, (real, labels) in enumerate(rounds[-1]):
+                    fakes[i] = fakes[i] if settings.reuse_fakes else self.draw(labels, with_graph=True)
+                    losses = self.generator_losses(fakes[i], real, labels)
+                    self._backward(losses)
+            for network, optimizer in zip(losses, (g_optimizer, *further), strict=True):
+                _, others = self._due(network, self.steps)
+                self._step(network, optimizer, others, rounds[-1], fakes)
 
-        Pixels that a family cuts off at -1 and 1 have no gradient.
-        """
-        wanted = torch.zeros(len(latents), dtype=torch.int64, device=self.device) if labels is None else labels
-        settings = settings or self.settings_class()
-        with self.phase("sampling"), self.evaluating(), self.computing_in(settings.precision):
-            return self._decode(latents, wanted, settings).float()
+        self.end_step(batch, settings.ema_halflife_kimg, settings.ema_rampup, settings.ema_start_kimg)
 
-    def _decode(self, latents: Tensor, labels: Tensor, settings: LatentSettings) -> Tensor:
-        return self._sampled_network(settings)(latents.to(self.dtype), labels)
+    def _due(self, network: str, step: int) -> tuple[list[Penalty], list[Penalty]]:
+        """The penalties of a network's step, counted from 0: those that share the pass of its loss, and the others."""
+        due = [penalty for penalty in self.penalties() if penalty.network == network and penalty.due(step)]
+        exact = not torch.is_autocast_enabled(self.device.type)
+        shared = [
+            penalty
+            for penalty in due
+            if penalty.of == "pass of the loss" and not penalty.own_step and (exact or penalty.precision == "as_loss")
+        ]
+        return shared, [penalty for penalty in due if penalty not in shared]
 
-    def deployed(self, settings: LatentSettings | None = None) -> Deployed:
-        """A copy of the averaged generator (the raw one, if the settings say so) that stands by itself, for `export`.
+    def _backward(self, losses: dict[str, Tensor], penalties: Sequence[Tensor] = ()) -> None:
+        """Adds each loss's gradients to those of the network of its name; where there are several, to no other's."""
+        for name, loss in losses.items():
+            self.observe({"generator": "g_loss", "discriminator": "d_loss"}.get(name, f"{name}_loss"), loss)
+            alone: dict[str, Any] = {}
+            if len(losses) > 1 or penalties:  # where samples require a gradient, they need none of the whole
+                trained = [p for p in self.networks()[name].parameters() if p.requires_grad]
+                alone = {"inputs": trained, "retain_graph": len(losses) > 1}
+            self.manual_backward(sum(penalties, loss.mean()) / self.adversarial.accumulate, **alone)
 
-        Latents are the caller's, so `settings.truncation` has no say in it; it computes in float32.
-        """
-        return Deployed(self._sampled_network(settings or self.settings_class()))
+    def _value(self, penalty: Penalty, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
+        """A penalty's mean over a micro-batch, times its interval."""
 
-    def _sampled_network(self, settings: LatentSettings) -> nn.Module:
-        return self.average.module if settings.weights == "ema" else self.generator
+        def critic(x: Tensor) -> Tensor:
+            known = (logits for judged, logits in self._judged or () if judged is x)
+            logits = next(known, None)
+            return self.discriminator(self.augmented(x), labels) if logits is None else logits
 
-    @property
-    def zero_is_undecided(self) -> bool:
-        return self.adversarial.loss.zero_is_undecided
+        assert penalty.value is not None
+        value = penalty.value(MicroBatch(real, fake, labels, critic, self.samples_seen)).mean()
+        self.observe(penalty.name, value)
+        return value * penalty.every
 
-    def logits(self, x: Tensor, y: Tensor) -> Tensor:
-        """How real the discriminator holds samples, (N,); higher is more real."""
-        return self.discriminator(x, y)
+    def _step(
+        self,
+        network: str,
+        optimizer: Any,  # noqa: ANN401 - Lightning's wrapper
+        penalties: list[Penalty],
+        parts: list[Batch],
+        fakes: list[Tensor],
+    ) -> None:
+        """One optimizer step on the gradients of loss and penalties; two, if a penalty has a step of its own."""
+        trained, phase = self.networks()[network], "D step" if network == "discriminator" else "G step"
+        own_step = any(penalty.own_step for penalty in penalties)
+        if own_step:
+            with self.phase(phase):
+                self.update(trained, optimizer)
+        for penalty in penalties:
+            some = parts[:1] if penalty.of == "weights" else parts
+            low = torch.is_autocast_enabled(self.device.type) and penalty.precision == "as_loss"
+            with self.phase("regularizer"), torch.autocast(self.device.type, enabled=low):
+                for (real, labels), fake in zip(some, fakes, strict=False):
+                    value = self._value(penalty, real, fake.detach().to(real.dtype), labels)
+                    self.manual_backward(value / len(some))
+        with self.phase(phase):
+            self.update(trained, optimizer, all_parameters=own_step)
 
-    def lazy_work(self, step: int) -> tuple[str, ...]:
-        d_steps = range(step * self.adversarial.d_steps, (step + 1) * self.adversarial.d_steps)
-        regularizers = self.adversarial.regularizers
-        return tuple(type(r).__name__ for r in regularizers for d_step in d_steps if r.every > 1 and r.due(d_step))
+    # The two players' losses, and what else a family may override.
 
-    # What a family may override.
+    def draw(self, labels: Tensor, with_graph: bool) -> Tensor:
+        """Fakes of a training batch."""
+        with torch.set_grad_enabled(with_graph):
+            return self.generator(self.training_latents(len(labels)), labels)
 
-    def prepare_real(self, x: Tensor) -> Tensor:
-        """Real samples as this stage of training wants them (a growing model lowers their resolution)."""
-        return x
+    def discriminate(self, x: Tensor, labels: Tensor) -> Tensor:
+        """The discriminator in the passes of the losses, (N,): it may have a form that differentiates only once."""
+        return self.discriminator(x, labels)
+
+    def judge(self, pictures: Sequence[Tensor], labels: Tensor) -> Sequence[Tensor]:
+        """The logits (N,) of each batch of pictures (N, *data_shape), augmented, of these labels."""
+        discriminate = self.discriminate if self._judged is None else self.discriminator
+        shown = [self.augmented(x) for x in pictures]
+        logits: Sequence[Tensor]
+        if self.joint_pass:
+            logits = discriminate(torch.cat(shown), labels.repeat(len(shown))).chunk(len(shown))
+        else:
+            logits = [discriminate(x, labels) for x in shown]
+        if self._judged is not None:
+            self._judged += zip(pictures, logits, strict=True)
+        return logits
+
+    def augmented(self, x: Tensor) -> Tensor:
+        augmentation = self.adversarial.augmentation
+        return x if augmentation is None else augmentation(x, self.samples_seen)
 
     def discriminator_loss(self, real: Tensor, fake: Tensor, labels: Tensor) -> Tensor:
         """The discriminator's loss of each sample, (N,)."""
-        real_logits = self.judge(self._augmented(real), labels)
-        fake_logits = self.judge(self._augmented(fake), labels)
+        real_logits, fake_logits = self.judge([real, fake], labels)
         self.observe("d_real", real_logits)
         self.observe("d_fake", fake_logits)
         if self.zero_is_undecided:
@@ -222,18 +278,22 @@ class GAN(ManualOptimization):
             self.adversarial.augmentation.judged(real_logits)
         return self.adversarial.loss.discriminator(real_logits, fake_logits)
 
-    def generator_loss(self, fake: Tensor, real: Tensor, labels: Tensor) -> Tensor:
-        """The generator's loss of each sample, (N,)."""
-        loss = self.adversarial.loss
-        real_logits = None
+    def generator_losses(self, fake: Tensor, real: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The losses of each sample, (N,), by the network that each trains: of the generator, and of what goes with it.
+
+        They may share a graph: the gradients of each reach the network of its name alone. All are computed before the
+        first of these networks is updated.
+        """
+        loss, real_logits = self.adversarial.loss, None
         if loss.needs_real_in_generator_step:
             with torch.no_grad():
-                real_logits = self.judge(self._augmented(real), labels)
-        return loss.generator(self.judge(self._augmented(fake), labels), real_logits)
+                (real_logits,) = self.judge([real], labels)
+        (fake_logits,) = self.judge([fake], labels)
+        return {"generator": loss.generator(fake_logits, real_logits)}
 
-    def judge(self, x: Tensor, labels: Tensor) -> Tensor:
-        """The discriminator in the passes of a loss, (N,): a family may have a form that differentiates only once."""
-        return self.discriminator(x, labels)
+    def penalties(self) -> list[Penalty]:
+        """All that steps add to the gradients of the losses: the config's regularizers, and what a family has."""
+        return [regularizer.as_penalty() for regularizer in self.adversarial.regularizers]
 
     def discriminator_layers(self) -> list[nn.Module]:
         """The discriminator's layers in their order from the picture on, as `freeze_d` counts them.
@@ -242,230 +302,77 @@ class GAN(ManualOptimization):
         """
         return layers_within(self.discriminator)
 
-    def extra_penalties(self, network: str, labels: Sequence[Tensor], step: int) -> list[Penalty]:
-        """Penalties, by name, that an optimizer step of `network` adds to its gradients; none by default.
+    # Random numbers of a step, and its end.
 
-        Each is computed when its turn comes, once an optimizer step, in float32, and its gradients are added before the
-        next is: a scalar, already weighted, lazy ones multiplied by their interval.
+    def begin_step(self, batch: Batch) -> tuple[list[Any], list[Batch]]:
+        self._latent_draws = 0
+        return super().begin_step(batch)
 
-        Args:
-            network: "generator" or "discriminator".
-            labels: those of the step's micro-batches, int64 (N,) each.
-            step: of this network, counted from 0.
-        """
-        return []
-
-    def penalties_apart(self, network: str, step: int) -> bool:
-        """Whether step `step` of `network` is followed by another for its penalties alone; never by default.
-
-        Otherwise their gradients are added to those of the loss, and one step takes both.
-        """
-        return False
-
-    def lazy_correction(self, network: str) -> float:
-        """c of Karras et al. 2020, appendix B: Adam's learning rate is multiplied by it, its betas are raised to it.
-
-        k / (k + 1) makes k + 1 steps, of which one is for penalties apart, go as far as k would; 1 by default.
-        """
-        return 1.0
-
-    def further_networks(self) -> dict[str, nn.Module]:
-        """Networks, by name, that optimizers of their own train in the generator's step; none by default.
-
-        `generator_step_losses` gives each its loss. Learning rate, betas and clipping are the generator's.
-        """
-        return {}
-
-    def generator_step_losses(self, fake: Tensor, real: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The losses of each sample, (N,), of the generator's step: "generator" and each of `further_networks`.
-
-        They may share a graph: the gradients of each reach the network of its name alone. All are computed before the
-        first of these networks is updated.
-        """
-        return {"generator": self.generator_loss(fake, real, labels)}
-
-    def update_averages(self, decay: float) -> None:
-        """Moves the averages on after a step, whose old values count by `decay`."""
-        self.average.update(self.generator, decay)
-
-    def on_samples_seen(self) -> None:
-        """Called after every step, with `samples_seen` already counted."""
-
-    # The step.
-
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """One generator update, with the discriminator updates before it, on one loader batch."""
-        settings = self.adversarial
-        self._leave_out_the_reducer()
-        generator_optimizer, discriminator_optimizer, *further_optimizers = self._optimizers()
-        self.seed_step()
-        self._apply_schedules()
-        rounds = self._rounds(batch)
-        fakes: list[Tensor] = []
-
-        for i, micro_batches in enumerate(rounds):
-            reuse = settings.reuse_fakes and i == len(rounds) - 1
-            with self.phase("D step"):
-                fakes = [self._fakes(labels, with_graph=reuse) for _, labels in micro_batches]
-                for (real, labels), fake in zip(micro_batches, fakes, strict=True):
-                    loss = self.discriminator_loss(real, fake.detach(), labels).mean()
-                    self.observe("d_loss", loss)
-                    self.manual_backward(loss / settings.accumulate)
-            step = self.steps * settings.d_steps + i
-            if apart := self.penalties_apart("discriminator", step):
-                with self.phase("D step"):
-                    self._update(self.discriminator, discriminator_optimizer)
-            self._regularize(micro_batches, fakes, step)
-            self._penalize("discriminator", micro_batches, step)
-            with self.phase("D step"):
-                self._update(self.discriminator, discriminator_optimizer, all_parameters=apart)
-
-        with self.phase("G step"), frozen(self.discriminator):
-            for i, (real, labels) in enumerate(rounds[-1]):
-                fake = fakes[i] if settings.reuse_fakes else self._fakes(labels, with_graph=True)
-                self._backward_each(self.generator_step_losses(fake, real, labels))
-            if apart := self.penalties_apart("generator", self.steps):
-                self._update(self.generator, generator_optimizer)
-                self._leave_uncounted(generator_optimizer)
-            self._penalize("generator", rounds[-1], self.steps)
-            self._update(self.generator, generator_optimizer, all_parameters=apart)
-            for network, optimizer in zip(self.further_networks().values(), further_optimizers, strict=True):
-                self._update(network, optimizer)
-
-        joint = len(batch[0]) * self._world_size
-        halflife = value_at(settings.ema_halflife_kimg, self.samples_seen)
-        decay = decay_for(joint, self.samples_seen, halflife, settings.ema_rampup, settings.ema_start_kimg)
-        self.update_averages(decay)
-        self.count(joint)
-        self._adapt_augmentation()
-        self.on_samples_seen()
-
-    def _rounds(self, batch: Batch) -> list[list[tuple[Tensor, Tensor]]]:
-        """The loader batch as discriminator rounds of `accumulate` micro-batches each."""
-        x, labels = batch
-        if len(x) % self.micro_batches:
-            raise ValueError(f"a loader batch of {len(x)} does not split into {self.micro_batches} micro-batches")
-        x = self.prepare_real(x)
-        size, per_round = len(x) // self.micro_batches, self.adversarial.accumulate
-        pairs = list(zip(x.split(size), labels.split(size), strict=True))
-        return [pairs[i : i + per_round] for i in range(0, len(pairs), per_round)]
-
-    def _backward_each(self, losses: dict[str, Tensor]) -> None:
-        """Adds each loss's gradients to those of the network of its name; where there are several, to no other's."""
-        networks = self.networks()
-        for name, loss in losses.items():
-            mean = loss.mean()
-            self.observe("g_loss" if name == "generator" else f"{name}_loss", mean)
-            alone: dict[str, Any] = {}
-            if len(losses) > 1:
-                alone = {"inputs": [p for p in networks[name].parameters() if p.requires_grad], "retain_graph": True}
-            self.manual_backward(mean / self.adversarial.accumulate, **alone)
-
-    def _fakes(self, labels: Tensor, with_graph: bool) -> Tensor:
-        with torch.set_grad_enabled(with_graph):
-            return self.generator(self._training_latents(len(labels)), labels)
-
-    def _training_latents(self, count: int) -> Tensor:
+    def training_latents(self, count: int) -> Tensor:
         """This rank's share of the joint batch's latents: the same numbers whatever the number of ranks."""
         self._latent_draws += 1
-        assert self.training_seed is not None
-        generator = keyed_generator(self.training_seed, self.samples_seen, self._latent_draws)
-        joint = torch.randn(count * self._world_size, self.latent_dim, generator=generator)
-        mine = joint[self.global_rank :: self._world_size]
+        joint = torch.randn(count * world_size(), self.latent_dim, generator=self.step_generator())
+        mine = joint[self.global_rank :: world_size()]
         if self.device.type == "cuda":
             mine = mine.pin_memory()
         return mine.to(self.device, non_blocking=True)
 
-    def _regularize(self, micro_batches: list[tuple[Tensor, Tensor]], fakes: list[Tensor], step: int) -> None:
-        """Adds the gradients of the penalties that are due, in float32, to the discriminator's."""
-        for regularizer in self.adversarial.regularizers:
-            if not regularizer.due(step):
-                continue
-            with self.phase("regularizer"), torch.autocast(self.device.type, enabled=False):
-                for (real, labels), fake in zip(micro_batches, fakes, strict=True):
+    def step_generator(self, *key: int) -> torch.Generator:
+        """The CPU generator, the same on every rank, of a key and of the latents that this step has drawn so far."""
+        assert self.training_seed is not None
+        return keyed_generator(self.training_seed, self.samples_seen, self._latent_draws, *key)
 
-                    def critic(x: Tensor, labels: Tensor = labels) -> Tensor:
-                        return self.discriminator(self._augmented(x), labels)
-
-                    penalty = regularizer.penalty(critic, real, fake.detach().to(real.dtype), self.samples_seen).mean()
-                    self.observe(f"{type(regularizer).__name__.lower()}_penalty", penalty)
-                    self.manual_backward(penalty * regularizer.every / self.adversarial.accumulate)
-
-    def _penalize(self, network: str, micro_batches: list[tuple[Tensor, Tensor]], step: int) -> None:
-        """Adds the gradients of the family's own penalties, in float32, to the network's."""
-        for name, penalty in self.extra_penalties(network, [labels for _, labels in micro_batches], step):
-            with self.phase("regularizer"), torch.autocast(self.device.type, enabled=False):
-                value = penalty()
-                self.observe(name, value)
-                self.manual_backward(value)
-
-    def _augmented(self, x: Tensor) -> Tensor:
-        augmentation = self.adversarial.augmentation
-        return x if augmentation is None else augmentation(x, self.samples_seen)
-
-    def _adapt_augmentation(self) -> None:
+    def count(self, batch: int) -> None:
+        super().count(batch)
         augmentation = self.adversarial.augmentation
         if augmentation is not None:
-            reported = augmentation.adapt(self.steps, self.samples_seen, self._sum_over_ranks)
+            reported = augmentation.adapt(self.steps, self.samples_seen, sum_over_ranks)
             for name, value in reported.items():
                 self.observe(name, value.to(self.device, non_blocking=True))
 
-    def _freeze(self, count: int) -> None:
-        """Freezes the discriminator's first layers: no gradient, and so no step of Adam; the input's still flow.
-
-        Raises:
-            ValueError: if there are fewer, or nothing would be left to train.
-        """
-        layers = self.discriminator_layers()
-        if count > len(layers):
-            raise ValueError(f"freeze_d: {count} layers, and this discriminator has {len(layers)} that can be frozen")
-        for layer in layers[:count]:
-            for p in layer.parameters(recurse=False):
-                p.requires_grad_(False)
-        if not any(p.requires_grad for p in self.discriminator.parameters()):
-            raise ValueError(f"freeze_d: {count} layers are all that this discriminator has: freeze fewer")
-
-    # Optimizers.
+    # Optimizers, and what follows from the list of penalties.
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        settings = self.adversarial
-        lr = value_at(settings.lr, 0)
-        d_lr = lr if settings.d_lr is None else value_at(settings.d_lr, 0)
-        betas = (value_at(settings.beta1, 0), value_at(settings.beta2, 0))
-        return [
-            torch.optim.Adam(network.parameters(), rate, betas, settings.eps, fused=self._fused)
-            for name, network in self.networks().items()
-            for rate in (d_lr if name == "discriminator" else lr,)
-        ]
+        networks = self.networks().items()
+        return [torch.optim.Adam(each.parameters(), fused=self.fused, **self._adam(name)) for name, each in networks]
 
-    def _optimizers(self) -> list[Any]:
-        """Lightning's wrappers, generator first; only the generator's advances `trainer.global_step`.
-
-        Lightning counts every optimizer step of manual optimization, so that two optimizers would double max_steps.
-        The loop sets these two hooks anew for each batch, and takes them away after it.
-        """
-        self._latent_draws = 0
-        optimizers: list[Any] = self.optimizers()  # type: ignore[assignment]
-        for optimizer in optimizers[1:]:
-            self._leave_uncounted(optimizer)
-        return optimizers
-
-    def _leave_uncounted(self, optimizer: Any) -> None:  # noqa: ANN401 - Lightning's wrapper
-        """For the rest of this batch, steps of this optimizer do not advance `trainer.global_step`."""
-        profiler = self.trainer.profiler  # type: ignore[attr-defined]
-        optimizer._on_before_step = lambda: profiler.start("optimizer_step")
-        optimizer._on_after_step = lambda: profiler.stop("optimizer_step")
-
-    def _apply_schedules(self) -> None:
-        settings, seen = self.adversarial, self.samples_seen
-        d_lr = settings.lr if settings.d_lr is None else settings.d_lr
-        betas = (value_at(settings.beta1, seen), value_at(settings.beta2, seen))
-        for optimizer, network in zip(self._plain_optimizers(), self.networks(), strict=True):
-            lr = d_lr if network == "discriminator" else settings.lr
-            c = self.lazy_correction(network)
+    def apply_schedules(self) -> None:
+        for optimizer, network in zip(self.plain_optimizers(), self.networks(), strict=True):
             for group in optimizer.param_groups:
-                group["lr"], group["betas"] = value_at(lr, seen) * c, (betas[0] ** c, betas[1] ** c)
-                group["eps"] = settings.eps  # a run that goes on may do so with another
+                group.update(self._adam(network))  # eps too: a run that goes on may do so with another
+
+    def _adam(self, network: str) -> dict[str, Any]:
+        """Adam's settings for a network at this place of training."""
+        settings, seen = self.adversarial, self.samples_seen
+        lr = settings.d_lr if network == "discriminator" and settings.d_lr is not None else settings.lr
+        c = self.lazy_correction(network)
+        betas = value_at(settings.beta1, seen) ** c, value_at(settings.beta2, seen) ** c
+        return {"lr": value_at(lr, seen) * c, "betas": betas, "eps": settings.eps}
+
+    def lazy_correction(self, network: str) -> float:
+        """c of Karras et al. 2020, appendix B: Adam's learning rate is multiplied by it, its betas are raised to it.
+
+        k / (k + 1) makes k + 1 steps, of which one is for penalties apart, go as far as k would.
+
+        Raises:
+            ValueError: if penalties that share such steps differ in k.
+        """
+        intervals = {penalty.every for penalty in self.penalties() if penalty.network == network and penalty.own_step}
+        if len(intervals) > 1:
+            raise ValueError(
+                f"regularizers of the {network} share optimizer steps, and must share one interval (every), not "
+                f"{sorted(intervals)}"
+            )
+        return next((every / (every + 1) for every in intervals), 1.0)
+
+    def work_cycle(self) -> list[tuple[str, ...]]:
+        lazy = [penalty for penalty in self.penalties() if penalty.every > 1 and penalty.value is not None]
+        steps = [self.adversarial.d_steps if penalty.network == "discriminator" else 1 for penalty in lazy]
+        period = math.lcm(*(p.every // math.gcd(p.every, n) for p, n in zip(lazy, steps, strict=True)))
+        return [
+            tuple(p.name for p, n in zip(lazy, steps, strict=True) for i in range(n) if p.due(step * n + i))
+            for step in range(period)
+        ]
 
     @property
     def clip_norm(self) -> float | None:
@@ -473,8 +380,36 @@ class GAN(ManualOptimization):
 
     def norm_name(self, optimizer: torch.optim.Optimizer) -> str:
         names = {"generator": "g", "discriminator": "d"}
-        network = list(self.networks())[next(i for i, o in enumerate(self._plain_optimizers()) if o is optimizer)]
+        network = list(self.networks())[next(i for i, o in enumerate(self.plain_optimizers()) if o is optimizer)]
         return f"{names.get(network, network)}_grad_norm"
+
+    # Sampling.
+
+    def latents_from(self, generators: Sequence[torch.Generator], settings: LatentSettings) -> Tensor:
+        drawn = [_latent(generator, self.latent_dim, settings.truncation) for generator in generators]
+        return torch.stack(drawn).to(self.device, non_blocking=True)
+
+    def from_latents(self, latents: Tensor, labels: Tensor, settings: Any) -> Tensor:  # noqa: ANN401 - the family's
+        return self.sampled_network(settings)(latents.to(self.dtype), labels)
+
+    def sampled_network(self, settings: Any) -> Any:  # noqa: ANN401 - settings with `weights`; the family's generator
+        """The generator with the weights that settings name."""
+        return self.average.module if settings.weights == "ema" else self.generator
+
+    def deployed(self, settings: Any = None) -> Deployed:  # noqa: ANN401 - the family's
+        """A copy of the averaged generator (the raw one, if the settings say so) that stands by itself, for `export`.
+
+        Latents are the caller's, so `settings.truncation` has no say in it; it computes in float32.
+        """
+        return Deployed(self.sampled_network(settings or self.settings_class()))
+
+    @property
+    def zero_is_undecided(self) -> bool:
+        return self.adversarial.loss.zero_is_undecided
+
+    def logits(self, x: Tensor, y: Tensor) -> Tensor:
+        """How real the discriminator holds samples, (N,); higher is more real."""
+        return self.discriminator(x, y)
 
     # Checkpoints.
 
@@ -492,6 +427,21 @@ class GAN(ManualOptimization):
 def layers_within(network: nn.Module) -> list[nn.Module]:
     """The modules of `network` that have parameters of their own, in the order in which they were made."""
     return [module for module in network.modules() if any(True for _ in module.parameters(recurse=False))]
+
+
+def freeze(discriminator: nn.Module, layers: Sequence[nn.Module], count: int) -> None:
+    """Freezes its first `count` layers: no gradient, and so no step of Adam; the input's still flow.
+
+    Raises:
+        ValueError: if there are fewer, or nothing would be left to train.
+    """
+    if count > len(layers):
+        raise ValueError(f"freeze_d: {count} layers, and this discriminator has {len(layers)} that can be frozen")
+    for layer in layers[:count]:
+        for p in layer.parameters(recurse=False):
+            p.requires_grad_(False)
+    if not any(p.requires_grad for p in discriminator.parameters()):
+        raise ValueError(f"freeze_d: {count} layers are all that this discriminator has: freeze fewer")
 
 
 @contextlib.contextmanager

@@ -1,14 +1,17 @@
-"""ManualOptimization: what every model shares that steps its optimizers itself, on one device or several."""
+"""ManualOptimization: what the two training loops share, on one device or several."""
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from models.training.base import GenerativeModel
+from models.parts.ranks import average_gradients, world_size
+from models.parts.schedules import Schedule, value_at
+from models.training.base import Batch, GenerativeModel
+from models.training.ema import decay_for
 
 
 class ManualOptimization(GenerativeModel):
@@ -23,17 +26,11 @@ class ManualOptimization(GenerativeModel):
     def setup(self, stage: str) -> None:
         refuse_strategy(self.trainer.strategy)
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clips here, where mixed precision has unscaled the gradients; in `training_step` they are still scaled.
+    # What a loop provides.
 
-        The norms before clipping are observed: afterwards they tell a stable run from an unstable one.
-        """
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        self.observe(self.norm_name(optimizer), norm)
-        if self.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
+    @abstractmethod
+    def apply_schedules(self) -> None:
+        """Sets what the optimizers' settings are after `samples_seen`."""
 
     @property
     def clip_norm(self) -> float | None:
@@ -44,12 +41,70 @@ class ManualOptimization(GenerativeModel):
         """The name under which the gradient norm of what `optimizer` trains is reported."""
         return "grad_norm"
 
-    def _plain_optimizers(self) -> list[torch.optim.Optimizer]:
+    # What its training step is made of.
+
+    def begin_step(self, batch: Batch) -> tuple[list[Any], list[Batch]]:
+        """Puts the random numbers and the optimizers' settings where this step belongs.
+
+        Returns:
+            Lightning's wrapped optimizers, of which only the first one's next step advances `trainer.global_step`:
+            Lightning counts every one of manual optimization, so that two optimizers would double max_steps. And the
+            loader batch in `micro_batches` parts.
+
+        Raises:
+            ValueError: if it does not divide.
+        """
+        wrapped = self.trainer.model
+        if isinstance(wrapped, DistributedDataParallel):
+            # Its reducer expects every parameter to receive a gradient in every backward pass, which no adversarial
+            # step gives it, nor one of several micro-batches. Lightning switches it on again after each step.
+            wrapped.require_backward_grad_sync = False
+        self.seed_step()
+        self.apply_schedules()
+        optimizers: Any = self.optimizers()
+        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        for optimizer in optimizers[1:]:
+            self._leave_uncounted(optimizer)
+        x, labels = batch
+        if len(x) % self.micro_batches:
+            raise ValueError(f"a loader batch of {len(x)} does not split into {self.micro_batches} micro-batches")
+        size = len(x) // self.micro_batches
+        return optimizers, list(zip(x.split(size), labels.split(size), strict=True))
+
+    def update(self, network: nn.Module, optimizer: Any, all_parameters: bool = False) -> None:  # noqa: ANN401 - Lightning's wrapper
+        """One optimizer step; where `all_parameters`, also of those that no gradient reached: Adam's moments decay.
+
+        Never of those that are frozen, which have no moments. A further one within a training step does not count.
+        """
+        if all_parameters:
+            for p in network.parameters():
+                if p.requires_grad and p.grad is None:
+                    p.grad = torch.zeros_like(p)
+        average_gradients(network)
+        optimizer.step()
+        optimizer.zero_grad()
+        self._leave_uncounted(optimizer)
+
+    def end_step(
+        self, batch: Batch, halflife_kimg: float | Schedule | None, rampup: float | None, start_kimg: float = 0.0
+    ) -> None:
+        """Moves the averages on, by `decay_for` of these arguments, and counts the samples of all ranks' batches."""
+        joint = len(batch[0]) * world_size()
+        if halflife_kimg is not None:
+            halflife = value_at(halflife_kimg, self.samples_seen)
+            for average in self.averages().values():
+                average.update(decay_for(joint, self.samples_seen, halflife, rampup, start_kimg))
+        self.count(joint)
+
+    # The optimizers.
+
+    def plain_optimizers(self) -> list[torch.optim.Optimizer]:
+        """torch's own, without Lightning's wrappers."""
         optimizers = self.optimizers(use_pl_optimizer=False)
         return optimizers if isinstance(optimizers, list) else [optimizers]
 
     @property
-    def _fused(self) -> bool:
+    def fused(self) -> bool:
         """Whether Adam may be fused.
 
         A fused one unscales fp16 gradients itself, too late for our clipping; and not every device has one.
@@ -57,55 +112,26 @@ class ManualOptimization(GenerativeModel):
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         return self.device.type in ("cpu", "cuda") and not scaled
 
-    def _update(self, network: nn.Module, optimizer: Any, all_parameters: bool = False) -> None:  # noqa: ANN401 - Lightning's wrapper
-        """One optimizer step; where `all_parameters`, also of those that no gradient reached: Adam's moments decay.
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clips here, where mixed precision has unscaled the gradients; in `training_step` they are still scaled.
 
-        Never of those that are frozen, which have no moments.
+        The norms before clipping are observed: afterwards they tell a stable run from an unstable one.
         """
-        if all_parameters:
-            for p in network.parameters():
-                if p.requires_grad and p.grad is None:
-                    p.grad = torch.zeros_like(p)
-        self._average_gradients(network)
-        optimizer.step()
-        optimizer.zero_grad()
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm: Tensor = torch.nn.utils.get_total_norm(gradients)
+        self.observe(self.norm_name(optimizer), norm)
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
 
-    # Several devices.
+    def _leave_uncounted(self, optimizer: Any) -> None:  # noqa: ANN401 - Lightning's wrapper
+        """For the rest of this batch, steps of this optimizer do not advance `trainer.global_step`.
 
-    @property
-    def _world_size(self) -> int:
-        return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-    def _leave_out_the_reducer(self) -> None:
-        """Within this step: Lightning switches DDP's reducer on again after each.
-
-        The reducer expects every parameter to receive a gradient in every backward pass, which no adversarial step
-        gives it, nor one of several micro-batches. We average each network's gradients ourselves, once a step.
+        Lightning's loop sets these two hooks anew for each batch, and takes them away after it.
         """
-        wrapped = self.trainer.model
-        if isinstance(wrapped, DistributedDataParallel):
-            wrapped.require_backward_grad_sync = False
-
-    def _sum_over_ranks(self, values: Tensor) -> Tensor:
-        if self._world_size > 1:
-            dist.all_reduce(values)
-        return values
-
-    def _average_gradients(self, network: nn.Module) -> None:
-        if self._world_size == 1:
-            return
-        gradients = [p.grad for p in network.parameters() if p.grad is not None]
-        joint = torch.cat([gradient.flatten() for gradient in gradients])
-        dist.all_reduce(joint)
-        joint /= self._world_size
-        for gradient, mean in zip(gradients, joint.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(mean.view_as(gradient))
-
-    def _as_on_rank_0(self, network: nn.Module) -> None:
-        """Gives a network on every rank the weights and buffers that it has on rank 0."""
-        if self._world_size > 1:
-            for tensor in (*network.parameters(), *network.buffers()):
-                dist.broadcast(tensor.data, 0)
+        profiler = self.trainer.profiler  # type: ignore[attr-defined]
+        optimizer._on_before_step = lambda: profiler.start("optimizer_step")
+        optimizer._on_after_step = lambda: profiler.stop("optimizer_step")
 
 
 def refuse_strategy(strategy: Strategy) -> None:

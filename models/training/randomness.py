@@ -5,8 +5,10 @@ size, the order or the number of devices, and a run that resumes draws what it w
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 
 def keyed_seed(*key: int) -> int:
@@ -18,6 +20,11 @@ def keyed_seed(*key: int) -> int:
 def keyed_generator(*key: int) -> torch.Generator:
     """A CPU generator for a tuple of integers."""
     return torch.Generator().manual_seed(keyed_seed(*key))
+
+
+def normals(generators: Sequence[torch.Generator], *shape: int) -> Tensor:
+    """The next standard normal numbers of each CPU generator, (N, *shape)."""
+    return torch.stack([torch.randn(*shape, generator=generator) for generator in generators])
 
 
 def sample_generator(seed: int, index: int) -> torch.Generator:

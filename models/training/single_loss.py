@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from models.parts.part import Part
+from models.parts.ranks import as_on_rank_0
 from models.parts.schedules import Schedule, value_at
 from models.training.base import Batch
-from models.training.ema import WeightAverage, decay_for
+from models.training.ema import WeightAverage
 from models.training.manual import ManualOptimization
 
 
@@ -93,15 +94,12 @@ class SingleLoss(ManualOptimization):
         What it sets must be parameters or buffers of the network; several ranks take over those of rank 0.
         """
 
-    def on_samples_seen(self) -> None:
-        """Called after every step, with `samples_seen` already counted."""
-
     # The contract.
 
     def networks(self) -> dict[str, nn.Module]:
         return {"network": self.network}
 
-    def averages(self) -> dict[str, nn.Module]:
+    def averages(self) -> dict[str, WeightAverage]:
         return {} if self.average is None else {"network average": self.average}
 
     def chosen_network(self, weights: str) -> nn.Module:
@@ -112,35 +110,24 @@ class SingleLoss(ManualOptimization):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One optimizer step on one loader batch."""
-        self._leave_out_the_reducer()
-        settings, optimizer = self.optimization, self.optimizers()
-        x, labels = batch
-        if len(x) % self.micro_batches:
-            raise ValueError(f"a loader batch of {len(x)} does not split into {self.micro_batches} micro-batches")
-        self.seed_step()
+        settings = self.optimization
+        (optimizer,), micro_batches = self.begin_step(batch)
         if self.steps == 0 and self.samples_seen == 0:
-            self._initialize(x, labels)
-        self._apply_schedules()
-        size = len(x) // self.micro_batches
+            self._initialize(*batch)
         with self.phase("step"):
-            for some, theirs in zip(x.split(size), labels.split(size), strict=True):
-                loss = self.loss(some, theirs).mean()
+            for x, labels in micro_batches:
+                loss = self.loss(x, labels).mean()
                 self.observe("loss", loss)
                 self.manual_backward(loss / settings.accumulate)
-            self._update(self.network, optimizer)
-        joint = len(x) * self._world_size
-        if self.average is not None and settings.ema_halflife_kimg is not None:
-            halflife = value_at(settings.ema_halflife_kimg, self.samples_seen)
-            self.average.update(self.network, decay_for(joint, self.samples_seen, halflife, settings.ema_rampup))
-        self.count(joint)
-        self.on_samples_seen()
+            self.update(self.network, optimizer)
+        self.end_step(batch, settings.ema_halflife_kimg, settings.ema_rampup)
 
     def _initialize(self, x: Tensor, labels: Tensor) -> None:
         with torch.no_grad():
             self.on_first_batch(x, labels)
-        self._as_on_rank_0(self.network)
+        as_on_rank_0(self.network)
         if self.average is not None:
-            self.average.update(self.network, decay=0.0)
+            self.average.update(decay=0.0)
 
     # The optimizer.
 
@@ -153,17 +140,17 @@ class SingleLoss(ManualOptimization):
         betas, lr = (settings.beta1, settings.beta2), value_at(settings.lr, 0)
         trained = [p for p in self.network.parameters() if p.requires_grad]
         if not settings.weight_decay:
-            return torch.optim.Adam(trained, lr, betas, settings.eps, fused=self._fused)
+            return torch.optim.Adam(trained, lr, betas, settings.eps, fused=self.fused)
         groups: list[dict[str, Any]] = [
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
         groups = [group for group in groups if group["params"]]
-        return torch.optim.AdamW(groups, lr, betas, settings.eps, fused=self._fused)
+        return torch.optim.AdamW(groups, lr, betas, settings.eps, fused=self.fused)
 
-    def _apply_schedules(self) -> None:
+    def apply_schedules(self) -> None:
         settings = self.optimization
-        (optimizer,) = self._plain_optimizers()
+        (optimizer,) = self.plain_optimizers()
         for group in optimizer.param_groups:
             group["lr"], group["betas"] = settings.lr_at(self.samples_seen), (settings.beta1, settings.beta2)
             group["eps"] = settings.eps  # a run that goes on may do so with another

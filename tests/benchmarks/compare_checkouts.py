@@ -5,7 +5,7 @@
 
 Each trains every small config (bundled or drawn data) for some steps from one seed, and evaluates what came out, in a
 process and a folder of its own. Every tensor of the checkpoints is compared, the optimizers' too, and every figure.
-Tensors are matched by their order: their names may have changed, and are then listed. Exits with 1 if anything differs.
+Tensors whose names changed are matched by their order, and are listed. Exits with 1 if anything differs.
 """
 
 import argparse
@@ -76,8 +76,10 @@ def compare(name: str, before: Path, after: Path) -> list[str]:
             lines.append(f"{part}: {len(mine)} tensors, and {len(theirs)}")
             continue
         worst, count = 0.0, 0
-        for (key, x), (other, y) in zip(mine.items(), theirs.items(), strict=True):
-            renamed += [f"{key} -> {other}"] if key != other else []
+        old, new = [key for key in mine if key not in theirs], [key for key in theirs if key not in mine]
+        renamed += [f"{key} -> {other}" for key, other in zip(old, new, strict=True)]
+        for key, x in mine.items():
+            y = theirs[key] if key in theirs else theirs[new[old.index(key)]]
             if x.shape != y.shape or not torch.equal(x.nan_to_num(), y.nan_to_num()):
                 far = (x.double() - y.double()).norm() / x.double().norm() if x.shape == y.shape else float("inf")
                 worst, count = max(worst, float(far)), count + 1
@@ -110,6 +112,7 @@ def main() -> None:
     options = parser.parse_args()
     found = [{path.stem for path in (each / "configs").glob("*.yaml")} for each in (options.before, options.after)]
     names = sorted(name for name in found[0] & found[1] if any(fnmatch.fnmatch(name, p) for p in options.configs))
+    names = [name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in SMALL)]
     names.sort(key=lambda name: "vqvae_prior" in name)  # which needs the codes of another
     if options.record:
         record(options.before.resolve(), names, options.record, options.steps, options.precision)

@@ -154,7 +154,7 @@ def measure(case: Case, device: torch.device, batch_size: int | None, steps: int
     batch = random_batch(model, batch_size or own, device)
     compiled, reference = outputs(model, batch, case.precision, True), outputs(model, batch, "32-true", False)
     errors = error(compiled[0], reference[0]), error(compiled[1], reference[1])
-    period = steps or model.cost_period
+    period = steps or len(model.work_cycle())
     timed = Timed(clock, min(3, period), period)
     trainer = lightning.Trainer(
         accelerator="gpu" if device.type == "cuda" else device.type,
