@@ -216,7 +216,7 @@ class ProGAN(GAN):
         for faded, alone in zip(self._fades, stable, strict=False):
             starts.append(starts[-1] + faded + round(1000 * alone))
         self.stage_starts = tuple(starts)
-        self._grow()
+        self.grow()
 
     def discriminator_layers(self) -> list[nn.Module]:
         """Those of the final size, from its picture on: a model that is still smaller lacks the first of them."""
@@ -247,18 +247,19 @@ class ProGAN(GAN):
         left = self.stage_starts[stage + 1] - samples_seen
         return min(samples, math.ceil(left / least) * least)
 
-    def _grow(self) -> None:
+    def grow(self) -> None:
+        """Gives the networks the stage, and how far it has faded in, of the samples seen."""
         for network in self.modules():
             if isinstance(network, Growing):
                 network.stage, network.alpha = self.stage_at(self.samples_seen), self.alpha_at(self.samples_seen)
 
     def count(self, batch: int) -> None:
         super().count(batch)
-        self._grow()
+        self.grow()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self._grow()
+        self.grow()
 
     # Pictures of the stage's size, and of the final one.
 

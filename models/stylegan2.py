@@ -515,6 +515,7 @@ class StyleGAN2(GAN, HasStyles):
         self._synthesize, self._discriminate = Compiled(generator.synthesis, ops), Compiled(discriminator, ops)
         self.path_length_mean: Tensor
         self.register_buffer("path_length_mean", torch.zeros(()))
+        self.lazy_correction("discriminator")  # refuses regularizers of several intervals
 
     def discriminator_layers(self) -> list[nn.Module]:
         """As stylegan2-ada-pytorch counts for `--freezed`: from_picture, then conv0, conv1 and skip, where there is

@@ -88,6 +88,22 @@ def toy_gan() -> Callable[..., GAN]:
     return make
 
 
+@pytest.fixture
+def after_each_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[GAN], None]], None]:
+    """Has something done after each step of any GAN, whose samples are counted by then."""
+
+    def have(done: Callable[[GAN], None]) -> None:
+        end_step = GAN.end_step
+
+        def ended(self: GAN, *arguments: Any) -> None:  # noqa: ANN401
+            end_step(self, *arguments)
+            done(self)
+
+        monkeypatch.setattr(GAN, "end_step", ended)
+
+    return have
+
+
 @pytest.fixture(scope="session")
 def batches() -> Callable[..., list[Batch]]:
     """Makes noise batches in [-1, 1], the same each time."""

@@ -359,10 +359,8 @@ class GAN(ManualOptimization, HasLatents):
         """
         intervals = {penalty.every for penalty in self.penalties() if penalty.network == network and penalty.own_step}
         if len(intervals) > 1:
-            raise ValueError(
-                f"regularizers of the {network} share optimizer steps, and must share one interval (every), not "
-                f"{sorted(intervals)}"
-            )
+            found = sorted(intervals)
+            raise ValueError(f"penalties of the {network} share steps, and must share one interval, not {found}")
         return next((every / (every + 1) for every in intervals), 1.0)
 
     def work_cycle(self) -> list[tuple[str, ...]]:

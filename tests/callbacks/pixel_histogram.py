@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from models.parts.likelihoods import from_levels, to_levels
 from models.training.base import SamplerSettings
-from models.training.capabilities import HasLikelihood
+from models.training.capabilities import Encodes, HasLikelihood
 from models.training.single_loss import Optimization, SingleLoss
 
 
@@ -21,7 +21,7 @@ class Logits(nn.Module):
         self.logits = nn.Parameter(torch.zeros(values, 256))
 
 
-class PixelHistogram(SingleLoss, HasLikelihood):
+class PixelHistogram(SingleLoss, Encodes, HasLikelihood):
     """Samples of independent values; "encodes" a picture as itself, brightened or not.
 
     Args:
@@ -66,11 +66,8 @@ class PixelHistogram(SingleLoss, HasLikelihood):
         drawn = [torch.multinomial(chances, 1, generator=generator) for generator in generators]
         return from_levels(torch.stack(drawn)).view(-1, *self.data_shape)
 
-    def encode(self, x: Tensor, labels: Tensor | None = None, *, settings: Any = None) -> Tensor:  # noqa: ANN401
+    def to_latents(self, x: Tensor, labels: Tensor, settings: SamplerSettings) -> Tensor:
         return x
 
     def decode(self, latents: Tensor, labels: Tensor | None = None, *, settings: Any = None) -> Tensor:  # noqa: ANN401
         return latents + self.brighter / 127.5
-
-    def reconstruct(self, x: Tensor, labels: Tensor | None = None, *, settings: Any = None) -> Tensor:  # noqa: ANN401
-        return self.decode(self.encode(x))

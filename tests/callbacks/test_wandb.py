@@ -259,7 +259,7 @@ def test_a_server_that_fails_in_the_middle_changes_nothing_but_a_line(
     unwatched: Path,
     server: WandbServer,
     failing: Callable[[str], None],
-    monkeypatch: pytest.MonkeyPatch,
+    after_each_step: Callable[[Callable[[GAN], None]], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def fail(self: GAN) -> None:
@@ -269,7 +269,7 @@ def test_a_server_that_fails_in_the_middle_changes_nothing_but_a_line(
             else:
                 failing(how)
 
-    monkeypatch.setattr(GAN, "on_samples_seen", fail)
+    after_each_step(fail)
     start = time.monotonic()
     folder = fit(f"{how}_in_the_middle", *IMPATIENT)
     assert time.monotonic() - start < W_AND_B_WAITS_S

@@ -36,7 +36,8 @@ MODELS: dict[str, Callable[[], GAN]] = {
 def trained(family: str) -> GAN:
     """With an average of its own, and statistics, noise, attention and averages that show."""
     model = MODELS[family]()
-    model.average.update(MODELS[family]().generator, 0.5)
+    model.generator.load_state_dict(MODELS[family]().generator.state_dict())
+    model.average.update(0.5)
     for module in model.average.module.modules():
         for name, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
             if name in ("running_mean", "w_average", "bias"):

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from main import main
 from models import load
 from models.training.gan import GAN
 from tests.commands.conftest import Run, assert_same_state, checkpoint, only_run, record, rows
+
+AfterEachStep = Callable[[Callable[[GAN], None]], None]
 
 
 def test_a_fit_leaves_a_whole_run(fit: Run, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,14 +81,19 @@ def test_what_watches_a_fit_leaves_no_trace_in_its_weights(fit: Run, tmp_path: P
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_batch_saves_and_says_so(
-    fit: Run, config: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+    fit: Run,
+    config: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    code: int,
+    after_each_step: AfterEachStep,
 ) -> None:
     def interrupt(self: GAN) -> None:
         if self.samples_seen == 24 and self.trainer.global_step == 3:  # a trial step has counted none
             os.kill(os.getpid(), number)
 
     before = signal.getsignal(number)
-    monkeypatch.setattr(GAN, "on_samples_seen", interrupt)
+    after_each_step(interrupt)
     assert fit() == code
     folder = only_run(config)
     assert (record(folder)["status"], record(folder)["samples_seen"]) == ("stopped", 24)
@@ -110,14 +118,17 @@ def test_ctrl_c_before_the_first_batch_is_no_crash(fit: Run, config: Path, monke
 
 
 def test_sigterm_before_the_first_batch_ends_the_fit_there(
-    fit: Run, config: Path, monkeypatch: pytest.MonkeyPatch
+    fit: Run,
+    config: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    after_each_step: AfterEachStep,
 ) -> None:
     def terminate(self: GAN) -> None:
         if self.trainer.global_step == 0:  # a trial step of the plan
             os.kill(os.getpid(), signal.SIGTERM)
             monkeypatch.undo()
 
-    monkeypatch.setattr(GAN, "on_samples_seen", terminate)
+    after_each_step(terminate)
     assert fit() == 143
     assert record(only_run(config))["samples_seen"] == 0
     assert fit("--ckpt_path", "last") == 0
@@ -223,14 +234,18 @@ def test_hours_end_a_fit_too(fit: Run, config: Path) -> None:
 
 
 def test_losses_that_are_no_numbers_stop_the_fit_and_keep_the_last_good_checkpoint(
-    fit: Run, config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    fit: Run,
+    config: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    after_each_step: AfterEachStep,
 ) -> None:
     def poison(self: GAN) -> None:
         if self.samples_seen == 64:
             with torch.no_grad():
                 next(self.generator.parameters()).fill_(float("nan"))
 
-    monkeypatch.setattr(GAN, "on_samples_seen", poison)
+    after_each_step(poison)
     assert fit("--checkpoints.every_kimg", 0.016) == 2
     folder = only_run(config)
     assert record(folder)["status"] == "failed"
@@ -246,7 +261,7 @@ def test_running_out_of_memory_names_the_phase_and_the_remedy(
     def exhaust(self: GAN, *arguments: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(GAN, "generator_loss", exhaust)
+    monkeypatch.setattr(GAN, "generator_losses", exhaust)
     assert fit() == 2
     err = capsys.readouterr().err
     assert "out of memory in the G step" in err
@@ -277,13 +292,16 @@ def test_last_without_a_run_says_so(fit: Run, capsys: pytest.CaptureFixture[str]
 
 
 def test_an_error_in_the_middle_of_training_is_a_crash_with_its_traceback(
-    fit: Run, config: Path, monkeypatch: pytest.MonkeyPatch
+    fit: Run,
+    config: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    after_each_step: AfterEachStep,
 ) -> None:
     def fail(self: GAN) -> None:
         if self.trainer.global_step == 3:
             raise ValueError("a bug")
 
-    monkeypatch.setattr(GAN, "on_samples_seen", fail)
+    after_each_step(fail)
     with pytest.raises(ValueError, match="a bug"):
         fit()
     assert record(only_run(config))["status"] == "failed"

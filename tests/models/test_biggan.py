@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from models import load
 from models.biggan import BigGAN, BigGANSettings, Discriminator, Generator
-from models.parts.layers import BatchNorm2d, SelfAttention
+from models.parts.attention import SelfAttention
+from models.parts.layers import BatchNorm2d
 from models.parts.losses import Hinge
 from models.parts.regularizers import R1, non_orthogonality
 from models.training.gan import AdversarialTraining
@@ -222,7 +223,7 @@ def settled() -> BigGAN:
     with torch.no_grad():
         for _ in range(3):
             model.generator(torch.randn(16, 12), torch.randint(3, (16,)))
-        model.average.update(model.generator, 0.5)
+        model.average.update(0.5)
         for p in model.average.parameters():
             p.mul_(1.1)
     return model

@@ -26,7 +26,7 @@ def shaken(model: FlowMatching) -> FlowMatching:
         for p in model.network.parameters():
             p.add_(0.1 * torch.randn(p.shape, generator=generator))
         if model.average is not None:
-            model.average.update(model.network, 0.0)
+            model.average.update(0.0)
     return model
 
 

@@ -149,7 +149,7 @@ def test_code_in_a_file_is_refused_and_not_run(checkpoint: Path, zipped: bool) -
 
 def test_another_format_is_refused(checkpoint: Path) -> None:
     rewrite(checkpoint, format=CHECKPOINT_FORMAT + 1)
-    assert refusal(checkpoint).endswith("it has format 2, this version reads 1")
+    assert refusal(checkpoint).endswith("it has format 3, this version reads 2")
 
 
 @pytest.mark.parametrize("content", [[1], torch.zeros(2), {"state_dict": {}}, {"atelier": 3}])

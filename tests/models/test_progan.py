@@ -39,7 +39,7 @@ def small(data_shape: Sequence[int] = (3, 16, 16), **settings: Any) -> ProGAN:  
 
 def at(model: ProGAN, samples_seen: int) -> ProGAN:
     model.samples_seen = samples_seen
-    model.on_samples_seen()
+    model.grow()
     return model
 
 
@@ -227,11 +227,11 @@ def test_no_step_has_two_resolutions_and_boundaries_are_exact_for_multiples(leas
 def test_real_pictures_are_averaged_to_the_stages_size_and_blended() -> None:
     model, x = small(), noise(2, 3, 16, 16)
     squares = {side: F.avg_pool2d(x, side) for side in (2, 4)}
-    assert torch.equal(at(model, 0).prepare_real(x), squares[4])
-    assert torch.equal(at(model, 48).prepare_real(x), squares[2])
-    assert torch.equal(at(model, 96).prepare_real(x), x)
+    assert torch.equal(at(model, 0).of_the_stage(x), squares[4])
+    assert torch.equal(at(model, 48).of_the_stage(x), squares[2])
+    assert torch.equal(at(model, 96).of_the_stage(x), x)
     coarse = squares[4].repeat_interleave(2, 2).repeat_interleave(2, 3)
-    faded = at(model, 24 + 6).prepare_real(x)  # a quarter of the way
+    faded = at(model, 24 + 6).of_the_stage(x)  # a quarter of the way
     torch.testing.assert_close(faded, 0.75 * coarse + 0.25 * squares[2], rtol=0, atol=1e-6)
 
 
@@ -267,7 +267,7 @@ def test_a_checkpoint_can_hold_it() -> None:
 
 def test_wgan_gp_with_drift_by_hand() -> None:
     model = at(small(minibatch_group=None), 30).double()
-    x, fake = model.prepare_real(noise(4, 3, 16, 16, dtype=torch.float64)), noise(4, 3, 8, 8, dtype=torch.float64)
+    x, fake = model.of_the_stage(noise(4, 3, 16, 16, dtype=torch.float64)), noise(4, 3, 8, 8, dtype=torch.float64)
     labels = torch.zeros(4, dtype=torch.int64)
 
     def critic(x: Tensor) -> Tensor:

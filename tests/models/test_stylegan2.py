@@ -18,7 +18,7 @@ from models.parts.layers import autocast_dtype, with_minibatch_deviation
 from models.parts.losses import NonSaturating
 from models.parts.ops import low_pass, upsample2d
 from models.parts.part import build, describe
-from models.parts.regularizers import R1, R2, path_lengths
+from models.parts.regularizers import R1, R2, MicroBatch, path_lengths
 from models.stylegan2 import (
     Discriminator,
     DiscriminatorBlock,
@@ -240,7 +240,7 @@ def test_cutoffs_are_drawn_as_often_as_published() -> None:
     drawn = []
     for samples_seen in range(4000):
         model.samples_seen = samples_seen
-        drawn.append(model._mixing_cutoff())
+        drawn.append(model.mixing_cutoff())
     counts = torch.bincount(torch.tensor(drawn), minlength=7) / 4000
     assert counts[0] == 0
     expected = torch.tensor([0.12] * 5 + [0.4])
@@ -248,14 +248,14 @@ def test_cutoffs_are_drawn_as_often_as_published() -> None:
     never, always = tiny(mixing=0.0), tiny(mixing=1.0)
     for seed in range(50):
         never.training_seed = always.training_seed = seed
-        assert never._mixing_cutoff() == 6
-        assert 1 <= always._mixing_cutoff() <= 5
+        assert never.mixing_cutoff() == 6
+        assert 1 <= always.mixing_cutoff() <= 5
 
 
 def test_a_training_batch_is_mixed_and_its_first_style_tracked() -> None:
     model = tiny(mixing=1.0)
     model.training_seed = 5
-    ws = model._training_ws(zeros(3))
+    ws = model.training_ws(zeros(3))
     cutoff = next(layer for layer in range(6) if not torch.equal(ws[:, layer], ws[:, 0]))
     assert all(torch.equal(ws[:, layer], ws[:, 0 if layer < cutoff else 5]) for layer in range(6))
     torch.testing.assert_close(model.generator.w_average, 0.005 * ws[:, 0].mean(0).detach())
@@ -455,29 +455,40 @@ def test_the_path_length_penalty_by_hand(monkeypatch: pytest.MonkeyPatch) -> Non
     average = torch.tensor(0.0)
     for seed in (1, 2):
         torch.manual_seed(seed)
-        ((name, penalty),) = model.extra_penalties("generator", [zeros(4)], step=8)
-        value = penalty()
+        penalty = model.penalties()[-1]
+        assert (penalty.name, penalty.network, penalty.every, penalty.own_step) == (
+            "path_length_penalty",
+            "generator",
+            4,
+            True,
+        )
+        assert penalty.value is not None
+        value = penalty.value(of_labels(zeros(4)))
         torch.manual_seed(seed)
         pulled = (torch.randn(2, 3, 16, 16) / 16).flatten(1) @ matrix  # half of the batch
         lengths = (pulled.square().sum(1) / 6).sqrt()
         average = 0.99 * average + 0.01 * lengths.mean()
-        torch.testing.assert_close(value, 2.0 * 4 * (lengths - average).square().mean())
+        torch.testing.assert_close(value, 2.0 * (lengths - average).square().mean())
         torch.testing.assert_close(model.path_length_mean, average)
-    assert name == "path_length_penalty"
+
+
+def of_labels(labels: Tensor) -> MicroBatch:
+    """All that a path length reads."""
+    nothing = torch.empty(0)
+    return MicroBatch(nothing, nothing, labels, lambda x: x, 0)
 
 
 def test_path_lengths_are_penalised_when_they_are_due() -> None:
-    model = tiny()
-    labels = [zeros(4), zeros(4)]
-    assert [len(model.extra_penalties("generator", labels, step)) for step in range(6)] == [2, 0, 0, 0, 2, 0]
-    assert model.extra_penalties("discriminator", labels, 0) == []
-    assert tiny(path_length_weight=0.0).extra_penalties("generator", labels, 0) == []
-    assert (tiny().cost_period, tiny(path_length_weight=0.0, path_length_every=3).cost_period) == (16, 16)
-    assert tiny(path_length_every=3).cost_period == 48
-    assert [tiny().lazy_work(step) for step in (0, 3, 4, 16)] == [
-        ("R1", "path length"), (), ("path length",), ("R1", "path length")
+    r1, lengths = tiny().penalties()
+    assert [lengths.due(step) for step in range(6)] == [True, False, False, False, True, False]
+    assert (r1.network, lengths.network) == ("discriminator", "generator")
+    assert not tiny(path_length_weight=0.0).penalties()[-1].due(0)
+    cycles = [tiny(), tiny(path_length_weight=0.0, path_length_every=3), tiny(path_length_every=3)]
+    assert [len(model.work_cycle()) for model in cycles] == [16, 16, 48]
+    assert [tiny().work_cycle()[step] for step in (0, 3, 4)] == [
+        ("r1_penalty", "path_length_penalty"), (), ("path_length_penalty",)
     ]  # fmt: skip
-    assert tiny(path_length_weight=0.0).lazy_work(4) == ()
+    assert tiny(path_length_weight=0.0).work_cycle()[4] == ()
 
 
 # In training.
@@ -553,16 +564,17 @@ def test_one_step_is_its_four_phases_by_hand(fit: Fit, batches: Batches) -> None
             p.grad = torch.zeros_like(p) if gradient is None else gradient
         adam.step()
 
-    fake = hand._fakes(y, with_graph=False)
+    fake = hand.draw(y, with_graph=False)
     d_loss = F.softplus(-hand.discriminator(x, y)) + F.softplus(hand.discriminator(fake, y))
     step(adams[1], d_loss.mean(), hand.discriminator)
     real = x.clone().requires_grad_()
     (slope,) = torch.autograd.grad(hand.discriminator(real, y).sum(), real, create_graph=True)
     step(adams[1], 16 * 5.0 * slope.square().sum() / 4, hand.discriminator)
-    g_loss = F.softplus(-hand.discriminator(hand._fakes(y, with_graph=True), y))
+    g_loss = F.softplus(-hand.discriminator(hand.draw(y, with_graph=True), y))
     step(adams[0], g_loss.mean(), hand.generator)
-    ((_, penalty),) = hand.extra_penalties("generator", [y], 0)
-    step(adams[0], penalty(), hand.generator)
+    penalty = hand.penalties()[-1]
+    assert penalty.value is not None
+    step(adams[0], 4 * penalty.value(of_labels(y)), hand.generator)
     for name, value in model.state_dict().items():
         if not name.startswith("average"):
             torch.testing.assert_close(value, hand.state_dict()[name], rtol=1e-5, atol=1e-6, msg=name)

@@ -603,5 +603,5 @@ def test_the_generator_learns_through_it(toy_gan: Toy) -> None:
     model = toy_gan(augmentation=ADA(p=1.0, target=None))
     labels = torch.zeros(4, dtype=torch.int64)
     fake = model.generator(torch.randn(4, 3), labels)
-    model.generator_loss(fake, torch.zeros_like(fake), labels).sum().backward()
+    model.generator_losses(fake, torch.zeros_like(fake), labels)["generator"].sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.generator.parameters())

@@ -11,20 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import models.parts.layers
+import models.parts.ranks
 from models.parts.layers import (
     BatchNorm2d,
     ConditionalBatchNorm2d,
-    SelfAttention,
     SpectralConv2d,
     SpectralEmbedding,
     SpectralLinear,
-    joint_sum,
     normalising_by,
     one_hot,
     spectrally_normalised,
     standing_statistics,
 )
+from models.parts.ranks import joint_sum
 
 
 def pictures(count: int = 6) -> Tensor:
@@ -68,14 +67,14 @@ def on_two_ranks(monkeypatch: pytest.MonkeyPatch, layer: BatchNorm2d, x: Tensor)
                 raise WaitsForTheOtherRank
             return brought[0][calls - 1] + brought[1][calls - 1]
 
-        monkeypatch.setattr(models.parts.layers, "joint_sum", joint_sum_of_both)
+        monkeypatch.setattr(models.parts.ranks, "joint_sum", joint_sum_of_both)
         return ranks[rank](halves[rank])
 
     ranks = (layer, copy.deepcopy(layer))
     if layer.affine:
         ranks[1].weight, ranks[1].bias = layer.weight, layer.bias
-    monkeypatch.setattr(models.parts.layers.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(models.parts.layers.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(models.parts.ranks.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(models.parts.ranks.dist, "get_world_size", lambda: 2)
     outputs: dict[int, Tensor] = {}
     for rank in (0, 1) * 4:  # there are two sums to wait for
         if rank not in outputs:
@@ -127,7 +126,9 @@ def test_two_ranks_have_the_joint_batchs_first_and_second_derivatives(monkeypatc
 
 def test_joint_sum_can_be_differentiated_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     # Both ranks hold the same and have the same loss: the sum is twice the tensor, and so is its gradient.
-    monkeypatch.setattr(models.parts.layers.dist, "all_reduce", lambda x: x.mul_(2))
+    monkeypatch.setattr(models.parts.ranks.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(models.parts.ranks.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(models.parts.ranks.dist, "all_reduce", lambda x: x.mul_(2))
     x = torch.tensor([1.0, -2.0], dtype=torch.float64, requires_grad=True)
     total = joint_sum(x)
     assert total.tolist() == [2.0, -4.0]
@@ -144,9 +145,9 @@ def test_evaluation_on_two_ranks_waits_for_nobody(monkeypatch: pytest.MonkeyPatc
     def unreachable(term: Tensor) -> Tensor:
         raise AssertionError
 
-    monkeypatch.setattr(models.parts.layers.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(models.parts.layers.dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(models.parts.layers, "joint_sum", unreachable)
+    monkeypatch.setattr(models.parts.ranks.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(models.parts.ranks.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(models.parts.ranks, "joint_sum", unreachable)
     assert torch.equal(ours(pictures()), theirs(pictures()))
 
 
@@ -242,9 +243,9 @@ def test_standing_statistics_wait_for_no_other_rank(monkeypatch: pytest.MonkeyPa
         raise AssertionError
 
     expected = standing_statistics(BatchNorm2d(3).double(), [(pictures(),)])
-    monkeypatch.setattr(models.parts.layers.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(models.parts.layers.dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(models.parts.layers, "joint_sum", unreachable)
+    monkeypatch.setattr(models.parts.ranks.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(models.parts.ranks.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(models.parts.ranks, "joint_sum", unreachable)
     torch.testing.assert_close(standing_statistics(BatchNorm2d(3).double(), [(pictures(),)]), expected)
 
 
@@ -353,43 +354,3 @@ def test_a_weight_of_zeros_is_no_division_by_zero() -> None:
 
 
 # Attention.
-
-
-def test_attention_begins_as_the_identity() -> None:
-    x = pictures().float().repeat(1, 3, 1, 1)
-    assert torch.equal(SelfAttention(9)(x), x)
-
-
-def test_attention_by_hand() -> None:
-    torch.manual_seed(5)
-    layer = SelfAttention(16).double().eval()
-    layer.gamma.data.fill_(0.3)
-    x = torch.randn(2, 16, 4, 6, dtype=torch.float64)
-
-    def project(part: SpectralConv2d, at: Tensor) -> Tensor:
-        weight = spectrally_normalised(part.weight, part.u, part.eps, update=False)[:, :, 0, 0]
-        return torch.einsum("oc,nchw->nohw", weight, at)
-
-    keys, values = (
-        project(part, x).unflatten(3, (3, 2)).unflatten(2, (2, 2)).amax((3, 5)) for part in (layer.phi, layer.g)
-    )
-    assert keys.shape == (2, 2, 2, 3)
-    expected = torch.empty(2, 8, 4, 6, dtype=torch.float64)
-    for n in range(2):
-        for i in range(4):
-            for j in range(6):
-                likeness = (project(layer.theta, x)[n, :, i, j, None, None] * keys[n]).sum(0)
-                share = likeness.exp() / likeness.exp().sum()
-                expected[n, :, i, j] = (values[n] * share).sum((1, 2))
-    torch.testing.assert_close(layer(x), x + 0.3 * project(layer.o, expected), **CLOSE)
-
-
-def test_attention_can_be_differentiated_twice_and_needs_eight_channels() -> None:
-    layer = SelfAttention(8)
-    layer.gamma.data.fill_(1.0)
-    x = torch.randn(1, 8, 4, 4, requires_grad=True)
-    (slope,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
-    (second,) = torch.autograd.grad(slope.square().sum(), layer.theta.weight)
-    assert second.abs().max() > 0
-    with pytest.raises(ValueError, match="needs 8, not 4"):
-        SelfAttention(4)

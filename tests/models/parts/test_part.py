@@ -150,7 +150,7 @@ def test_a_refused_module_is_not_imported(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("init_args", [{"gamma": 1.0, "tau": 2.0}, {}, [], None])
 def test_arguments_that_do_not_fit_are_refused_with_the_class(init_args: object) -> None:
-    with pytest.raises(ValueError, match=r"models\.regularizers\.R1: "):
+    with pytest.raises(ValueError, match=r"models\.parts\.regularizers\.R1: "):
         build({"class_path": "models.parts.regularizers.R1", "init_args": init_args})
 
 

@@ -109,7 +109,8 @@ def test_lazy_penalties_sum_to_the_eager_ones(every: int) -> None:
     for first in (0, 1, every - 1):  # wherever a stretch of `every` steps begins
         steps = range(first, first + every)
         sums = [
-            sum(r.every * r.penalty(quadratic, REAL, FAKE, 0) for step in steps if r.due(step)) for r in (lazy, eager)
+            sum(r.every * r.penalty(quadratic, REAL, FAKE, 0) for step in steps if r.as_penalty().due(step))
+            for r in (lazy, eager)
         ]
         torch.testing.assert_close(sums[0], sums[1], rtol=1e-12, atol=0)
 

@@ -23,7 +23,7 @@ def dcgan() -> DCGAN:
     labels = torch.arange(10)
     for _ in range(3):
         model.generator(torch.randn(10, 16), labels)
-    model.average.update(model.generator, decay=0.5)
+    model.average.update(decay=0.5)
     return model
 
 

@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Callable
 
 import lightning
@@ -46,9 +47,11 @@ def network(value: float) -> nn.Module:
 
 
 def test_update_moves_every_weight_by_the_formula() -> None:
-    average = WeightAverage(network(1.0))
+    source = network(1.0)
+    average = WeightAverage(source)
     for value in (3.0, -2.0):
-        average.update(network(value), decay=0.75)
+        source.load_state_dict(network(value).state_dict())
+        average.update(decay=0.75)
     expected = 0.75 * (0.75 * 1.0 + 0.25 * 3.0) + 0.25 * -2.0
     for p in average.module.parameters():
         torch.testing.assert_close(p, torch.full_like(p, expected), rtol=1e-15, atol=0)
@@ -58,7 +61,7 @@ def test_buffers_are_copied() -> None:
     source = network(1.0)
     average = WeightAverage(source)
     source(torch.randn(8, 1, 4, 4, dtype=torch.float64))
-    average.update(source, decay=0.999)
+    average.update(decay=0.999)
     for mine, theirs in zip(average.module.buffers(), source.buffers(), strict=True):
         assert torch.equal(mine, theirs)
         assert mine.data_ptr() != theirs.data_ptr()
@@ -66,8 +69,10 @@ def test_buffers_are_copied() -> None:
 
 def test_average_leaves_its_source_alone() -> None:
     source = network(1.0)
-    WeightAverage(source).update(network(5.0), decay=0.5)
-    assert all((p == 1).all() and p.requires_grad for p in source.parameters())
+    average = WeightAverage(source)
+    source.load_state_dict(network(5.0).state_dict())
+    average.update(decay=0.5)
+    assert all((p == 5).all() and p.requires_grad for p in source.parameters())
     assert source.training
 
 
@@ -80,8 +85,20 @@ def test_average_stays_in_evaluation_mode() -> None:
 
 def test_average_takes_no_gradient() -> None:
     average = WeightAverage(network(1.0))
-    average.update(network(2.0), decay=0.5)
+    average.update(decay=0.5)
     assert not any(p.requires_grad for p in average.parameters())
+
+
+def test_a_copy_of_a_model_has_an_average_that_follows_the_copy() -> None:
+    """The average hides its source from torch, but not from `copy.deepcopy`."""
+    model = nn.Module()
+    model.network = network(1.0)
+    model.average = WeightAverage(model.network)
+    copied = copy.deepcopy(model)
+    copied.network.load_state_dict(network(3.0).state_dict())
+    copied.average.update(decay=0.0)
+    assert all((p == 3).all() for p in copied.average.module.parameters())
+    assert "source" not in "".join(model.state_dict())
 
 
 def test_no_optimizer_holds_the_average(toy_gan: Callable[..., GAN], fit: Callable, batches: Callable) -> None:

@@ -2,10 +2,11 @@
 
 import contextlib
 import copy
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import pytest
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from models.dcgan import DCGAN
 from models.parts.augment import Augmentation
 from models.parts.losses import AdversarialLoss, Hinge, NonSaturating, RelativisticPairing
-from models.parts.regularizers import R1
+from models.parts.regularizers import R1, R2, GradientPenalty, MicroBatch, Penalty, ZeroCentred
 from models.parts.schedules import Linear, Schedule
 from models.training.base import Batch
 from models.training.gan import GAN, AdversarialTraining, frozen
@@ -79,15 +80,16 @@ def bare_loop(
             mine = pieces[d_step * accumulate : (d_step + 1) * accumulate]
             fakes = [fake(labels) for _, labels in mine]
             d_loss = torch.zeros((), dtype=torch.float64)
+            penalty = torch.zeros((), dtype=torch.float64)
             for (real, labels), made in zip(mine, fakes, strict=True):
-                pair = discriminator(real, labels), discriminator(made.detach(), labels)
+                at = real.clone().requires_grad_()
+                pair = discriminator(at, labels), discriminator(made.detach(), labels)
                 d_loss = d_loss + loss.discriminator(*pair).mean() / accumulate
+                if r1 is not None and (step * d_steps + d_step) % r1[1] == 0:
+                    (slope,) = torch.autograd.grad(pair[0].sum(), at, create_graph=True)
+                    penalty = penalty + r1[1] * r1[0] / 2 * slope.square().sum() / len(real) / accumulate
             d_losses.append(d_loss.item())
-            if r1 is not None and (step * d_steps + d_step) % r1[1] == 0:
-                for real, labels in mine:
-                    at = real.clone().requires_grad_()
-                    (slope,) = torch.autograd.grad(discriminator(at, labels).sum(), at, create_graph=True)
-                    d_loss = d_loss + r1[1] * r1[0] / 2 * slope.square().sum() / len(real) / accumulate
+            d_loss = d_loss + penalty
             d_adam.zero_grad()
             d_loss.backward()
             gradients.append([p.grad.clone() for p in discriminator.parameters() if p.grad is not None])
@@ -174,7 +176,7 @@ def test_accumulated_micro_batches_equal_their_joint_batch(
         at = (model._latent_draws - 1) % 12 + 1 - count
         return torch.randn(12, 3, generator=generator, dtype=torch.float64)[at : at + count]
 
-    monkeypatch.setattr(GAN, "_training_latents", latents)
+    monkeypatch.setattr(GAN, "training_latents", latents)
     runs = []
     for accumulate in (1, 2, 4):
         model = toy_gan(loss=loss, regularizers=[R1(5.0, every=2)], accumulate=accumulate)
@@ -203,7 +205,7 @@ def test_four_micro_batches_of_16_give_the_gradients_of_64(
         model._latent_draws += count
         return joint[at // 64][at % 64 : at % 64 + count]
 
-    monkeypatch.setattr(GAN, "_training_latents", latents)
+    monkeypatch.setattr(GAN, "training_latents", latents)
     gradients = []
     for accumulate in (1, 4):
         recorder = Recorder()
@@ -221,27 +223,108 @@ def test_a_familys_own_penalties_reach_the_network_that_they_are_for(
     precision: str, toy_gan: Toy, fit: Fit, batches: Batches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """0.5 |W|^2 has the gradient W, whatever the number of micro-batches."""
-    asked: list[tuple[str, list[int], int]] = []
+    asked: list[tuple[str, int]] = []
     found: dict[bool, Recorder] = {}
     for penalised in (False, True):
         model = toy_gan(num_classes=2, accumulate=2, d_steps=2)
         weights = [model.discriminator.conv.weight.clone(), model.generator.inner.weight.clone()]
 
-        def penalties(
-            network: str, labels: Sequence[Tensor], step: int, model: GAN = model
-        ) -> list[tuple[str, Callable[[], Tensor]]]:
-            asked.append((network, [len(y) for y in labels], step))
-            weight = model.discriminator.conv.weight if network == "discriminator" else model.generator.inner.weight
-            return [(f"{network}_weight", lambda: 0.5 * (weight * weight).sum())]
+        def penalty(network: str, weight: Tensor, of: Any) -> Penalty:  # noqa: ANN401
+            def value(part: MicroBatch) -> Tensor:
+                asked.append((network, len(part.labels)))
+                return 0.5 * (weight * weight).sum()
 
+            return Penalty(f"{network}_weight", network, 1, value, of=of)
+
+        own = [
+            penalty("discriminator", model.discriminator.conv.weight, "weights"),
+            penalty("generator", model.generator.inner.weight, "own pass"),
+        ]
         if penalised:
-            monkeypatch.setattr(model, "extra_penalties", penalties)
+            monkeypatch.setattr(model, "penalties", lambda own=own: own)
         found[penalised] = Recorder()
         fit(model, batches(1, 8, classes=2), precision=precision, callbacks=[found[penalised]])
-    assert asked == [("discriminator", [2, 2], 0), ("discriminator", [2, 2], 1), ("generator", [2, 2], 0)]
+    # One of weights is computed once a step, another for each micro-batch.
+    assert asked == [("discriminator", 2)] * 2 + [("generator", 2)] * 2
     # The first discriminator step: its convolution's weight is its first parameter.
     difference = found[True].gradients[0][0] - found[False].gradients[0][0]
     torch.testing.assert_close(difference, weights[0].detach(), rtol=1e-4, atol=1e-6)
+
+
+class Passes(nn.Module):
+    """Counts a network's forward passes, and keeps the precision of each."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.precisions: list[torch.dtype] = []
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        low = torch.is_autocast_enabled("cpu")
+        self.precisions.append(torch.get_autocast_dtype("cpu") if low else torch.float32)
+        return self.network(*inputs)
+
+
+@pytest.mark.parametrize(
+    ("trainers", "precision", "low", "full"),
+    [
+        ("32-true", "float32", 0, 3),  # real and fake, with R1 and R2; the generator's
+        ("bf16-mixed", "float32", 3, 2),
+        ("bf16-mixed", "as_loss", 3, 0),
+    ],
+)
+def test_penalties_share_the_pass_of_the_loss_where_they_share_its_precision(
+    trainers: str,
+    precision: Literal["float32", "as_loss"],
+    low: int,
+    full: int,
+    toy_gan: Toy,
+    fit: Fit,
+    batches: Batches,
+) -> None:
+    model = toy_gan(regularizers=[R1(1.0, precision=precision), R2(1.0, precision=precision)])
+    model.discriminator = Passes(model.discriminator)
+    fit(model, batches(1, 4), precision=trainers)
+    seen = model.discriminator.precisions
+    assert (seen.count(torch.bfloat16), seen.count(torch.float32)) == (low, full)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_shared_pass_gives_the_gradients_of_passes_apart(
+    accumulate: int, toy_gan: Toy, fit: Fit, batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float64, to 1e-9 of a step: the same mathematics, added up in another order."""
+    found = []
+    for at_samples in (True, False):
+        monkeypatch.setattr(ZeroCentred, "at_samples", at_samples)
+        settings = {"loss": RelativisticPairing(), "accumulate": accumulate}
+        model, recorder = toy_gan(regularizers=[R1(5.0), R2(5.0, every=2)], **settings), Recorder()
+        fit(model, batches(3, 8), precision="64-true", callbacks=[recorder])
+        found.append((model, recorder))
+    (shared, its), (apart, theirs) = found
+    for a, b in zip(its.gradients, theirs.gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+    assert_same_weights(shared, apart, 1e-9)
+
+
+def test_a_penalty_in_a_step_of_its_own_shares_no_pass(toy_gan: Toy, fit: Fit, batches: Batches) -> None:
+    model = toy_gan()
+    regularizer = dataclasses.replace(R1(1.0, every=2).as_penalty(), own_step=True)
+    model.penalties = lambda: [regularizer]  # type: ignore[method-assign]
+    model.discriminator = Passes(model.discriminator)
+    trainer = fit(model, batches(2, 4))
+    assert len(model.discriminator.precisions) == (3 + 1) + 3
+    assert {int(state["step"]) for state in trainer.optimizers[1].state.values()} == {3}
+    assert trainer.global_step == 2
+
+
+def test_penalties_that_share_steps_share_one_interval(toy_gan: Toy, fit: Fit, batches: Batches) -> None:
+    model = toy_gan()
+    own = [dataclasses.replace(R1(1.0, every=n).as_penalty(), own_step=True) for n in (2, 4)]
+    model.penalties = lambda: own  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match=r"penalties of the discriminator .* one interval, not \[2, 4\]"):
+        fit(model, batches(1, 4))
+    assert model.samples_seen == 0
 
 
 @pytest.mark.parametrize("settings", [{}, {"d_steps": 2}, {"d_steps": 2, "accumulate": 3}])
@@ -320,9 +403,9 @@ def test_regularizers_follow_their_schedules_in_training(toy_gan: Toy, fit: Fit,
 )
 def test_cost_repeats_after_its_period(every: list[int], d_steps: int, period: int, toy_gan: Toy) -> None:
     model = toy_gan(regularizers=[R1(1.0, n) for n in every], d_steps=d_steps)
-    assert model.cost_period == period
-    regularizers = model.adversarial.regularizers
-    due = [[r.due(step * d_steps + i) for i in range(d_steps) for r in regularizers] for step in range(3 * period)]
+    assert len(model.work_cycle()) == period
+    penalties = model.penalties()
+    due = [[p.due(step * d_steps + i) for i in range(d_steps) for p in penalties] for step in range(3 * period)]
     assert due[:period] * 3 == due
     shorter = [n for n in range(1, period) if period % n == 0]
     assert all(due[:n] * (period // n) != due[:period] for n in shorter)
@@ -467,7 +550,7 @@ def test_an_error_in_the_generator_step_leaves_the_discriminator_trainable(
         frozen_there.extend(not p.requires_grad for p in model.discriminator.parameters())
         raise KeyError("broken")
 
-    monkeypatch.setattr(model, "generator_loss", broken)
+    monkeypatch.setattr(model, "generator_losses", broken)
     with pytest.raises(KeyError, match="broken"):
         fit(model, batches(1, 4))
     assert frozen_there == [True] * 4
@@ -481,9 +564,9 @@ def test_the_generator_step_computes_no_gradient_of_the_discriminator(
     average = model.average.update
     found: list[object] = []
 
-    def after_the_step(source: nn.Module, decay: float) -> None:
+    def after_the_step(decay: float) -> None:
         found.extend(p.grad for p in model.discriminator.parameters())
-        average(source, decay)
+        average(decay)
 
     monkeypatch.setattr(model.average, "update", after_the_step)
     fit(model, batches(1, 4))
@@ -536,7 +619,8 @@ def test_everything_the_discriminator_sees_is_augmented(
         ({}, 3),  # real and fake, then fake
         ({"loss": RelativisticPairing()}, 4),  # real and fake, twice
         ({"d_steps": 2, "accumulate": 2}, 10),  # twice in each of four, and once in the last two
-        ({"regularizers": [R1(1.0)]}, 4),
+        ({"regularizers": [R1(1.0)]}, 3),  # in the pass of the loss
+        ({"regularizers": [GradientPenalty()]}, 4),
     ],
 )
 def test_augmentation_is_called_once_for_each_pass(
@@ -627,17 +711,8 @@ def test_phases_name_the_parts_of_a_step(toy_gan: Toy, fit: Fit, batches: Batche
         seen.append(name)
         yield
 
-    model = toy_gan(regularizers=[R1(1.0, every=2)])
+    model = toy_gan(regularizers=[GradientPenalty(every=2)])
     model.phase_observers.append(observer)
     fit(model, batches(2, 4))
-    assert seen == ["D step", "regularizer", "D step", "G step", "D step", "D step", "G step"]
-
-
-def test_hooks_see_samples_already_counted(
-    toy_gan: Toy, fit: Fit, batches: Batches, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = toy_gan()
-    seen: list[int] = []
-    monkeypatch.setattr(model, "on_samples_seen", lambda: seen.append(model.samples_seen))
-    fit(model, batches(3, 4))
-    assert seen == [4, 8, 12]
+    players = ["D step", "D step", "G step", "G step"]  # losses and gradients, then the optimizer's step
+    assert seen == [players[0], "regularizer", *players[1:], *players]

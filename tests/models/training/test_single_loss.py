@@ -63,7 +63,8 @@ class Density(SingleLoss):
             assert isinstance(self.network, Affine)
             self.network.centre.copy_(x.flatten(1).mean(0))
 
-    def on_samples_seen(self) -> None:
+    def count(self, batch: int) -> None:
+        super().count(batch)
         self.seen.append(self.samples_seen)
 
     def generate(self, generators: Sequence[torch.Generator], labels: Tensor, settings: SamplerSettings) -> Tensor:
