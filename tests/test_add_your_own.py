@@ -13,6 +13,7 @@ from PIL import Image
 
 import datamodules
 import models
+import models.parts
 from main import main
 
 REPOSITORY = Path(__file__).parents[1]
@@ -33,27 +34,30 @@ SMALL = {
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with the page's files, whose `models` and `datamodules` add to ours; it is the working directory."""
+    """A folder with the page's files, whose packages add to ours; it is the working directory."""
     for name, text in FILES.items():
         assert not (REPOSITORY / name).exists(), f"{name} is in the project: the page's own would not be tested"
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     monkeypatch.chdir(tmp_path)
-    added = {f"{package.__name__}.{path.stem}" for package in (models, datamodules)
-             for path in (tmp_path / package.__name__).glob("*.py")}  # fmt: skip
-    for package in (models, datamodules):
-        monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path / package.__name__)])
+    packages = {package.__name__: package for package in (models, models.parts, datamodules)}
+    folders = {name: tmp_path.joinpath(*name.split(".")) for name in packages}
+    added = {f"{name}.{path.stem}" for name, folder in folders.items() for path in folder.glob("*.py")}
+    for name, package in packages.items():
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(folders[name])])
     importlib.invalidate_caches()
     yield tmp_path
     for name in added:
-        package, _, module = name.partition(".")
+        package, _, module = name.rpartition(".")
         sys.modules.pop(name, None)
         monkeypatch.delattr(f"{package}.{module}", raising=False)
 
 
-def test_the_page_has_two_files_for_the_data_and_two_for_the_model() -> None:
-    assert list(FILES) == ["datamodules/rings.py", "configs/data/rings.yaml", "models/toy.py", "configs/toy_rings.yaml"]
+def test_a_model_or_data_set_is_two_files_and_a_loss_a_penalty_or_a_layer_one() -> None:
+    parts = [f"models/parts/{name}.py" for name in ("exponential", "between", "bumps")]
+    data, model = ["datamodules/rings.py", "configs/data/rings.yaml"], ["models/toy.py", "configs/toy_rings.yaml"]
+    assert list(FILES) == [*data, *model, *parts]
     assert max(len(text.splitlines()) for text in FILES.values()) <= 70
 
 
@@ -70,6 +74,11 @@ def test_the_commands_of_the_page_work(project: Path) -> None:
         assert record["status"] == "done"
         assert record["model"]["class_path"] == "models.toy.Toy"
         assert record["model"]["init_args"]["width"] == (256 if name == "toy_rings" else 64)
+        training = record["model"]["init_args"]["adversarial"]["init_args"]
+        assert training["loss"]["class_path"] == "models.parts.exponential.Exponential"
+        assert training["regularizers"][1]["class_path"] == "models.parts.between.Between"
+        logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert {"r1_penalty", "between_penalty"} <= {key for row in logged for key in row}
         assert record["data"]["train_size"] == (4096 if name == "toy_rings" else 1000)
         assert record["figures"]["fd_effnet"]["value"] > 0
         assert models.load(run / "checkpoints" / "last.ckpt").sample(range(3)).shape == (3, 1, 16, 16)
