@@ -2,10 +2,13 @@
 
     git worktree add ../before HEAD~5
     python tests/benchmarks/compare_checkouts.py ../before . [--configs 'r3gan*'] [--precision bf16-mixed] [--steps 12]
+    OMP_NUM_THREADS=1 python tests/benchmarks/compare_checkouts.py ../before . --configs r3gan_fashion_mnist --time 5
 
 Each trains every small config (bundled or drawn data) for some steps from one seed, and evaluates what came out, in a
 process and a folder of its own. Every tensor of the checkpoints is compared, the optimizers' too, and every figure.
 Tensors whose names changed are matched by their order, and are listed. Exits with 1 if anything differs.
+
+With `--time`, their training steps are timed instead, as `info` does, in turns, so often; the ratios are of neighbours.
 """
 
 import argparse
@@ -13,6 +16,7 @@ import contextlib
 import fnmatch
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
 SMALL = ("*_fashion_mnist", "*_shapes", "*_gaussians", "*_moons")
@@ -101,6 +106,25 @@ def _figures_of(evaluation: dict[str, Any]) -> dict[str, Any]:
     return {key: each["value"] for key, each in evaluation["figures"].items()}
 
 
+def time_steps(checkouts: list[Path], name: str, rounds: int, precision: str) -> None:
+    """Prints what a thousand samples take in either checkout, and the ratios of runs that followed each other."""
+    seconds: list[list[float]] = [[], []]
+    with tempfile.TemporaryDirectory() as scratch:
+        for _ in range(rounds):
+            for found, checkout in zip(seconds, checkouts, strict=True):
+                settings = yaml.safe_load((checkout / "configs" / f"{name}.yaml").read_text())
+                config = Path(scratch) / f"{name}.yaml"
+                config.write_text(yaml.safe_dump({**settings, "trainer": {"precision": precision}}))
+                command = [sys.executable, str(checkout.resolve() / "main.py"), "info", str(config), "--json"]
+                environment = {**os.environ, "PYTHONPATH": str(checkout.resolve())}
+                done = subprocess.run(command, cwd=scratch, env=environment, capture_output=True, text=True, check=True)
+                found.append(json.loads(done.stdout)["s_per_kimg"])
+    before, after = (statistics.median(found) for found in seconds)
+    ratios = sorted(a / b for a, b in zip(*seconds, strict=True))
+    spread = f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
+    print(f"{name}: {before:.3g} and {after:.3g} s/kimg; before/after {statistics.median(ratios):.3f} ({spread})")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("before", type=Path)
@@ -108,12 +132,17 @@ def main() -> None:
     parser.add_argument("--configs", nargs="+", default=list(SMALL), help="names, or patterns of names")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--precision", default="32-true")
+    parser.add_argument("--time", type=int, metavar="ROUNDS", help="compare speed instead")
     parser.add_argument("--record", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     found = [{path.stem for path in (each / "configs").glob("*.yaml")} for each in (options.before, options.after)]
     names = sorted(name for name in found[0] & found[1] if any(fnmatch.fnmatch(name, p) for p in options.configs))
     names = [name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in SMALL)]
     names.sort(key=lambda name: "vqvae_prior" in name)  # which needs the codes of another
+    if options.time:
+        for name in names:
+            time_steps([options.before, options.after], name, options.time, options.precision)
+        return
     if options.record:
         record(options.before.resolve(), names, options.record, options.steps, options.precision)
         return
