@@ -16,7 +16,7 @@ from callbacks.measuring import ReferenceData, in_batches, model_samples, real_p
 from callbacks.quality import Quality
 from callbacks.run import run_of
 from features.extractors import Extractor
-from media.pictures import grid
+from media.pictures import from_levels, grid
 from metrics.cache import default_folder
 from metrics.diagnosis import (
     Finding,
@@ -119,7 +119,7 @@ def _logits(model: GenerativeModel, judge: HasCritic, pictures: PictureSet, batc
     found = []
     with torch.no_grad(), model.evaluating():
         for some, labels in in_batches(pictures, range(pictures.count), batch_size):
-            x = some.to(model.device).float() / 127.5 - 1
+            x = from_levels(some.to(model.device))
             y = torch.zeros(len(x), dtype=torch.int64) if labels is None else labels
             found.append(judge.logits(x, y.to(model.device)).float().cpu())
     return torch.cat(found)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from media.pictures import to_uint8
+from media.pictures import from_levels, to_uint8
 from metrics.reference import PictureSet
 from models.training.base import GenerativeModel, SamplerSettings
 from models.training.capabilities import Encodes, HasLikelihood, LikelihoodSettings
@@ -91,7 +91,7 @@ def reconstructions(model: GenerativeModel, pictures: PictureSet, settings: Samp
 
     def read(indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         some, labels = pictures.read(indices)
-        x = (some.to(model.device).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        x = from_levels(some.to(model.device)).contiguous(memory_format=torch.channels_last)
         known = labels.to(model.device) if labels is not None and model.label_classes else None
         return to_uint8(model.reconstruct(x, known, settings=settings)), None
 

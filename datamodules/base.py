@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as transforms
 
 from datamodules.order import OrderedBatches, keyed_generator
+from media.pictures import from_levels
 
 Split = Literal["train", "test"]
 Batch = tuple[Tensor, Tensor]
@@ -292,11 +293,8 @@ class Subset:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Pictures as models see them: uint8 (N, H, W, C) to float32 (N, C, H, W) in [-1, 1], in channels_last memory.
-
-    `((x + 1) * 127.5).round()` gives back each of the 256 values.
-    """
-    return images.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
+    """Pictures as models see them: uint8 (N, H, W, C) to float32 (N, C, H, W) in [-1, 1], in channels_last memory."""
+    return from_levels(images.permute(0, 3, 1, 2))
 
 
 def resized(images: Tensor, resolution: int) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.parts.likelihoods import LEVELS, from_levels, to_levels
+from media.pictures import LEVELS, from_levels, to_levels
 from models.parts.tokens import check_drawing, chosen, restricted
 from models.training.base import UNKNOWN_DATA, GenerativeModel, SamplerSettings, picture_shape
 from models.training.capabilities import HasCodes, HasLikelihood, LikelihoodSettings
