@@ -2,8 +2,8 @@
 
 from lightning import Callback, LightningModule, Trainer
 
-from callbacks.intervals import ASK_EVERY, any_rank
 from callbacks.lookup import find, model_of
+from callbacks.ranks import ASK_EVERY, any_rank
 from callbacks.run import run_of
 
 

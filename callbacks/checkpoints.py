@@ -13,8 +13,9 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from callbacks.guard import require_finite_weights
-from callbacks.intervals import ASK_EVERY, Interval, any_rank
+from callbacks.intervals import Interval
 from callbacks.lookup import model_of
+from callbacks.ranks import ASK_EVERY, any_rank
 from callbacks.run import run_of
 from media.files import write_whole
 from models.training.base import read_checkpoint

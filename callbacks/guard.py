@@ -5,8 +5,8 @@ import math
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from callbacks.intervals import ASK_EVERY, any_rank
 from callbacks.lookup import model_of
+from callbacks.ranks import ASK_EVERY, any_rank
 from callbacks.run import run_of
 from models.training.base import GenerativeModel
 

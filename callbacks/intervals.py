@@ -1,7 +1,5 @@
 """When something is due, in samples seen: the same points whatever the batch size or the number of devices."""
 
-from lightning import Trainer
-
 
 class Interval:
     """True once each time `samples_seen` passes a multiple of `kimg` thousand samples."""
@@ -20,12 +18,3 @@ class Interval:
         """Whether a multiple lies between the last call's count (exclusive) and this one's (inclusive)."""
         before, self._before = self._before, samples_seen
         return int(samples_seen // self.samples) > int(before // self.samples)
-
-
-def any_rank(trainer: Trainer, wish: bool) -> bool:
-    """Whether any rank wishes so; every rank gets the same answer, and must ask at the same batch."""
-    return wish if trainer.world_size == 1 else bool(trainer.strategy.reduce_boolean_decision(wish, all=False))
-
-
-ASK_EVERY = 16
-"""Batches between two questions to the other ranks: each costs a round trip, and stopping can wait that long."""

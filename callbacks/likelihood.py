@@ -2,12 +2,10 @@
 
 import functools
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from callbacks.budget import budget_of
 from callbacks.intervals import Interval
@@ -20,6 +18,7 @@ from callbacks.measuring import (
     log_probs,
     some_indices,
 )
+from callbacks.ranks import gathered
 from callbacks.run import run_of
 from callbacks.stops import interrupted
 from metrics.evaluation import Figure
@@ -115,7 +114,9 @@ class Likelihood(Callback):
         share = share_of(len(indices), trainer.global_rank, trainer.world_size)
         mine = indices[share.start : share.stop]
         stop = functools.partial(interrupted, trainer)
-        found = gathered(list(log_probs(model, data, split, mine, self.batch_size, self.seed, settings, stop)))
+        batches = log_probs(model, data, split, mine, self.batch_size, self.seed, settings, stop)
+        own = torch.cat([torch.empty(0, dtype=torch.float64), *(batch.cpu() for batch in batches)])
+        found = torch.cat(gathered(trainer, own))
         if len(found) < len(indices):  # cut short by a signal
             return {}
         measured = {self._name(model): bits_per_dimension(found, math.prod(model.data_shape))}
@@ -140,13 +141,3 @@ class Likelihood(Callback):
         if not isinstance(model, HasLikelihood) or model.why_no_likelihood is not None:
             return False
         return self.every_kimg is not None or not model.likelihood_on_demand
-
-
-def gathered(parts: list[Tensor]) -> Tensor:
-    """All ranks' log-probabilities, float64 (N,) on the CPU, the same on every rank."""
-    mine = torch.cat([torch.empty(0, dtype=torch.float64), *(part.cpu() for part in parts)])
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return mine
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, mine)
-    return torch.cat(everyone)

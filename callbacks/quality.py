@@ -15,6 +15,7 @@ from callbacks.budget import budget_of
 from callbacks.intervals import Interval
 from callbacks.lookup import data_of, model_of
 from callbacks.measuring import ReferenceData, held_out, in_batches, model_samples, real_pictures, reconstructions
+from callbacks.ranks import brought_together
 from callbacks.run import run_of
 from callbacks.stops import interrupted
 from features.extractors import Extractor, make_extractor
@@ -187,7 +188,7 @@ class Quality(Callback):
         for pictures, labels in in_batches(fake, share, self.batch_size, lambda: interrupted(trainer)):
             seen.update(pictures, labels)
         found: dict[str, Figure] | ValueError = {}
-        if seen.gather() and seen.complete:
+        if brought_together(trainer, seen) and seen.complete:
             try:
                 found = figures(self.metrics, real, seen)
             except ValueError as error:  # every rank must hear of it: the others wait for an answer

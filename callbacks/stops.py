@@ -9,8 +9,8 @@ from types import FrameType
 
 from lightning import Callback, LightningModule, Trainer
 
-from callbacks.intervals import ASK_EVERY, any_rank
 from callbacks.lookup import find
+from callbacks.ranks import ASK_EVERY, any_rank
 
 
 class Stops(Callback):
