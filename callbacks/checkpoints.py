@@ -16,7 +16,7 @@ from callbacks.guard import require_finite_weights
 from callbacks.intervals import Interval
 from callbacks.lookup import model_of
 from callbacks.ranks import ASK_EVERY, any_rank
-from callbacks.run import run_of
+from callbacks.run import kimg_name, run_of
 from media.files import write_whole
 from models.training.base import read_checkpoint
 
@@ -175,8 +175,8 @@ class Checkpoints(Checkpoint):
 
 
 def checkpoint_name(samples_seen: int) -> str:
-    """The file name of the checkpoint after so many samples; names sort as they do."""
-    return f"kimg{samples_seen / 1000:010.3f}.ckpt"
+    """The file name of the checkpoint after so many samples."""
+    return f"{kimg_name(samples_seen)}.ckpt"
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from callbacks.intervals import Interval
 from callbacks.lookup import data_of, find, model_of
 from callbacks.measuring import ReferenceData, in_batches, model_samples, real_pictures
 from callbacks.quality import Quality
-from callbacks.run import run_of
+from callbacks.run import kimg_name, run_of
 from features.extractors import Extractor
 from media.pictures import from_levels, grid
 from metrics.cache import default_folder
@@ -204,7 +204,7 @@ class Diagnosis(Callback):
             model,
             (rows, run.headline[0]) if run.headline else None,
         )
-        path = run.folder / "diagnosis" / f"kimg{model.samples_seen / 1000:010.3f}.png"
+        path = run.folder / "diagnosis" / f"{kimg_name(model.samples_seen)}.png"
         run.write_picture(trainer, "nearest training pictures", diagnosed.closest, path)
         found = {"samples_seen": model.samples_seen, "findings": as_plain(diagnosed.findings)}
         run.save(diagnosis=found, samples_seen=model.samples_seen)

@@ -5,10 +5,9 @@ import math
 from typing import Literal
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 
-from callbacks.budget import budget_of
-from callbacks.intervals import Interval
+from callbacks.intervals import Measures
 from callbacks.lookup import data_of, model_of
 from callbacks.measuring import (
     ReferenceData,
@@ -28,7 +27,7 @@ from models.training.base import GenerativeModel
 from models.training.capabilities import HasLikelihood, LikelihoodSettings
 
 
-class Likelihood(Callback):
+class Likelihood(Measures):
     """Logs `bits_per_dim` (of text, `bits_per_character`) at intervals and at the end, and in `validate` and `test`.
 
     Of a model that has a likelihood; of one that computes it at great cost, only where `every_kimg` is given. Held-out
@@ -57,12 +56,9 @@ class Likelihood(Callback):
     ) -> None:
         if min(num_samples, batch_size) < 1:
             raise ValueError("likelihood.num_samples and likelihood.batch_size must be at least 1")
-        self.every_kimg, self.num_samples, self.draws, self.steps = every_kimg, num_samples, draws, steps
+        super().__init__(every_kimg)
+        self.num_samples, self.draws, self.steps = num_samples, draws, steps
         self.batch_size, self.seed, self.weights = batch_size, seed, weights
-        self._interval = Interval(every_kimg or 50.0)
-        self._measured_at = -1
-
-    # When.
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says before the first batch what cannot be measured."""
@@ -77,37 +73,9 @@ class Likelihood(Callback):
         if run.headline is None:
             run.headline = (self._name(model), "lower")
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._interval = Interval(self.every_kimg or (budget_of(trainer).kimg or 500.0) / 10)
-        self._interval.start(model_of(pl_module).samples_seen)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
-    ) -> None:
-        model = model_of(pl_module)
-        if self._interval.passed(model.samples_seen) or budget_of(trainer).reached(model.samples_seen):
-            for name, figure in self._measure(trainer, model).items():
-                model.log(name, figure.value, logger=False)  # for ModelCheckpoint(monitor=...)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The last figure, unless a signal ended the fit: then what counts is to be gone soon."""
-        if not interrupted(trainer):
-            self._measure(trainer, model_of(pl_module))
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == "validate":
-            self._measure(trainer, model_of(pl_module))
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._measure(trainer, model_of(pl_module))
-
-    # What.
-
-    def _measure(self, trainer: Trainer, model: GenerativeModel) -> dict[str, Figure]:
-        if not self.applies(model) or self._measured_at == model.samples_seen:
-            return {}
+    def measure(self, trainer: Trainer, model: GenerativeModel, testing: bool) -> dict[str, Figure]:
+        """The bits of held-out examples; see `Measures.measure`."""
         assert isinstance(model, HasLikelihood)
-        self._measured_at = model.samples_seen
         data: ReferenceData = data_of(trainer)
         split, settings = held_out(data), self._settings(model)
         indices = some_indices(data.size(split), self.num_samples)

@@ -4,12 +4,11 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from media.pictures import from_levels, to_uint8
-from metrics.reference import PictureSet
+from metrics.reference import PictureSet, drawn
 from models.training.base import GenerativeModel, SamplerSettings
 from models.training.capabilities import Encodes, HasLikelihood, LikelihoodSettings
 
@@ -121,9 +120,7 @@ def likelihood_settings(
 
 def some_indices(size: int, count: int | None) -> list[int]:
     """`count` of `size` examples, drawn with a fixed seed, as `PictureSet.subset` draws them; all where left out."""
-    if count is None or count >= size:
-        return list(range(size))
-    return sorted(np.random.RandomState(0).permutation(size)[:count].tolist())
+    return drawn(size, size if count is None else count)
 
 
 def log_probs(

@@ -116,9 +116,9 @@ class DataModule(LightningDataModule, ABC):
         self.seed = seed
         self.num_workers = num_workers
 
-    @abstractmethod
     def splits(self) -> tuple[Split, ...]:
-        """The splits there are, "train" first."""
+        """The splits there are, "train" first: both, unless a subclass says otherwise."""
+        return ("train", "test")
 
     @abstractmethod
     def identity(self) -> tuple[object, ...]:
@@ -128,13 +128,16 @@ class DataModule(LightningDataModule, ABC):
     def dataset(self, split: Split) -> Examples:
         """One split as it is stored, before any change on the device. Raises ValueError where there is none."""
 
-    @abstractmethod
     def examples(self, split: Split, indices: Sequence[int]) -> Batch:
         """The examples with these indices, in this order, as the contract's batch on the CPU, not augmented.
 
         Raises:
             ValueError: The split does not exist, or an index is outside it.
         """
+        size, wanted = self.size(split), torch.tensor(indices, dtype=torch.int64)
+        if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < size:
+            raise ValueError(f"split {split!r} has indices 0 to {size - 1}, asked for {wanted.min()} to {wanted.max()}")
+        return self.dataset(split)[wanted]
 
     def setup(self, stage: str | None = None) -> None:
         """Fixes the fingerprint."""
@@ -344,9 +347,9 @@ class PictureDataModule(DataModule):
         self.train_limit = train_limit
         self._loaded: dict[Split, Examples] = {}
 
-    @abstractmethod
     def stored_splits(self) -> tuple[Split, ...]:
-        """The splits that the data set itself has, "train" first."""
+        """The splits that the data set itself has, "train" first: both, unless a subclass says otherwise."""
+        return ("train", "test")
 
     def splits(self) -> tuple[Split, ...]:
         """Those of the data set; and "test", if it has none, where `train_limit` leaves pictures over."""
@@ -388,11 +391,7 @@ class PictureDataModule(DataModule):
 
     def examples(self, split: Split, indices: Sequence[int]) -> Batch:
         """See `DataModule.examples`."""
-        size = self.size(split)
-        wanted = torch.tensor(indices, dtype=torch.int64)
-        if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < size:
-            raise ValueError(f"split {split!r} has indices 0 to {size - 1}, asked for {wanted.min()} to {wanted.max()}")
-        images, labels = self.dataset(split)[wanted]
+        images, labels = super().examples(split, indices)
         return to_float(images), labels
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

@@ -2,7 +2,6 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,10 +70,6 @@ class Points(DataModule):
     def log_density(self, x: Tensor) -> Tensor:
         """The natural logarithm of the density at points (N, 2): float64 (N,)."""
 
-    def splits(self) -> tuple[Split, ...]:
-        """Both."""
-        return ("train", "test")
-
     def identity(self) -> tuple[object, ...]:
         """Everything that the points depend on."""
         return (self._sizes, self.noise)
@@ -91,13 +86,6 @@ class Points(DataModule):
             points, labels = self.draw(self._sizes[split], keyed_generator(type(self).__name__, split))
             self._drawn[split] = Vectors(points.float(), labels)
         return self._drawn[split]
-
-    def examples(self, split: Split, indices: Sequence[int]) -> Batch:
-        """See `DataModule.examples`."""
-        size, wanted = self.size(split), torch.tensor(indices, dtype=torch.int64)
-        if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < size:
-            raise ValueError(f"split {split!r} has indices 0 to {size - 1}, asked for {wanted.min()} to {wanted.max()}")
-        return self.dataset(split)[wanted]
 
 
 def _log_normal(x: Tensor, centres: Tensor, noise: float) -> Tensor:

@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from PIL import Image
@@ -90,8 +89,4 @@ def save_png(picture: Tensor, path: Path) -> None:
         )
     pixels = picture.permute(1, 2, 0).contiguous().cpu().numpy()
     image = Image.fromarray(pixels[:, :, 0] if picture.shape[0] == 1 else pixels)
-
-    def write(file: BinaryIO) -> None:
-        image.save(file, format="PNG")
-
-    write_whole(path, write)
+    write_whole(path, lambda file: image.save(file, format="PNG"))

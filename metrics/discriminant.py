@@ -66,19 +66,10 @@ class DiscriminantStatistics:
         share = other.counts / counts.clamp(min=1).double()
         shift = other.means - self.means
         weighted = shift * (self.counts * share)[:, None]
-        # New tensors, not in place: `state()` and whoever made `self` may hold the old ones.
+        # New tensors, not in place: whoever made `self` may hold the old ones.
         self.means = self.means + shift * share[:, None]
         self.scatter = self.scatter + other.scatter + shift.T @ weighted
         self.counts = counts
-
-    def state(self) -> dict[str, Tensor]:
-        """`counts`, `means` and `scatter`, for gathering over ranks; `from_state` undoes it."""
-        return {"counts": self.counts, "means": self.means, "scatter": self.scatter}
-
-    @classmethod
-    def from_state(cls, state: dict[str, Tensor]) -> Self:
-        """The statistics that `state()` described, on the CPU."""
-        return cls(state["counts"].cpu(), state["means"].cpu(), state["scatter"].cpu())
 
 
 @dataclass(frozen=True, eq=False)

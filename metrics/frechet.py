@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -80,7 +80,7 @@ class GaussianStatistics:
         return self.scatter / (self.count - 1)
 
     def state(self) -> dict[str, Tensor]:
-        """`count` (int64 scalar), `mean` and `scatter` as tensors, for gathering over ranks; `from_state` undoes it."""
+        """`count` (int64 scalar), `mean` and `scatter` as tensors, as a cache keeps them; `from_state` undoes it."""
         return {"count": torch.tensor(self.count), "mean": self.mean, "scatter": self.scatter}
 
     @classmethod
@@ -95,11 +95,8 @@ class GaussianStatistics:
         features; OSError as `write_whole`.
         """
         mean, covariance = self.mean.numpy(), self.covariance().numpy()
-
-        def write(file: BinaryIO) -> None:
-            np.savez(file, mu=mean, sigma=covariance, count=np.array(self.count), key=np.array(key))
-
-        write_whole(path, write)
+        count = np.array(self.count)
+        write_whole(path, lambda file: np.savez(file, mu=mean, sigma=covariance, count=count, key=np.array(key)))
 
 
 def frechet_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:

@@ -96,27 +96,11 @@ class ScoreStatistics:
         mine, others = (self.count, self.splits, self.classes), (other.count, other.splits, other.classes)
         if mine != others:
             raise ValueError(f"statistics of (count, splits, classes) {mine} and {others} don't belong together")
-        # New tensors, not in place: `state()` and whoever made `self` may hold the old ones.
+        # New tensors, not in place: whoever made `self` may hold the old ones.
         self.seen = self.seen + other.seen
         self.index_sum = self.index_sum + other.index_sum
         self.probability = self.probability + other.probability
         self.log_probability = self.log_probability + other.log_probability
-
-    def state(self) -> dict[str, Tensor]:
-        """All of it as tensors, `count` an int64 scalar, for gathering over ranks; `from_state` undoes it."""
-        return {
-            "count": torch.tensor(self.count),
-            "seen": self.seen,
-            "index_sum": self.index_sum,
-            "probability": self.probability,
-            "log_probability": self.log_probability,
-        }
-
-    @classmethod
-    def from_state(cls, state: dict[str, Tensor]) -> Self:
-        """The statistics that `state()` described, on the CPU."""
-        names = ("seen", "index_sum", "probability", "log_probability")
-        return cls(int(state["count"]), *(state[name].cpu() for name in names))
 
 
 def inception_score(statistics: ScoreStatistics) -> InceptionScore:

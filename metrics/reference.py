@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -32,6 +32,13 @@ CLASSIFIER_HOLD_OUT = 5
 """One in so many real pictures is kept from the classifier, to state its accuracy."""
 
 
+def drawn(size: int, count: int) -> list[int]:
+    """`count` of `size` places, ascending, drawn without replacement and with a fixed seed; all if there are fewer."""
+    if count >= size:
+        return list(range(size))
+    return sorted(np.random.RandomState(0).permutation(size)[:count].tolist())
+
+
 @dataclass(frozen=True, eq=False)
 class PictureSet:
     """Pictures that can be asked for by index, wherever they come from.
@@ -58,15 +65,12 @@ class PictureSet:
         """So many of them, drawn without replacement and with a fixed seed: data may lie sorted by class."""
         if count >= self.count:
             return self
-        chosen = np.sort(np.random.RandomState(0).permutation(self.count)[:count])
-        return PictureSet(
-            name=self.name,
+        chosen = drawn(self.count, count)
+        return replace(
+            self,
             fingerprint=f"{self.fingerprint} {count} at random",
             count=count,
-            read=lambda indices: self.read([int(chosen[index]) for index in indices]),
-            modes=self.modes,
-            num_modes=self.num_modes,
-            num_classes=self.num_classes,
+            read=lambda indices: self.read([chosen[index] for index in indices]),
         )
 
 
@@ -91,9 +95,7 @@ class RowStore:
 
 def some_rows(rows: np.ndarray) -> np.ndarray:
     """Rows that neighbours are sought among: all, or `NEIGHBOURS` of them, drawn with a fixed seed."""
-    if len(rows) <= NEIGHBOURS:
-        return rows
-    return rows[np.sort(np.random.RandomState(0).permutation(len(rows))[:NEIGHBOURS])]
+    return rows if len(rows) <= NEIGHBOURS else rows[drawn(len(rows), NEIGHBOURS)]
 
 
 class Reference:

@@ -43,7 +43,7 @@ def test_any_split_gives_the_same_statistics(sizes: list[int]) -> None:
     updated, merged = DiscriminantStatistics.empty(3, 6), DiscriminantStatistics.empty(3, 6)
     for x, y in zip(features.split(sizes), labels.split(sizes), strict=True):
         updated.update(x, y)
-        merged.merge(DiscriminantStatistics.from_state(gathered(x, y).state()))
+        merged.merge(gathered(x, y))
     for result in (updated, merged):
         assert torch.equal(result.counts, whole.counts)
         torch.testing.assert_close(result.means, whole.means, rtol=1e-11, atol=0)
