@@ -1,5 +1,6 @@
 """When something is due, in samples seen: the same points whatever the batch size or the number of devices."""
 
+import math
 from abc import ABC, abstractmethod
 
 from lightning import Callback, LightningModule, Trainer
@@ -12,12 +13,12 @@ from models.training.base import GenerativeModel
 
 
 class Interval:
-    """True once each time `samples_seen` passes a multiple of `kimg` thousand samples."""
+    """True once each time `samples_seen` passes a multiple of `kimg` thousand samples; never where that is None."""
 
-    def __init__(self, kimg: float) -> None:
-        if kimg <= 0:
+    def __init__(self, kimg: float | None) -> None:
+        if kimg is not None and kimg <= 0:
             raise ValueError(f"every_kimg must be positive, not {kimg}")
-        self.samples = kimg * 1000
+        self.samples = math.inf if kimg is None else kimg * 1000
         self._before = 0
 
     def start(self, samples_seen: int) -> None:

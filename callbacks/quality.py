@@ -108,11 +108,15 @@ class Quality(Measures):
                 check_metrics(self.metrics, network, real, fake, real.count)
             except ValueError as error:
                 raise ValueError(f"quality.metrics: {error}") from error
-            folder = default_folder() if self.cache_dir is None else Path(self.cache_dir)
-            self._real = Reference(real, network, folder, self.batch_size)
+            self._real = Reference(real, network, self.cache, self.batch_size)
             name, better = headline(self.metrics, network)
             run_of(trainer).headline = (_named(model, name), better)
         return network, self._real
+
+    @property
+    def cache(self) -> Path:
+        """The folder of real statistics."""
+        return default_folder() if self.cache_dir is None else Path(self.cache_dir)
 
     def network(self, device: torch.device) -> Extractor:
         """The feature network, made at the first call.

@@ -17,9 +17,11 @@ ROWS_AT_ONCE = 4096
 """Features that each rank sends at once, so that not all of them lie in memory."""
 
 
-def any_rank(trainer: Trainer, wish: bool) -> bool:
-    """Whether any rank wishes so; every rank gets the same answer, and must ask at the same batch."""
-    return wish if trainer.world_size == 1 else bool(trainer.strategy.reduce_boolean_decision(wish, all=False))
+def any_rank(trainer: Trainer, wish: bool, batch_idx: int) -> bool:
+    """Whether any rank wishes so, the same answer on each; of several, never but in one batch of `ASK_EVERY`."""
+    if trainer.world_size == 1:
+        return wish
+    return batch_idx % ASK_EVERY == 0 and bool(trainer.strategy.reduce_boolean_decision(wish, all=False))
 
 
 def gathered(trainer: Trainer, mine: T) -> list[T]:

@@ -57,11 +57,7 @@ class SampleGrid(Shows):
 
 
 def reconstruction_grid(
-    model: GenerativeModel,
-    pictures: PictureSet,
-    columns: int,
-    batch_size: int,
-    settings: SamplerSettings | None = None,
+    model: GenerativeModel, pictures: PictureSet, columns: int, batch_size: int, settings: SamplerSettings | None = None
 ) -> Tensor:
     """Rows of pictures, each with a row of what the model makes of them below: uint8 (2 N, C, H, W) on the CPU."""
     made = reconstructions(model, pictures, model.settings_class() if settings is None else settings)

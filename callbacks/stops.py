@@ -10,7 +10,7 @@ from types import FrameType
 from lightning import Callback, LightningModule, Trainer
 
 from callbacks.lookup import find
-from callbacks.ranks import ASK_EVERY, any_rank
+from callbacks.ranks import any_rank
 
 
 class Stops(Callback):
@@ -49,8 +49,8 @@ class Stops(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        if self._several_ranks and batch_idx % ASK_EVERY == 0:
-            trainer.should_stop |= any_rank(trainer, self.received is not None)
+        if self._several_ranks:
+            trainer.should_stop |= any_rank(trainer, self.received is not None, batch_idx)
 
     @contextlib.contextmanager
     def handling(self) -> Iterator[None]:

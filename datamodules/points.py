@@ -74,11 +74,6 @@ class Points(DataModule):
         """Everything that the points depend on."""
         return (self._sizes, self.noise)
 
-    def size(self, split: Split) -> int:
-        """The number of points in a split, without drawing them."""
-        self.require(split)
-        return self._sizes[split]
-
     def dataset(self, split: Split) -> Vectors:
         """One split; drawn at the first call, then kept."""
         self.require(split)

@@ -10,6 +10,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from metrics.finite import finite
+
 
 @dataclass(eq=False)
 class DiscriminantStatistics:
@@ -50,7 +52,7 @@ class DiscriminantStatistics:
             return
         labels = labels.detach().cpu()
         _check_labels(labels, classes, "labels")
-        features = _finite(features)
+        features = finite(features, "features")
         counts = labels.bincount(minlength=classes)
         sums = torch.zeros_like(self.means).index_add_(0, labels, features)
         means = sums / counts.clamp(min=1)[:, None]
@@ -115,7 +117,7 @@ class LinearDiscriminant:
         """
         if features.ndim != 2 or features.shape[1] != len(self.centre):
             raise ValueError(f"features: expected shape (N, {len(self.centre)}), got {tuple(features.shape)}")
-        return ((_finite(features) - self.centre) @ self.weight.T + self.bias).argmax(1)
+        return ((finite(features, "features") - self.centre) @ self.weight.T + self.bias).argmax(1)
 
 
 def class_accuracy(predicted: Tensor, wanted: Tensor, num_classes: int) -> Tensor:
@@ -133,15 +135,6 @@ def class_accuracy(predicted: Tensor, wanted: Tensor, num_classes: int) -> Tenso
     totals = wanted.bincount(minlength=num_classes)
     right = wanted[predicted == wanted].bincount(minlength=num_classes)
     return right.double() / totals  # 0 / 0 is NaN
-
-
-def _finite(features: Tensor) -> Tensor:
-    """In float64 on the CPU. ValueError for NaN or infinity."""
-    features = features.detach().cpu().double()
-    broken = int((~features.isfinite()).any(1).sum())
-    if broken:
-        raise ValueError(f"features: {broken} of {len(features)} vectors hold NaN or infinity; look at the samples")
-    return features
 
 
 def _check_labels(labels: Tensor, classes: int, name: str) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from media.files import write_whole
+from metrics.finite import finite
 
 
 @dataclass(eq=False)
@@ -47,11 +48,7 @@ class GaussianStatistics:
             raise ValueError(f"features: expected shape (N, {self.dimension}), got {tuple(features.shape)}")
         if len(features) == 0:
             return
-        # First to the CPU: some accelerators have no float64.
-        features = features.detach().cpu().double()
-        broken = int((~features.isfinite()).any(1).sum())
-        if broken:
-            raise ValueError(f"features: {broken} of {len(features)} vectors hold NaN or infinity; look at the samples")
+        features = finite(features, "features")
         mean = features.mean(0)
         count, shift = self.count + len(features), mean - self.mean
         # `merge` as one product: the shift's outer product is that of one more row, and D² numbers are read only once.

@@ -6,6 +6,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from metrics.finite import finite
+
 
 @dataclass(frozen=True)
 class InceptionScore:
@@ -72,12 +74,7 @@ class ScoreStatistics:
         stop = start + len(logits)
         if start < 0 or stop > self.count:
             raise ValueError(f"samples {start} to {stop - 1} are not all among the {self.count} announced")
-        # First to the CPU: some accelerators have no float64.
-        logits = logits.detach().cpu().double()
-        broken = int((~logits.isfinite()).any(1).sum())
-        if broken:
-            raise ValueError(f"logits: {broken} of {len(logits)} rows hold NaN or infinity; look at the samples")
-        log_p = logits.log_softmax(1)
+        log_p = finite(logits, "logits").log_softmax(1)
         p = log_p.exp()
         gathered = type(self).empty(self.count, self.classes, self.splits)
         for split in range(self.splits):

@@ -102,7 +102,7 @@ def test_bad_input_is_refused_and_leaves_no_trace() -> None:
     statistics = DiscriminantStatistics.empty(3, 6)
     broken = features.clone()
     broken[0, 0], broken[2, 1] = torch.nan, torch.inf
-    with pytest.raises(ValueError, match="2 of 6 vectors hold NaN or infinity"):
+    with pytest.raises(ValueError, match="2 of 6 hold NaN or infinity"):
         statistics.update(broken, labels)
     with pytest.raises(ValueError, match="labels: 3 is not a class from 0 to 2"):
         statistics.update(features, labels + 1)

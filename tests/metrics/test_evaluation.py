@@ -124,7 +124,7 @@ def test_every_figure_is_the_plain_functions(tmp_path: Path) -> None:
     kernel = kernel_distance(ours.numpy(), theirs.numpy(), subsets=7, subset_size=30)
     near = neighbour_figures(ours.numpy(), theirs.numpy())
     coverage = mode_coverage(bright_mode(x), torch.ones(4))
-    classifier, accuracy = reference.classifier()
+    classifier, accuracy = reference.classifier
     by_class = class_accuracy(classifier.predict(ours), y, CLASSES)
     expected = {
         "fd_projection": frechet_distance(*statistics),

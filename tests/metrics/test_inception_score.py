@@ -99,7 +99,7 @@ def test_bad_input_is_refused_and_leaves_no_trace() -> None:
     result = ScoreStatistics.empty(40, 3, 2)
     logits = random_logits(4, 3)
     logits[1, 2], logits[3, 0] = torch.nan, torch.inf
-    with pytest.raises(ValueError, match="2 of 4 rows hold NaN or infinity"):
+    with pytest.raises(ValueError, match="2 of 4 hold NaN or infinity"):
         result.update(0, logits)
     with pytest.raises(ValueError, match=r"expected shape \(N, 3\), got \(4, 2\)"):
         result.update(0, logits[:, :2])
