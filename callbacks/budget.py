@@ -2,8 +2,8 @@
 
 from lightning import Callback, LightningModule, Trainer
 
-from callbacks.intervals import ASK_EVERY, any_rank
 from callbacks.lookup import find, model_of
+from callbacks.ranks import any_rank
 from callbacks.run import run_of
 
 
@@ -37,8 +37,8 @@ class Budget(Callback):
     ) -> None:
         if self.reached(model_of(pl_module).samples_seen):
             trainer.should_stop = True
-        elif self.hours is not None and (trainer.world_size == 1 or batch_idx % ASK_EVERY == 0):
-            trainer.should_stop |= any_rank(trainer, run_of(trainer).seconds >= self.hours * 3600)
+        elif self.hours is not None:
+            trainer.should_stop |= any_rank(trainer, run_of(trainer).seconds >= self.hours * 3600, batch_idx)
 
 
 def budget_of(trainer: Trainer) -> Budget:

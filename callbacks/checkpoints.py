@@ -13,9 +13,10 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from callbacks.guard import require_finite_weights
-from callbacks.intervals import ASK_EVERY, Interval, any_rank
+from callbacks.intervals import Interval
 from callbacks.lookup import model_of
-from callbacks.run import run_of
+from callbacks.ranks import any_rank
+from callbacks.run import kimg_name, run_of
 from media.files import write_whole
 from models.training.base import read_checkpoint
 
@@ -74,7 +75,7 @@ class Checkpoints(Checkpoint):
         self.every_kimg, self.every_minutes, self.keep, self.save_top_k = every_kimg, every_minutes, keep, save_top_k
         self.monitor, self.mode = monitor, mode
         self.checkpoint_io = WholeCheckpointIO()
-        self._interval = None if every_kimg is None else Interval(every_kimg)
+        self._interval = Interval(every_kimg)
         self._saved_at = time.monotonic()
         self._saved_samples = -1
         self._ranked: list[tuple[str, float]] = []
@@ -86,16 +87,15 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_at = time.monotonic()
-        if self._interval:
-            self._interval.start(model_of(pl_module).samples_seen)
+        self._interval.start(model_of(pl_module).samples_seen)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         model = model_of(pl_module)
-        due = self._interval is not None and self._interval.passed(model.samples_seen)
-        if self.every_minutes is not None and (trainer.world_size == 1 or batch_idx % ASK_EVERY == 0):
-            due |= any_rank(trainer, time.monotonic() - self._saved_at >= self.every_minutes * 60)
+        due = self._interval.passed(model.samples_seen)
+        if self.every_minutes is not None:
+            due |= any_rank(trainer, time.monotonic() - self._saved_at >= self.every_minutes * 60, batch_idx)
         if due or self._rank(trainer) is not None:
             self.save(trainer, pl_module)
 
@@ -174,8 +174,8 @@ class Checkpoints(Checkpoint):
 
 
 def checkpoint_name(samples_seen: int) -> str:
-    """The file name of the checkpoint after so many samples; names sort as they do."""
-    return f"kimg{samples_seen / 1000:010.3f}.ckpt"
+    """The file name of the checkpoint after so many samples."""
+    return f"{kimg_name(samples_seen)}.ckpt"
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

@@ -14,10 +14,9 @@ from callbacks.intervals import Interval
 from callbacks.lookup import data_of, find, model_of
 from callbacks.measuring import ReferenceData, in_batches, model_samples, real_pictures
 from callbacks.quality import Quality
-from callbacks.run import run_of
+from callbacks.run import kimg_name, run_of
 from features.extractors import Extractor
-from media.pictures import grid
-from metrics.cache import default_folder
+from media.pictures import from_levels, grid
 from metrics.diagnosis import (
     Finding,
     discriminator_overfitting,
@@ -106,7 +105,7 @@ def diagnose(
     if curves is not None:
         findings.append(instability(*curves, adversarial))
     if data.num_classes and set(train.labels.tolist()) != {-1}:
-        classifier, accuracy = train.classifier()
+        classifier, accuracy = train.classifier
         in_samples, in_data = (classifier.predict(torch.from_numpy(rows)) for rows in (fake, half))
         names = tuple(getattr(data, "class_names", ())) or tuple(map(str, range(data.num_classes)))
         conditional = model is not None and model.label_classes > 0
@@ -119,7 +118,7 @@ def _logits(model: GenerativeModel, judge: HasCritic, pictures: PictureSet, batc
     found = []
     with torch.no_grad(), model.evaluating():
         for some, labels in in_batches(pictures, range(pictures.count), batch_size):
-            x = some.to(model.device).float() / 127.5 - 1
+            x = from_levels(some.to(model.device))
             y = torch.zeros(len(x), dtype=torch.int64) if labels is None else labels
             found.append(judge.logits(x, y.to(model.device)).float().cpu())
     return torch.cat(found)
@@ -165,23 +164,22 @@ class Diagnosis(Callback):
         if num_samples < 10:
             raise ValueError(f"diagnosis.num_samples must be at least 10, not {num_samples}")
         self.every_kimg, self.num_samples = every_kimg, num_samples
-        self._interval = None if every_kimg is None else Interval(every_kimg)
+        self._interval = Interval(every_kimg)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says before the first batch that there would be nothing to look at."""
         why = model_of(pl_module).why_no_samples
-        if self._interval is not None and why is not None:
+        if self.every_kimg is not None and why is not None:
             raise ValueError(f"diagnosis.every_kimg: {why}")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._interval:
-            self._interval.start(model_of(pl_module).samples_seen)
+        self._interval.start(model_of(pl_module).samples_seen)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         model = model_of(pl_module)
-        if self._interval is None or not self._interval.passed(model.samples_seen) or not Quality.applies(model):
+        if not self._interval.passed(model.samples_seen) or not Quality.applies(model):
             return
         if trainer.is_global_zero:
             with model.phase("metrics"):
@@ -199,12 +197,12 @@ class Diagnosis(Callback):
             ),
             data_of(trainer),
             quality.network(model.device),
-            default_folder() if quality.cache_dir is None else Path(quality.cache_dir),
+            quality.cache,
             quality.batch_size,
             model,
             (rows, run.headline[0]) if run.headline else None,
         )
-        path = run.folder / "diagnosis" / f"kimg{model.samples_seen / 1000:010.3f}.png"
+        path = run.folder / "diagnosis" / f"{kimg_name(model.samples_seen)}.png"
         run.write_picture(trainer, "nearest training pictures", diagnosed.closest, path)
         found = {"samples_seen": model.samples_seen, "findings": as_plain(diagnosed.findings)}
         run.save(diagnosis=found, samples_seen=model.samples_seen)

@@ -5,8 +5,8 @@ import math
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from callbacks.intervals import ASK_EVERY, any_rank
 from callbacks.lookup import model_of
+from callbacks.ranks import any_rank
 from callbacks.run import run_of
 from models.training.base import GenerativeModel
 
@@ -30,10 +30,8 @@ class Guard(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        if trainer.world_size > 1 and batch_idx % ASK_EVERY != 0:
-            return
         broken = [f"{name} is {value}" for name, value in run_of(trainer).latest.items() if not math.isfinite(value)]
-        if any_rank(trainer, bool(broken)):
+        if any_rank(trainer, bool(broken), batch_idx):
             raise _diverged(broken[0] if broken else "a loss on another device is not finite", model_of(pl_module))
 
 

@@ -46,21 +46,20 @@ def has_bf16_units(device: torch.device) -> bool:
 
 
 def _cpu_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
+    return set(_cpu_fact("flags").split())
 
 
 def _cpu_name() -> str:
+    return _cpu_fact("model name") or platform.processor()
+
+
+def _cpu_fact(name: str) -> str:
+    """What Linux says of the first core under this name; empty where it says nothing."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor()
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(name)), "")
 
 
 def _memory_gib() -> float | None:

@@ -2,15 +2,12 @@
 
 import functools
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-import torch.distributed as dist
-from lightning import Callback, LightningModule, Trainer
-from torch import Tensor
+from lightning import LightningModule, Trainer
 
-from callbacks.budget import budget_of
-from callbacks.intervals import Interval
+from callbacks.intervals import Measures
 from callbacks.lookup import data_of, model_of
 from callbacks.measuring import (
     ReferenceData,
@@ -20,6 +17,7 @@ from callbacks.measuring import (
     log_probs,
     some_indices,
 )
+from callbacks.ranks import gathered
 from callbacks.run import run_of
 from callbacks.stops import interrupted
 from metrics.evaluation import Figure
@@ -29,7 +27,7 @@ from models.training.base import GenerativeModel
 from models.training.capabilities import HasLikelihood, LikelihoodSettings
 
 
-class Likelihood(Callback):
+class Likelihood(Measures):
     """Logs `bits_per_dim` (of text, `bits_per_character`) at intervals and at the end, and in `validate` and `test`.
 
     Of a model that has a likelihood; of one that computes it at great cost, only where `every_kimg` is given. Held-out
@@ -58,12 +56,9 @@ class Likelihood(Callback):
     ) -> None:
         if min(num_samples, batch_size) < 1:
             raise ValueError("likelihood.num_samples and likelihood.batch_size must be at least 1")
-        self.every_kimg, self.num_samples, self.draws, self.steps = every_kimg, num_samples, draws, steps
+        super().__init__(every_kimg)
+        self.num_samples, self.draws, self.steps = num_samples, draws, steps
         self.batch_size, self.seed, self.weights = batch_size, seed, weights
-        self._interval = Interval(every_kimg or 50.0)
-        self._measured_at = -1
-
-    # When.
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says before the first batch what cannot be measured."""
@@ -78,44 +73,18 @@ class Likelihood(Callback):
         if run.headline is None:
             run.headline = (self._name(model), "lower")
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._interval = Interval(self.every_kimg or (budget_of(trainer).kimg or 500.0) / 10)
-        self._interval.start(model_of(pl_module).samples_seen)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
-    ) -> None:
-        model = model_of(pl_module)
-        if self._interval.passed(model.samples_seen) or budget_of(trainer).reached(model.samples_seen):
-            for name, figure in self._measure(trainer, model).items():
-                model.log(name, figure.value, logger=False)  # for ModelCheckpoint(monitor=...)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The last figure, unless a signal ended the fit: then what counts is to be gone soon."""
-        if not interrupted(trainer):
-            self._measure(trainer, model_of(pl_module))
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == "validate":
-            self._measure(trainer, model_of(pl_module))
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._measure(trainer, model_of(pl_module))
-
-    # What.
-
-    def _measure(self, trainer: Trainer, model: GenerativeModel) -> dict[str, Figure]:
-        if not self.applies(model) or self._measured_at == model.samples_seen:
-            return {}
+    def measure(self, trainer: Trainer, model: GenerativeModel, testing: bool) -> dict[str, Figure]:
+        """The bits of held-out examples; see `Measures.measure`."""
         assert isinstance(model, HasLikelihood)
-        self._measured_at = model.samples_seen
         data: ReferenceData = data_of(trainer)
         split, settings = held_out(data), self._settings(model)
         indices = some_indices(data.size(split), self.num_samples)
         share = share_of(len(indices), trainer.global_rank, trainer.world_size)
         mine = indices[share.start : share.stop]
         stop = functools.partial(interrupted, trainer)
-        found = gathered(list(log_probs(model, data, split, mine, self.batch_size, self.seed, settings, stop)))
+        batches = log_probs(model, data, split, mine, self.batch_size, self.seed, settings, stop)
+        own = torch.cat([torch.empty(0, dtype=torch.float64), *(batch.cpu() for batch in batches)])
+        found = torch.cat(gathered(trainer, own))
         if len(found) < len(indices):  # cut short by a signal
             return {}
         measured = {self._name(model): bits_per_dimension(found, math.prod(model.data_shape))}
@@ -140,13 +109,3 @@ class Likelihood(Callback):
         if not isinstance(model, HasLikelihood) or model.why_no_likelihood is not None:
             return False
         return self.every_kimg is not None or not model.likelihood_on_demand
-
-
-def gathered(parts: list[Tensor]) -> Tensor:
-    """All ranks' log-probabilities, float64 (N,) on the CPU, the same on every rank."""
-    mine = torch.cat([torch.empty(0, dtype=torch.float64), *(part.cpu() for part in parts)])
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return mine
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, mine)
-    return torch.cat(everyone)

@@ -4,12 +4,11 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from media.pictures import to_uint8
-from metrics.reference import PictureSet
+from media.pictures import from_levels, to_uint8
+from metrics.reference import PictureSet, drawn
 from models.training.base import GenerativeModel, SamplerSettings
 from models.training.capabilities import Encodes, HasLikelihood, LikelihoodSettings
 
@@ -91,7 +90,7 @@ def reconstructions(model: GenerativeModel, pictures: PictureSet, settings: Samp
 
     def read(indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         some, labels = pictures.read(indices)
-        x = (some.to(model.device).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        x = from_levels(some.to(model.device)).contiguous(memory_format=torch.channels_last)
         known = labels.to(model.device) if labels is not None and model.label_classes else None
         return to_uint8(model.reconstruct(x, known, settings=settings)), None
 
@@ -121,9 +120,7 @@ def likelihood_settings(
 
 def some_indices(size: int, count: int | None) -> list[int]:
     """`count` of `size` examples, drawn with a fixed seed, as `PictureSet.subset` draws them; all where left out."""
-    if count is None or count >= size:
-        return list(range(size))
-    return sorted(np.random.RandomState(0).permutation(size)[:count].tolist())
+    return drawn(size, size if count is None else count)
 
 
 def log_probs(

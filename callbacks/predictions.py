@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch.distributed as dist
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import IterableDataset
@@ -15,13 +14,11 @@ from metrics.observation import share_of
 class SampleIndices(IterableDataset[list[int]]):
     """This rank's share of range(count), in batches; every index once, on one rank."""
 
-    def __init__(self, count: int, batch_size: int) -> None:
-        self.count, self.batch_size = count, batch_size
+    def __init__(self, trainer: Trainer, count: int, batch_size: int) -> None:
+        self.trainer, self.count, self.batch_size = trainer, count, batch_size
 
     def __iter__(self) -> Iterator[list[int]]:
-        together = dist.is_available() and dist.is_initialized()
-        rank, world = (dist.get_rank(), dist.get_world_size()) if together else (0, 1)
-        mine = share_of(self.count, rank, world)
+        mine = share_of(self.count, self.trainer.global_rank, self.trainer.world_size)
         for start in range(0, len(mine), self.batch_size):
             yield list(mine[start : start + self.batch_size])
 

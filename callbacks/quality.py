@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 
-from callbacks.budget import budget_of
-from callbacks.intervals import Interval
+from callbacks.intervals import Measures
 from callbacks.lookup import data_of, model_of
 from callbacks.measuring import ReferenceData, held_out, in_batches, model_samples, real_pictures, reconstructions
+from callbacks.ranks import brought_together
 from callbacks.run import run_of
 from callbacks.stops import interrupted
 from features.extractors import Extractor, make_extractor
@@ -28,7 +28,7 @@ from models.training.base import GenerativeModel, SamplerSettings
 from models.training.capabilities import Encodes
 
 
-class Quality(Callback):
+class Quality(Measures):
     """Logs figures of quality at intervals and at the end of a fit, and once in `validate` and `test`.
 
     Of a model that has no samples yet, such as a VQ-VAE without a prior, what it makes of held-out pictures is judged,
@@ -80,48 +80,19 @@ class Quality(Callback):
             raise ValueError("quality.num_samples and quality.reference_samples must be at least 2")
         if batch_size < 1:
             raise ValueError(f"quality.batch_size must be at least 1, not {batch_size}")
-        self.every_kimg, self.num_samples, self.metrics = every_kimg, num_samples, list(metrics)
+        super().__init__(every_kimg)
+        self.num_samples, self.metrics = num_samples, list(metrics)
         self.extractor, self.extractor_weights = extractor, extractor_weights
         self.resize, self.resolution, self.precision = resize, resolution, precision
         self.reference, self.reference_samples = reference, reference_samples
         self.batch_size, self.seed, self.weights, self.cache_dir = batch_size, seed, weights, cache_dir
-        self._interval = Interval(every_kimg or 50.0)
-        self._measured_at = -1
         self._network: Extractor | None = None
         self._real: Reference | None = None
-
-    # When.
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reads the weights and asks for the split now: what is missing should be said before the first batch."""
         if self.applies(model_of(pl_module)):
             self._prepare(trainer, model_of(pl_module), self.reference)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._interval = Interval(self.every_kimg or (budget_of(trainer).kimg or 500.0) / 10)
-        self._interval.start(model_of(pl_module).samples_seen)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
-    ) -> None:
-        model = model_of(pl_module)
-        if self._interval.passed(model.samples_seen) or budget_of(trainer).reached(model.samples_seen):
-            for name, figure in self._measure(trainer, model, self.reference).items():
-                model.log(name, figure.value, logger=False)  # for ModelCheckpoint(monitor=...)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The last figures, unless a signal ended the fit: then what counts is to be gone soon."""
-        if not interrupted(trainer):
-            self._measure(trainer, model_of(pl_module), self.reference)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == "validate":
-            self._measure(trainer, model_of(pl_module), self.reference)
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._measure(trainer, model_of(pl_module), "test")
-
-    # What.
 
     def _prepare(self, trainer: Trainer, model: GenerativeModel, split: str) -> tuple[Extractor, Reference]:
         """The network and the real pictures, made once; says what could not be measured.
@@ -137,11 +108,15 @@ class Quality(Callback):
                 check_metrics(self.metrics, network, real, fake, real.count)
             except ValueError as error:
                 raise ValueError(f"quality.metrics: {error}") from error
-            folder = default_folder() if self.cache_dir is None else Path(self.cache_dir)
-            self._real = Reference(real, network, folder, self.batch_size)
+            self._real = Reference(real, network, self.cache, self.batch_size)
             name, better = headline(self.metrics, network)
             run_of(trainer).headline = (_named(model, name), better)
         return network, self._real
+
+    @property
+    def cache(self) -> Path:
+        """The folder of real statistics."""
+        return default_folder() if self.cache_dir is None else Path(self.cache_dir)
 
     def network(self, device: torch.device) -> Extractor:
         """The feature network, made at the first call.
@@ -162,11 +137,9 @@ class Quality(Callback):
                 raise ValueError(f"quality.extractor: {error}") from error
         return self._network
 
-    def _measure(self, trainer: Trainer, model: GenerativeModel, split: str) -> dict[str, Figure]:
-        """Measures and reports; nothing where there is nothing to measure, or nothing new, or no time."""
-        if not self.applies(model) or self._measured_at == model.samples_seen:
-            return {}
-        self._measured_at = model.samples_seen
+    def measure(self, trainer: Trainer, model: GenerativeModel, testing: bool) -> dict[str, Figure]:
+        """The figures of the samples, compared with the test split in `test`; see `Measures.measure`."""
+        split = "test" if testing else self.reference
         network, real = self._prepare(trainer, model, split)
         with model.phase("metrics"):
             if trainer.is_global_zero:
@@ -187,7 +160,7 @@ class Quality(Callback):
         for pictures, labels in in_batches(fake, share, self.batch_size, lambda: interrupted(trainer)):
             seen.update(pictures, labels)
         found: dict[str, Figure] | ValueError = {}
-        if seen.gather() and seen.complete:
+        if brought_together(trainer, seen) and seen.complete:
             try:
                 found = figures(self.metrics, real, seen)
             except ValueError as error:  # every rank must hear of it: the others wait for an answer

@@ -336,6 +336,11 @@ def run_of(trainer: Trainer) -> Run:
     return run
 
 
+def kimg_name(samples_seen: int) -> str:
+    """What a file of a run is called after so many samples, without its suffix; names sort as the counts do."""
+    return f"kimg{samples_seen / 1000:010.3f}"
+
+
 def _is_better(figure: Figure, best: float) -> bool:
     return figure.value < best if figure.better == "lower" else figure.value > best
 

@@ -1,14 +1,13 @@
 """A grid of samples from the same latents every time, so that one sees what training changes."""
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Trainer
 from torch import Tensor
 
-from callbacks.budget import budget_of
-from callbacks.intervals import Interval
-from callbacks.lookup import data_of, model_of
+from callbacks.intervals import Shows
+from callbacks.lookup import data_of
 from callbacks.measuring import ReferenceData, held_out, in_batches, real_pictures, reconstructions
-from callbacks.run import run_of
+from callbacks.run import kimg_name, run_of
 from media.pictures import grid, to_uint8, where_points_lie
 from metrics.reference import PictureSet
 from models.training.base import GenerativeModel, SamplerSettings
@@ -18,7 +17,7 @@ POINTS = 4096
 """Samples that a picture of points shows."""
 
 
-class SampleGrid(Callback):
+class SampleGrid(Shows):
     """Writes `samples/kimg<...>.png` and logs it to W&B, at the start, at intervals and at the end.
 
     A conditional model's grid has one row a class, with the same latents in every row. A model that encodes also leaves
@@ -35,32 +34,12 @@ class SampleGrid(Callback):
     def __init__(self, every_kimg: float | None = None, rows: int = 8, columns: int = 8, batch_size: int = 64) -> None:
         if min(rows, columns, batch_size) < 1:
             raise ValueError("samples.rows, samples.columns and samples.batch_size must be at least 1")
-        self.every_kimg, self.rows, self.columns, self.batch_size = every_kimg, rows, columns, batch_size
-        self._interval = Interval(every_kimg or 50.0)
-        self._drawn_at = -1
+        super().__init__(every_kimg)
+        self.rows, self.columns, self.batch_size = rows, columns, batch_size
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._interval = Interval(self.every_kimg or (budget_of(trainer).kimg or 500.0) / 10)
-        self._interval.start(model_of(pl_module).samples_seen)
-        if model_of(pl_module).samples_seen == 0:
-            self._draw(trainer, model_of(pl_module))
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
-    ) -> None:
-        model = model_of(pl_module)
-        if self._interval.passed(model.samples_seen):
-            self._draw(trainer, model)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._drawn_at != model_of(pl_module).samples_seen:
-            self._draw(trainer, model_of(pl_module))
-
-    def _draw(self, trainer: Trainer, model: GenerativeModel) -> None:
-        self._drawn_at = model.samples_seen
-        if not trainer.is_global_zero:
-            return
-        folder, at = run_of(trainer).folder / "samples", f"kimg{model.samples_seen / 1000:010.3f}.png"
+    def show(self, trainer: Trainer, model: GenerativeModel) -> None:
+        """Writes the pictures; see `Shows.show`."""
+        folder, at = run_of(trainer).folder / "samples", f"{kimg_name(model.samples_seen)}.png"
         if model.data_shape == (2,):
             picture = where_points_lie(model.sample(range(POINTS)))
             run_of(trainer).write_picture(trainer, "samples", picture, folder / at)
@@ -78,11 +57,7 @@ class SampleGrid(Callback):
 
 
 def reconstruction_grid(
-    model: GenerativeModel,
-    pictures: PictureSet,
-    columns: int,
-    batch_size: int,
-    settings: SamplerSettings | None = None,
+    model: GenerativeModel, pictures: PictureSet, columns: int, batch_size: int, settings: SamplerSettings | None = None
 ) -> Tensor:
     """Rows of pictures, each with a row of what the model makes of them below: uint8 (2 N, C, H, W) on the CPU."""
     made = reconstructions(model, pictures, model.settings_class() if settings is None else settings)

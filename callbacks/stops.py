@@ -9,8 +9,8 @@ from types import FrameType
 
 from lightning import Callback, LightningModule, Trainer
 
-from callbacks.intervals import ASK_EVERY, any_rank
 from callbacks.lookup import find
+from callbacks.ranks import any_rank
 
 
 class Stops(Callback):
@@ -21,7 +21,6 @@ class Stops(Callback):
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._several_ranks = False
         self._trainer: Trainer | None = None
 
     @property
@@ -31,7 +30,7 @@ class Stops(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Here Lightning has set its handlers already, and these replace them for the time of training."""
-        self._trainer, self._several_ranks = trainer, trainer.world_size > 1
+        self._trainer = trainer
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
         if trainer.received_sigterm:  # while the data was being read, say
@@ -43,14 +42,14 @@ class Stops(Callback):
         self.received = signal.Signals(number)
         said = f"\n{self.received.name}: stopping after this batch; once more stops at once"
         print(said, file=sys.stderr, flush=True)
-        if self._trainer is not None and not self._several_ranks:
+        if self._trainer is not None and self._trainer.world_size == 1:
             self._trainer.should_stop = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        if self._several_ranks and batch_idx % ASK_EVERY == 0:
-            trainer.should_stop |= any_rank(trainer, self.received is not None)
+        if trainer.world_size > 1:
+            trainer.should_stop |= any_rank(trainer, self.received is not None, batch_idx)
 
     @contextlib.contextmanager
     def handling(self) -> Iterator[None]:

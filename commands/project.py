@@ -84,7 +84,7 @@ def run(arguments: Sequence[str]) -> int:
     from commands.options.latents import decoded, save_projection, with_latents, with_styles
     from commands.path_length import distance_of
     from media.animations import save_gif
-    from media.pictures import grid, save_png, to_uint8
+    from media.pictures import from_levels, grid, save_png, to_uint8
     from metrics.path_length import compared
     from models import load
 
@@ -99,7 +99,7 @@ def run(arguments: Sequence[str]) -> int:
     target = target_of(options.target, model)
     distance = distance_of(options).to(device)
 
-    wanted = target.to(device).float()[None] / 127.5 - 1
+    wanted = from_levels(target.to(device)[None])
 
     def far(pictures: "Tensor") -> "Tensor":
         """How far each picture is from the target, float64 (N,)."""

@@ -255,7 +255,7 @@ def evaluate(cli: TrainingCLI, verb: str) -> int:
             folder = (run_folder_of(Path(ckpt_path)) or Path(ckpt_path).parent) / "predictions"
             trainer.callbacks.append(Predictions(folder))  # type: ignore[attr-defined]
             quality = cli.arguments.quality
-            indices = DataLoader(SampleIndices(quality.num_samples, quality.batch_size), batch_size=None)
+            indices = DataLoader(SampleIndices(trainer, quality.num_samples, quality.batch_size), batch_size=None)
             trainer.predict(cli.model, indices, return_predictions=False, ckpt_path=ckpt_path)
             print(folder)
         elif verb == "validate":

@@ -5,11 +5,10 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,14 +22,6 @@ ARRAYS = ("samples", "images", "arr_0")
 """What an npz calls its pictures; the last is numpy's own name, which guided-diffusion's files use."""
 
 
-class Source(Protocol):
-    """Where the bytes of pictures lie."""
-
-    def __len__(self) -> int: ...
-    def picture(self, index: int) -> np.ndarray:
-        """One picture, uint8 (H, W, 1 or 3), at its own size. ValueError, naming it, where it cannot be read."""
-
-
 @dataclass(frozen=True, eq=False)
 class Archive:
     """Pictures of one size, not resized, not cropped.
@@ -40,17 +31,20 @@ class Archive:
         fingerprint: A hex digest that changes with the pictures.
         shape: (C, H, W) of each; C is 1 if the first is grey, else 3.
         labels: int64 (N,), or None where the archive has none.
+        count: The number of pictures.
+        picture: One of them, uint8 (H, W, 1 or 3), at its own size; ValueError, naming it, where it cannot be read.
     """
 
     path: Path
     fingerprint: str
     shape: tuple[int, int, int]
     labels: Tensor | None
-    source: Source
+    count: int
+    picture: Callable[[int], np.ndarray]
 
     def __len__(self) -> int:
         """The number of pictures."""
-        return len(self.source)
+        return self.count
 
     def pictures(self, indices: Sequence[int]) -> Tensor:
         """Chosen pictures, uint8 (n, C, H, W).
@@ -62,7 +56,7 @@ class Archive:
         batch = np.empty((len(indices), height, width, channels), dtype=np.uint8)
 
         def fill(row: int) -> None:
-            picture = self.source.picture(indices[row])
+            picture = self.picture(indices[row])
             if picture.shape[:2] != (height, width):
                 found = f"{picture.shape[1]}x{picture.shape[0]}"
                 raise ValueError(
@@ -101,40 +95,13 @@ def open_archive(path: Path) -> Archive:
     raise ValueError(f"{path}: neither a folder nor a zip nor an npz of pictures")
 
 
-@dataclass(frozen=True)
-class _Files:
-    files: list[Path]
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def picture(self, index: int) -> np.ndarray:
-        return _decoded(self.files[index].read_bytes(), self.files[index])
-
-
 def _from_folder(path: Path) -> Archive:
     files = find_pictures(path)
     if not files:
         raise FileNotFoundError(f"{path}: no pictures under this folder ({', '.join(sorted(SUFFIXES))})")
     stats = [(file.relative_to(path).as_posix(), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return _archive(path, stats, _Files(files), _labels_by_folder([name for name, _, _ in stats]))
-
-
-@dataclass(frozen=True, eq=False)
-class _Zip:
-    archive: zipfile.ZipFile
-    names: list[str]
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def picture(self, index: int) -> np.ndarray:
-        name = self.names[index]
-        try:
-            content = self.archive.read(name)
-        except (OSError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"{self.archive.filename}: {name} cannot be read ({one_line(error)})") from error
-        return _decoded(content, Path(str(self.archive.filename)) / name)
+    labels = _labels_by_folder([name for name, _, _ in stats])
+    return _archive(path, stats, labels, len(files), lambda index: _decoded(files[index].read_bytes(), files[index]))
 
 
 def _from_zip(path: Path) -> Archive:
@@ -155,18 +122,15 @@ def _from_zip(path: Path) -> Archive:
             labels = None if listed is None else torch.tensor([dict(listed)[name] for name in names])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}: dataset.json does not label every picture ({one_line(error)})") from error
-    return _archive(path, [(info.filename, info.CRC) for info in entries], _Zip(archive, names), labels)
 
+    def picture(index: int) -> np.ndarray:
+        try:
+            content = archive.read(names[index])
+        except (OSError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{path}: {names[index]} cannot be read ({one_line(error)})") from error
+        return _decoded(content, path / names[index])
 
-@dataclass(frozen=True, eq=False)
-class _Array:
-    pictures: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def picture(self, index: int) -> np.ndarray:
-        return self.pictures[index]
+    return _archive(path, [(info.filename, info.CRC) for info in entries], labels, len(names), picture)
 
 
 def _from_npz(path: Path) -> Archive:
@@ -187,14 +151,17 @@ def _from_npz(path: Path) -> Archive:
         )
     if labels is not None and labels.shape != (len(pictures),):
         raise ValueError(f"{path}: {len(pictures)} pictures and labels of shape {tuple(labels.shape)}")
-    return _archive(path, hashlib.sha256(pictures.tobytes()).hexdigest(), _Array(pictures), labels)
+    digest = hashlib.sha256(pictures.tobytes()).hexdigest()
+    return _archive(path, digest, labels, len(pictures), pictures.__getitem__)
 
 
-def _archive(path: Path, identity: object, source: Source, labels: Tensor | None) -> Archive:
-    height, width, channels = source.picture(0).shape
+def _archive(
+    path: Path, identity: object, labels: Tensor | None, count: int, picture: Callable[[int], np.ndarray]
+) -> Archive:
+    height, width, channels = picture(0).shape
     known = None if labels is None else labels.tolist()
     fingerprint = hashlib.sha256(repr((identity, known)).encode()).hexdigest()
-    return Archive(path, fingerprint, (channels, height, width), labels, source)
+    return Archive(path, fingerprint, (channels, height, width), labels, count, picture)
 
 
 def _labels_by_folder(names: list[str]) -> Tensor | None:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as transforms
 
 from datamodules.order import OrderedBatches, keyed_generator
+from media.pictures import from_levels
 
 Split = Literal["train", "test"]
 Batch = tuple[Tensor, Tensor]
@@ -115,9 +116,9 @@ class DataModule(LightningDataModule, ABC):
         self.seed = seed
         self.num_workers = num_workers
 
-    @abstractmethod
     def splits(self) -> tuple[Split, ...]:
-        """The splits there are, "train" first."""
+        """The splits there are, "train" first: both, unless a subclass says otherwise."""
+        return ("train", "test")
 
     @abstractmethod
     def identity(self) -> tuple[object, ...]:
@@ -127,13 +128,16 @@ class DataModule(LightningDataModule, ABC):
     def dataset(self, split: Split) -> Examples:
         """One split as it is stored, before any change on the device. Raises ValueError where there is none."""
 
-    @abstractmethod
     def examples(self, split: Split, indices: Sequence[int]) -> Batch:
         """The examples with these indices, in this order, as the contract's batch on the CPU, not augmented.
 
         Raises:
             ValueError: The split does not exist, or an index is outside it.
         """
+        size, wanted = self.size(split), torch.tensor(indices, dtype=torch.int64)
+        if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < size:
+            raise ValueError(f"split {split!r} has indices 0 to {size - 1}, asked for {wanted.min()} to {wanted.max()}")
+        return self.dataset(split)[wanted]
 
     def setup(self, stage: str | None = None) -> None:
         """Fixes the fingerprint."""
@@ -292,11 +296,8 @@ class Subset:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Pictures as models see them: uint8 (N, H, W, C) to float32 (N, C, H, W) in [-1, 1], in channels_last memory.
-
-    `((x + 1) * 127.5).round()` gives back each of the 256 values.
-    """
-    return images.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
+    """Pictures as models see them: uint8 (N, H, W, C) to float32 (N, C, H, W) in [-1, 1], in channels_last memory."""
+    return from_levels(images.permute(0, 3, 1, 2))
 
 
 def resized(images: Tensor, resolution: int) -> Tensor:
@@ -346,9 +347,9 @@ class PictureDataModule(DataModule):
         self.train_limit = train_limit
         self._loaded: dict[Split, Examples] = {}
 
-    @abstractmethod
     def stored_splits(self) -> tuple[Split, ...]:
-        """The splits that the data set itself has, "train" first."""
+        """The splits that the data set itself has, "train" first: both, unless a subclass says otherwise."""
+        return ("train", "test")
 
     def splits(self) -> tuple[Split, ...]:
         """Those of the data set; and "test", if it has none, where `train_limit` leaves pictures over."""
@@ -390,11 +391,7 @@ class PictureDataModule(DataModule):
 
     def examples(self, split: Split, indices: Sequence[int]) -> Batch:
         """See `DataModule.examples`."""
-        size = self.size(split)
-        wanted = torch.tensor(indices, dtype=torch.int64)
-        if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < size:
-            raise ValueError(f"split {split!r} has indices 0 to {size - 1}, asked for {wanted.min()} to {wanted.max()}")
-        images, labels = self.dataset(split)[wanted]
+        images, labels = super().examples(split, indices)
         return to_float(images), labels
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

@@ -40,10 +40,6 @@ class CIFAR10(PictureDataModule):
         super().__init__(resolution, 3, len(CLASS_NAMES), CLASS_NAMES, flip, batch_size, seed, num_workers, train_limit)
         self.data_dir = data_dir
 
-    def stored_splits(self) -> tuple[Split, ...]:
-        """Both."""
-        return ("train", "test")
-
     def prepare_data(self) -> None:
         """Downloads the batches where they are missing; Lightning calls it in one process a node.
 

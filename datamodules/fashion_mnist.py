@@ -20,18 +20,7 @@ DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 EXCERPT = Path(__file__).parent / "fashion_mnist_excerpt"
 """The first 10,000 training pictures, part of this project."""
 FILE_PREFIX: dict[Split, str] = {"train": "train", "test": "t10k"}
-CLASS_NAMES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+CLASS_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 
 def read_idx(path: Path) -> Tensor:

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -47,15 +48,7 @@ def positions(seed: int, start: int, stop: int, size: int) -> Tensor:
     return torch.cat(pieces)  # a copy: the cached permutation is never handed out
 
 
-def order(seed: int, samples_seen: int, size: int) -> Iterator[int]:
-    """The endless shuffled sequence over `size` examples, from position `samples_seen` on."""
-    start = samples_seen
-    while True:
-        stop = (start // size + 1) * size
-        yield from positions(seed, start, stop, size).tolist()
-        start = stop
-
-
+@dataclass(eq=False)
 class OrderedBatches(Sampler[Tensor]):
     """One rank's share of the endless sequence, as one index tensor a global step.
 
@@ -65,7 +58,7 @@ class OrderedBatches(Sampler[Tensor]):
 
     It has no length, by which Lightning takes it as endless.
 
-    Args:
+    Attributes:
         size: Examples in the data set.
         seed: Of the order.
         start: Asked for the position, in samples over all ranks, whenever an iteration begins, so that a second
@@ -76,21 +69,12 @@ class OrderedBatches(Sampler[Tensor]):
         world_size: Processes that share each joint batch.
     """
 
-    def __init__(
-        self,
-        size: int,
-        seed: int,
-        start: Callable[[], int],
-        joint_batch: Callable[[int], int],
-        rank: int,
-        world_size: int,
-    ) -> None:
-        self.size = size
-        self.seed = seed
-        self.start = start
-        self.joint_batch = joint_batch
-        self.rank = rank
-        self.world_size = world_size
+    size: int
+    seed: int
+    start: Callable[[], int]
+    joint_batch: Callable[[int], int]
+    rank: int
+    world_size: int
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yields int64 tensors of shape (joint batch / world_size,), without end.

@@ -2,31 +2,17 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
-from datamodules.base import Batch, DataModule, Split, at_least
+from datamodules.base import DataModule, Examples, Split, at_least
 from datamodules.order import keyed_generator
 
 QUADRATURE = 256  # points on each moon: their distance is a small part of the least possible noise
-
-
-@dataclass
-class Vectors:
-    """Examples in memory: float32 (n, D) and int64 (n,)."""
-
-    points: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.points)
-
-    def __getitem__(self, indices: Tensor) -> Batch:
-        return self.points[indices], self.labels[indices]
 
 
 class Points(DataModule):
@@ -61,7 +47,7 @@ class Points(DataModule):
         super().__init__((2,), len(class_names), class_names, batch_size, seed, num_workers)
         self.noise, self.test_size = noise, test_size
         self._sizes: dict[Split, int] = {"train": train_size, "test": test_size}
-        self._drawn: dict[Split, Vectors] = {}
+        self._drawn: dict[Split, Examples] = {}
 
     @abstractmethod
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -71,33 +57,17 @@ class Points(DataModule):
     def log_density(self, x: Tensor) -> Tensor:
         """The natural logarithm of the density at points (N, 2): float64 (N,)."""
 
-    def splits(self) -> tuple[Split, ...]:
-        """Both."""
-        return ("train", "test")
-
     def identity(self) -> tuple[object, ...]:
         """Everything that the points depend on."""
         return (self._sizes, self.noise)
 
-    def size(self, split: Split) -> int:
-        """The number of points in a split, without drawing them."""
-        self.require(split)
-        return self._sizes[split]
-
-    def dataset(self, split: Split) -> Vectors:
-        """One split; drawn at the first call, then kept."""
+    def dataset(self, split: Split) -> Examples:
+        """One split, float32 (n, 2) and int64 (n,) for n indices; drawn at the first call, then kept."""
         self.require(split)
         if split not in self._drawn:
             points, labels = self.draw(self._sizes[split], keyed_generator(type(self).__name__, split))
-            self._drawn[split] = Vectors(points.float(), labels)
+            self._drawn[split] = cast(Examples, TensorDataset(points.float(), labels))
         return self._drawn[split]
-
-    def examples(self, split: Split, indices: Sequence[int]) -> Batch:
-        """See `DataModule.examples`."""
-        size, wanted = self.size(split), torch.tensor(indices, dtype=torch.int64)
-        if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < size:
-            raise ValueError(f"split {split!r} has indices 0 to {size - 1}, asked for {wanted.min()} to {wanted.max()}")
-        return self.dataset(split)[wanted]
 
 
 def _log_normal(x: Tensor, centres: Tensor, noise: float) -> Tensor:

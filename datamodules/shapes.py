@@ -175,10 +175,6 @@ class Shapes(PictureDataModule):
         """`modes_of` for pictures as figures see them, uint8 (N, 3, H, W): the mode that each shows, -1 for none."""
         return modes_of(pictures.cpu().permute(0, 2, 3, 1))
 
-    def stored_splits(self) -> tuple[Split, ...]:
-        """Both."""
-        return ("train", "test")
-
     def identity(self) -> tuple[object, ...]:
         """Everything that the drawing depends on."""
         look = (COLOURS, SQUARE_SIDE, CROSS_ARM, SMALLEST, LARGEST, DIMMEST, DARKEST, LIGHTEST)

@@ -2,11 +2,10 @@
 
 import hashlib
 import urllib.request
-from collections.abc import Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -111,10 +110,6 @@ class Text(DataModule):
         """The text of tokens (length,)."""
         return "".join(self.alphabet[token] for token in tokens.tolist())
 
-    def splits(self) -> tuple[Split, ...]:
-        """Both."""
-        return ("train", "test")
-
     def settings(self) -> dict[str, Any]:
         """As of any data module; and the hash of the text: what the file holds decides, not where it lies."""
         return {**super().settings(), "sha256": self._hash}
@@ -127,14 +122,6 @@ class Text(DataModule):
         """The windows of one part."""
         self.require(split)
         return self._splits[split]
-
-    def examples(self, split: Split, indices: Sequence[int]) -> Batch:
-        """See `DataModule.examples`."""
-        size = self.size(split)
-        wanted = torch.tensor(indices, dtype=torch.int64)
-        if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < size:
-            raise ValueError(f"split {split!r} has indices 0 to {size - 1}, asked for {wanted.min()} to {wanted.max()}")
-        return self.dataset(split)[wanted]
 
     def _read(self) -> str:
         path = Path(self.path)
@@ -162,8 +149,4 @@ class Text(DataModule):
             raise FileNotFoundError(
                 f"data.path {path}: not there, and the download failed ({one_line(error)}); put it there from {url}"
             ) from error
-
-        def write(file: BinaryIO) -> None:
-            file.write(content)
-
-        write_whole(path, write)
+        write_whole(path, lambda file: file.write(content))

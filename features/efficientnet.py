@@ -9,7 +9,6 @@ Tan and Le 2019, "EfficientNet: Rethinking Model Scaling for Convolutional Neura
 
 import importlib.util
 from pathlib import Path
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -162,7 +161,7 @@ class EfficientNetFeatures(NetworkFeatures):
             raise ValueError(f"resolution={resolution}: EfficientNet halves pictures five times; take at least 32")
         check_precision(precision)
         check_filter(resize)
-        network = cast(EfficientNetLite0, load(EfficientNetLite0, published_weights())).eval()
+        network = load(EfficientNetLite0, published_weights()).eval()
         # Out of the network, and so not rounded with it.
         head = network._fc
         del network._fc

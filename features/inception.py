@@ -7,7 +7,7 @@ Vision", section 6 and table 1, as trained by its authors. It is not torchvision
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -242,7 +242,7 @@ class InceptionFeatures(NetworkFeatures):
     ) -> None:
         check_filter(resize)
         check_precision(precision)
-        network = cast(InceptionV3, load(InceptionV3, state)).eval()
+        network = load(InceptionV3, state).eval()
         head = nn.Linear(2048, 1008, bias=False, device="meta")
         head.load_state_dict({"weight": network.fc.weight}, assign=True)
         del network.fc

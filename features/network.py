@@ -2,13 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from features.precision import DTYPES, Precision, exact_arithmetic
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class NetworkFeatures(nn.Module, ABC):
@@ -102,7 +104,7 @@ def check_precision(precision: str) -> None:
         raise ValueError(f"precision={precision!r}: expected one of {', '.join(DTYPES)}")
 
 
-def load(make: Callable[[], nn.Module], state: Mapping[str, Tensor]) -> nn.Module:
+def load(make: Callable[[], M], state: Mapping[str, Tensor]) -> M:
     """The module that `make` makes, with `state` for its weights; RuntimeError if their names or shapes differ.
 
     Nothing is initialized first, which would take time and draw from torch's generator: a fit that measures must end

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Replace the file at `path` by what `write` puts into the file object it is given: whole, or not at all.
 
     A reader, another process, or whatever is left after a kill or a power cut, sees the old file or the new one and
@@ -37,7 +37,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
 def write_text_whole(path: Path, text: str) -> None:
     """`write_whole` for text: UTF-8, line ends as they stand in `text`."""
     content = text.encode()
-    write_whole(path, lambda file: _write_bytes(file, content))
+    write_whole(path, lambda file: file.write(content))
 
 
 def write_json_whole(path: Path, value: object) -> None:
@@ -56,10 +56,6 @@ def without_nonfinite(value: object) -> object:
     if isinstance(value, list | tuple):
         return [without_nonfinite(item) for item in value]
     return value
-
-
-def _write_bytes(file: BinaryIO, content: bytes) -> None:
-    file.write(content)
 
 
 def _sync_folder(folder: Path) -> None:

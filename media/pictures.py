@@ -1,8 +1,7 @@
-"""Model outputs as pictures: bytes, grids of them, PNG files."""
+"""Model outputs as pictures: bytes and the way to floats and back, grids of pictures, PNG files."""
 
 import math
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from PIL import Image
@@ -10,11 +9,29 @@ from torch import Tensor
 
 from media.files import write_whole
 
+LEVELS = 256
+"""Values that one channel of one pixel can have."""
+
+
+def from_levels(levels: Tensor) -> Tensor:
+    """Pictures in [-1, 1] as models see them, float32, of their bytes in any integer type."""
+    return levels.float() / ((LEVELS - 1) / 2) - 1
+
+
+def unrounded(x: Tensor) -> Tensor:
+    """Pictures in [-1, 1] on the scale of bytes, 0 to 255, in their own precision."""
+    return (x + 1) * ((LEVELS - 1) / 2)
+
+
+def to_levels(x: Tensor) -> Tensor:
+    """The bytes of pictures in [-1, 1], int64 of the same shape, 0 to 255."""
+    return unrounded(x).round().to(torch.int64).clamp(0, LEVELS - 1)
+
 
 def to_uint8(x: Tensor) -> Tensor:
     """The bytes that a saved PNG holds: float `x` in [-1, 1], shape (N, C, H, W), to uint8 of the same shape.
 
-    Rounds to nearest and clamps what lies outside [-1, 1]; k / 127.5 - 1 goes back to k for every byte k.
+    Rounds to nearest and clamps what lies outside [-1, 1]; `from_levels` goes back to every byte.
     ValueError if `x` isn't a float batch, or if any picture holds NaN.
     """
     if x.ndim != 4 or not x.is_floating_point():
@@ -23,7 +40,7 @@ def to_uint8(x: Tensor) -> Tensor:
     if broken:
         raise ValueError(f"pictures: {broken} of {len(x)} hold NaN; the model that made them has diverged")
     # Half precision cannot tell neighbouring bytes near ±1 apart after the addition.
-    return ((x.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return unrounded(x.detach().float()).round().clamp(0, LEVELS - 1).to(torch.uint8)
 
 
 def grid(pictures: Tensor, columns: int, padding: int = 2) -> Tensor:
@@ -72,8 +89,4 @@ def save_png(picture: Tensor, path: Path) -> None:
         )
     pixels = picture.permute(1, 2, 0).contiguous().cpu().numpy()
     image = Image.fromarray(pixels[:, :, 0] if picture.shape[0] == 1 else pixels)
-
-    def write(file: BinaryIO) -> None:
-        image.save(file, format="PNG")
-
-    write_whole(path, write)
+    write_whole(path, lambda file: image.save(file, format="PNG"))

@@ -1,5 +1,6 @@
 """What is known of reference data, computed once and kept in a folder: arrays under a key."""
 
+import functools
 import hashlib
 import json
 import logging
@@ -8,7 +9,6 @@ import shutil
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from filelock import FileLock
@@ -59,11 +59,7 @@ def cached_arrays(folder: Path, key: str, compute: Callable[[], Arrays]) -> dict
 def _write(entry: Path, key: str, arrays: Arrays) -> None:
     entry.mkdir()
     for name, array in arrays.items():
-
-        def save(file: BinaryIO, array: np.ndarray = array) -> None:
-            np.save(file, array, allow_pickle=False)
-
-        write_whole(entry / f"{name}.npy", save)
+        write_whole(entry / f"{name}.npy", functools.partial(np.save, arr=array, allow_pickle=False))
     hashes = {name: _sha256(entry / f"{name}.npy") for name in arrays}
     write_json_whole(entry / "entry.json", {"key": key, "sha256": hashes})
 

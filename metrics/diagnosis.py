@@ -78,11 +78,17 @@ def mode_collapse(real: np.ndarray, others: np.ndarray, fake: np.ndarray, advers
         says = f"samples are far from the data altogether (precision {ours.precision:.2f}), too far to judge; {says}"
         return Finding("mode collapse", "suspect", says, f"more training first; then {helps}", figures)
     # Half and 85 % of what real pictures reach: judgements; the shares of repeats are far above a hundredth.
-    if reached < 0.5 or repeated > 0.2:
-        return Finding("mode collapse", "found", says, helps, figures)
-    if reached < 0.85 or repeated > 0.05 + 2 * expected:
-        return Finding("mode collapse", "suspect", says, helps, figures)
-    return Finding("mode collapse", "fine", says, "", figures)
+    verdict = _verdict(reached < 0.5 or repeated > 0.2, reached < 0.85 or repeated > 0.05 + 2 * expected)
+    return _finding("mode collapse", verdict, says, helps, figures)
+
+
+def _verdict(found: bool, suspect: bool) -> Verdict:
+    return "found" if found else "suspect" if suspect else "fine"
+
+
+def _finding(name: str, verdict: Verdict, says: str, helps: str, figures: dict[str, float]) -> Finding:
+    """A finding that names what helps only where something is, or may be, wrong."""
+    return Finding(name, verdict, says, helps if verdict in ("found", "suspect") else "", figures)
 
 
 def distinct(rows: np.ndarray, close: float) -> int:
@@ -124,10 +130,9 @@ def memorisation(train: np.ndarray, unseen: np.ndarray | None, fake: np.ndarray,
     augmentation = "augmentation of what the discriminator sees (DiffAugment, ADA)" if adversarial else "dropout"
     helps = f"more data, {augmentation}, a smaller model, or an earlier stop"
     # Five times and twice what chance gives: judgements.
-    if share > 5 * max(usual, 0.05) or copies > 0.01:
-        return Finding("memorisation", "found", says, helps, figures)
-    verdict: Verdict = "suspect" if share > 2 * max(usual, 0.05) else "fine"
-    return Finding("memorisation", verdict, says, "" if verdict == "fine" else helps, figures)
+    chance = max(usual, 0.05)
+    verdict = _verdict(share > 5 * chance or copies > 0.01, share > 2 * chance)
+    return _finding("memorisation", verdict, says, helps, figures)
 
 
 def discriminator_overfitting(
@@ -170,7 +175,7 @@ def discriminator_overfitting(
         says = f"{signs}; no pictures are kept from training, so that the gap to unseen ones is not known"
         # ADA aims at 0.6; well above it discriminators overfit in every one of the paper's runs.
         verdict: Verdict = "suspect" if r_t > 0.8 else "unknown"
-        return Finding("discriminator overfitting", verdict, says, helps if verdict == "suspect" else "", figures)
+        return _finding("discriminator overfitting", verdict, says, helps, figures)
     gap = float(train.double().mean() - unseen.double().mean())
     r_v = gap / figures["gap_to_samples"] if figures["gap_to_samples"] > 0 else math.nan
     logits = torch.cat([train, unseen]).double().sigmoid()
@@ -180,10 +185,8 @@ def discriminator_overfitting(
         f"training pictures are told from held-out ones with AUROC {auroc:.2f} (0.5 is chance); the gap between their "
         f"logits is {r_v:.0%} of that to samples (r_v); {signs}"
     )
-    if auroc > 0.75 or r_v > 0.5:
-        return Finding("discriminator overfitting", "found", says, helps, figures)
-    verdict = "suspect" if auroc > 0.6 or r_v > 0.25 else "fine"
-    return Finding("discriminator overfitting", verdict, says, "" if verdict == "fine" else helps, figures)
+    verdict = _verdict(auroc > 0.75 or r_v > 0.5, auroc > 0.6 or r_v > 0.25)
+    return _finding("discriminator overfitting", verdict, says, helps, figures)
 
 
 def _last_tenth(rows: Sequence[Mapping[str, float]], name: str) -> float | None:
@@ -237,7 +240,7 @@ def instability(rows: Sequence[Mapping[str, float]], figure: str, adversarial: b
         says = "the run's curves are too short, or not there, to judge"
         return Finding("instability", "unknown", says, "", {})
     says = "; ".join(said) or "gradients without spikes"
-    return Finding("instability", verdict, says, "" if verdict == "fine" else helps, figures)
+    return _finding("instability", verdict, says, helps, figures)
 
 
 def uneven_classes(
@@ -266,7 +269,6 @@ def uneven_classes(
     helps = "more training, or what helps against mode collapse"
     helps = helps if conditional else f"a conditional model (model.conditional), {helps}"
     chance = math.sqrt(classes / (2 * math.pi) * (1 / len(fake) + 1 / len(real)))  # mean |p - q| / 2 of equal shares
-    if distance > 0.25 + chance or figures["rarest_ratio"] < 0.1:
-        return Finding("uneven classes", "found", says, helps, figures)
-    verdict: Verdict = "suspect" if distance > 0.1 + chance or figures["rarest_ratio"] < 0.5 else "fine"
-    return Finding("uneven classes", verdict, says, "" if verdict == "fine" else helps, figures)
+    rarest = figures["rarest_ratio"]
+    verdict = _verdict(distance > 0.25 + chance or rarest < 0.1, distance > 0.1 + chance or rarest < 0.5)
+    return _finding("uneven classes", verdict, says, helps, figures)

@@ -10,6 +10,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from metrics.finite import finite
+
 
 @dataclass(eq=False)
 class DiscriminantStatistics:
@@ -50,7 +52,7 @@ class DiscriminantStatistics:
             return
         labels = labels.detach().cpu()
         _check_labels(labels, classes, "labels")
-        features = _finite(features)
+        features = finite(features, "features")
         counts = labels.bincount(minlength=classes)
         sums = torch.zeros_like(self.means).index_add_(0, labels, features)
         means = sums / counts.clamp(min=1)[:, None]
@@ -66,19 +68,10 @@ class DiscriminantStatistics:
         share = other.counts / counts.clamp(min=1).double()
         shift = other.means - self.means
         weighted = shift * (self.counts * share)[:, None]
-        # New tensors, not in place: `state()` and whoever made `self` may hold the old ones.
+        # New tensors, not in place: whoever made `self` may hold the old ones.
         self.means = self.means + shift * share[:, None]
         self.scatter = self.scatter + other.scatter + shift.T @ weighted
         self.counts = counts
-
-    def state(self) -> dict[str, Tensor]:
-        """`counts`, `means` and `scatter`, for gathering over ranks; `from_state` undoes it."""
-        return {"counts": self.counts, "means": self.means, "scatter": self.scatter}
-
-    @classmethod
-    def from_state(cls, state: dict[str, Tensor]) -> Self:
-        """The statistics that `state()` described, on the CPU."""
-        return cls(state["counts"].cpu(), state["means"].cpu(), state["scatter"].cpu())
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +117,7 @@ class LinearDiscriminant:
         """
         if features.ndim != 2 or features.shape[1] != len(self.centre):
             raise ValueError(f"features: expected shape (N, {len(self.centre)}), got {tuple(features.shape)}")
-        return ((_finite(features) - self.centre) @ self.weight.T + self.bias).argmax(1)
+        return ((finite(features, "features") - self.centre) @ self.weight.T + self.bias).argmax(1)
 
 
 def class_accuracy(predicted: Tensor, wanted: Tensor, num_classes: int) -> Tensor:
@@ -142,15 +135,6 @@ def class_accuracy(predicted: Tensor, wanted: Tensor, num_classes: int) -> Tenso
     totals = wanted.bincount(minlength=num_classes)
     right = wanted[predicted == wanted].bincount(minlength=num_classes)
     return right.double() / totals  # 0 / 0 is NaN
-
-
-def _finite(features: Tensor) -> Tensor:
-    """In float64 on the CPU. ValueError for NaN or infinity."""
-    features = features.detach().cpu().double()
-    broken = int((~features.isfinite()).any(1).sum())
-    if broken:
-        raise ValueError(f"features: {broken} of {len(features)} vectors hold NaN or infinity; look at the samples")
-    return features
 
 
 def _check_labels(labels: Tensor, classes: int, name: str) -> None:

@@ -203,7 +203,7 @@ def _neighbours(metrics: Sequence[Metric], real: Reference | KnownStatistics, fa
 
 
 def _class_accuracy(real: Reference, fake: Observation) -> Figure:
-    classifier, accuracy = real.classifier()
+    classifier, accuracy = real.classifier
     predicted = [
         classifier.predict(torch.from_numpy(np.array(fake.rows[i : i + 4096]))) for i in range(0, fake.total, 4096)
     ]

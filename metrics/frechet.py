@@ -3,13 +3,14 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from media.files import write_whole
+from metrics.finite import finite
 
 
 @dataclass(eq=False)
@@ -47,11 +48,7 @@ class GaussianStatistics:
             raise ValueError(f"features: expected shape (N, {self.dimension}), got {tuple(features.shape)}")
         if len(features) == 0:
             return
-        # First to the CPU: some accelerators have no float64.
-        features = features.detach().cpu().double()
-        broken = int((~features.isfinite()).any(1).sum())
-        if broken:
-            raise ValueError(f"features: {broken} of {len(features)} vectors hold NaN or infinity; look at the samples")
+        features = finite(features, "features")
         mean = features.mean(0)
         count, shift = self.count + len(features), mean - self.mean
         # `merge` as one product: the shift's outer product is that of one more row, and D² numbers are read only once.
@@ -80,7 +77,7 @@ class GaussianStatistics:
         return self.scatter / (self.count - 1)
 
     def state(self) -> dict[str, Tensor]:
-        """`count` (int64 scalar), `mean` and `scatter` as tensors, for gathering over ranks; `from_state` undoes it."""
+        """`count` (int64 scalar), `mean` and `scatter` as tensors, as a cache keeps them; `from_state` undoes it."""
         return {"count": torch.tensor(self.count), "mean": self.mean, "scatter": self.scatter}
 
     @classmethod
@@ -95,11 +92,8 @@ class GaussianStatistics:
         features; OSError as `write_whole`.
         """
         mean, covariance = self.mean.numpy(), self.covariance().numpy()
-
-        def write(file: BinaryIO) -> None:
-            np.savez(file, mu=mean, sigma=covariance, count=np.array(self.count), key=np.array(key))
-
-        write_whole(path, write)
+        count = np.array(self.count)
+        write_whole(path, lambda file: np.savez(file, mu=mean, sigma=covariance, count=count, key=np.array(key)))
 
 
 def frechet_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:

@@ -8,8 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-LEVELS = 256
-"""Values that one channel of one pixel can have."""
+from media.pictures import LEVELS
 
 
 def histogram_bits(train: Tensor, test: Tensor, each_pixel: bool, pseudocount: float = 1.0) -> float:

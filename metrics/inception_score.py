@@ -6,6 +6,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from metrics.finite import finite
+
 
 @dataclass(frozen=True)
 class InceptionScore:
@@ -72,12 +74,7 @@ class ScoreStatistics:
         stop = start + len(logits)
         if start < 0 or stop > self.count:
             raise ValueError(f"samples {start} to {stop - 1} are not all among the {self.count} announced")
-        # First to the CPU: some accelerators have no float64.
-        logits = logits.detach().cpu().double()
-        broken = int((~logits.isfinite()).any(1).sum())
-        if broken:
-            raise ValueError(f"logits: {broken} of {len(logits)} rows hold NaN or infinity; look at the samples")
-        log_p = logits.log_softmax(1)
+        log_p = finite(logits, "logits").log_softmax(1)
         p = log_p.exp()
         gathered = type(self).empty(self.count, self.classes, self.splits)
         for split in range(self.splits):
@@ -96,27 +93,11 @@ class ScoreStatistics:
         mine, others = (self.count, self.splits, self.classes), (other.count, other.splits, other.classes)
         if mine != others:
             raise ValueError(f"statistics of (count, splits, classes) {mine} and {others} don't belong together")
-        # New tensors, not in place: `state()` and whoever made `self` may hold the old ones.
+        # New tensors, not in place: whoever made `self` may hold the old ones.
         self.seen = self.seen + other.seen
         self.index_sum = self.index_sum + other.index_sum
         self.probability = self.probability + other.probability
         self.log_probability = self.log_probability + other.log_probability
-
-    def state(self) -> dict[str, Tensor]:
-        """All of it as tensors, `count` an int64 scalar, for gathering over ranks; `from_state` undoes it."""
-        return {
-            "count": torch.tensor(self.count),
-            "seen": self.seen,
-            "index_sum": self.index_sum,
-            "probability": self.probability,
-            "log_probability": self.log_probability,
-        }
-
-    @classmethod
-    def from_state(cls, state: dict[str, Tensor]) -> Self:
-        """The statistics that `state()` described, on the CPU."""
-        names = ("seen", "index_sum", "probability", "log_probability")
-        return cls(int(state["count"]), *(state[name].cpu() for name in names))
 
 
 def inception_score(statistics: ScoreStatistics) -> InceptionScore:

@@ -21,12 +21,7 @@ class KernelDistance:
 
 
 def kernel_distance(
-    generated: np.ndarray,
-    real: np.ndarray,
-    *,
-    subsets: int = 100,
-    subset_size: int = 1000,
-    seed: int = 2020,
+    generated: np.ndarray, real: np.ndarray, *, subsets: int = 100, subset_size: int = 1000, seed: int = 2020
 ) -> KernelDistance:
     """Unbiased MMD² with the kernel (x·y / D + 1)³ (Bińkowski et al. 2018, §4; Gretton et al. 2012, eq. 3).
 

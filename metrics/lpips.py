@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from features.precision import exact_arithmetic
+from media.pictures import from_levels
 
 _WEIGHTS_FILES = {"alex": ("AlexNet", "alexnet-owt-7be5be79.pth"), "vgg": ("VGG16", "vgg16-397923af.pth")}
 """Networks, and their weights as torchvision names them in torch's cache; LPIPS's own layers come with torchmetrics."""
@@ -59,7 +60,7 @@ class LPIPSDiversity:
         if even == 0:
             return
         with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
-            x = pictures[:even].to(self._device).expand(-1, 3, -1, -1).float() / 127.5 - 1
+            x = from_levels(pictures[:even].to(self._device).expand(-1, 3, -1, -1))
             distances = self._network(x[0::2], x[1::2], normalize=False).flatten().double().cpu()
         self.total += torch.stack([distances.sum(), distances.square().sum()])
         self.pairs += len(distances)

@@ -1,12 +1,11 @@
-"""The samples' side of every figure: one pass over them, on any number of processes."""
+"""The samples' side of every figure: one pass over them, in as many parts as there are processes."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from features.extractors import Extractor
@@ -17,6 +16,19 @@ from metrics.reference import NEED_ROWS, Metric, RowStore
 
 SPLITS = 10
 """Of the Inception Score, as it was published."""
+
+
+class Part(NamedTuple):
+    """What one rank has seen, all but the features: small enough to be sent; each field as `Observation` has it."""
+
+    share: range
+    seen: int
+    gaussian: GaussianStatistics
+    scores: ScoreStatistics | None
+    labels: list[Tensor]
+    modes: list[Tensor]
+    lpips_total: Tensor
+    lpips_pairs: int
 
 
 class Observation:
@@ -88,49 +100,23 @@ class Observation:
         assert self.store is not None
         return self.store.rows
 
-    def gather(self) -> bool:
-        """Brings all ranks' parts to rank 0, in the order of the samples. True there, False elsewhere."""
-        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-            return True
-        rank, world = dist.get_rank(), dist.get_world_size()
-        mine = {
-            "share": (self.share.start, self.share.stop),
-            "seen": self.seen,
-            "gaussian": self.gaussian.state(),
-            "scores": None if self.scores is None else self.scores.state(),
-            "labels": self.labels,
-            "modes": self.modes,
-            "lpips": (self.lpips_total, self.lpips_pairs),
-        }
-        parts: list[Any] = [None] * world
-        dist.all_gather_object(parts, mine)
-        rows = None if self.store is None else self._gathered_rows([range(*part["share"]) for part in parts], rank)
-        if rank != 0:
-            return False
-        self.seen = sum(part["seen"] for part in parts)
-        self.store = rows
-        for part in parts[1:]:
-            self.gaussian.merge(GaussianStatistics.from_state(part["gaussian"]))
-            if self.scores is not None:
-                self.scores.merge(ScoreStatistics.from_state(part["scores"]))
-            self.labels += part["labels"]
-            self.modes += part["modes"]
-            self.lpips_total = self.lpips_total + part["lpips"][0]
-            self.lpips_pairs += part["lpips"][1]
-        return True
+    def part(self) -> Part:
+        """What other ranks are told of this one's samples."""
+        sums = (self.gaussian, self.scores, self.labels, self.modes, self.lpips_total, self.lpips_pairs)
+        return Part(self.share, self.seen, *sums)
 
-    def _gathered_rows(self, shares: list[range], rank: int) -> RowStore | None:
-        """All rows on rank 0, a few thousand of each rank at a time."""
-        assert self.store is not None
-        joint = RowStore(self.total, self.extractor.dimension, self.folder) if rank == 0 else None
-        for first in range(0, max(map(len, shares)), 4096):
-            chunk = torch.from_numpy(np.array(self.store.rows[first : first + 4096]))
-            chunks: list[Any] = [None] * len(shares)
-            dist.all_gather_object(chunks, chunk)
-            if joint is not None:
-                for share, rows in zip(shares, chunks, strict=True):
-                    joint.write(share.start + first, rows)
-        return joint
+    def merge(self, others: Sequence[Part], store: RowStore | None) -> None:
+        """Takes in the parts of the ranks after this one, in their order; `store` has the features of all samples."""
+        self.store = store
+        for part in others:
+            self.seen += part.seen
+            self.gaussian.merge(part.gaussian)
+            if self.scores is not None and part.scores is not None:
+                self.scores.merge(part.scores)
+            self.labels += part.labels
+            self.modes += part.modes
+            self.lpips_total = self.lpips_total + part.lpips_total
+            self.lpips_pairs += part.lpips_pairs
 
 
 def share_of(count: int, rank: int, world: int) -> range:

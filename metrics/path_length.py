@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from features.efficientnet import EfficientNetFeatures
+from media.pictures import unrounded
 from metrics.interpolation import Interpolation
 
 Sampling: TypeAlias = Literal["full", "end"]
@@ -54,7 +55,7 @@ class EfficientNetDistance:
         self._extractor = extractor
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        features = self._extractor.unrounded((torch.cat([a, b]) + 1) * 127.5).double().cpu()
+        features = self._extractor.unrounded(unrounded(torch.cat([a, b]))).double().cpu()
         first, second = features.chunk(2)
         return (first - second).square().sum(1)
 

@@ -2,7 +2,8 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -32,6 +33,13 @@ CLASSIFIER_HOLD_OUT = 5
 """One in so many real pictures is kept from the classifier, to state its accuracy."""
 
 
+def drawn(size: int, count: int) -> list[int]:
+    """`count` of `size` places, ascending, drawn without replacement and with a fixed seed; all if there are fewer."""
+    if count >= size:
+        return list(range(size))
+    return sorted(np.random.RandomState(0).permutation(size)[:count].tolist())
+
+
 @dataclass(frozen=True, eq=False)
 class PictureSet:
     """Pictures that can be asked for by index, wherever they come from.
@@ -58,15 +66,12 @@ class PictureSet:
         """So many of them, drawn without replacement and with a fixed seed: data may lie sorted by class."""
         if count >= self.count:
             return self
-        chosen = np.sort(np.random.RandomState(0).permutation(self.count)[:count])
-        return PictureSet(
-            name=self.name,
+        chosen = drawn(self.count, count)
+        return replace(
+            self,
             fingerprint=f"{self.fingerprint} {count} at random",
             count=count,
-            read=lambda indices: self.read([int(chosen[index]) for index in indices]),
-            modes=self.modes,
-            num_modes=self.num_modes,
-            num_classes=self.num_classes,
+            read=lambda indices: self.read([chosen[index] for index in indices]),
         )
 
 
@@ -91,9 +96,7 @@ class RowStore:
 
 def some_rows(rows: np.ndarray) -> np.ndarray:
     """Rows that neighbours are sought among: all, or `NEIGHBOURS` of them, drawn with a fixed seed."""
-    if len(rows) <= NEIGHBOURS:
-        return rows
-    return rows[np.sort(np.random.RandomState(0).permutation(len(rows))[:NEIGHBOURS])]
+    return rows if len(rows) <= NEIGHBOURS else rows[drawn(len(rows), NEIGHBOURS)]
 
 
 class Reference:
@@ -113,10 +116,6 @@ class Reference:
         self.pictures, self.extractor, self.folder = pictures, extractor, folder
         self.batch_size, self.quiet = batch_size, quiet
         self._key = f"{pictures.fingerprint} {pictures.count} {sorted(extractor.protocol().items())}"
-        self._rows: np.ndarray | None = None
-        self._labels: Tensor | None = None
-        self._gaussian: GaussianStatistics | None = None
-        self._classifier: tuple[LinearDiscriminant, float] | None = None
 
     @property
     def count(self) -> int:
@@ -132,47 +131,45 @@ class Reference:
         if "frechet" in metrics:
             self.gaussian  # noqa: B018
 
-    @property
+    @cached_property
     def gaussian(self) -> GaussianStatistics:
         """Mean and covariance of the features."""
-        if self._gaussian is None:
 
-            def compute() -> dict[str, np.ndarray]:
-                statistics = GaussianStatistics.empty(self.extractor.dimension)
-                for features, _ in self._features():
-                    statistics.update(features)
-                return {name: value.numpy() for name, value in statistics.state().items()}
+        def compute() -> dict[str, np.ndarray]:
+            statistics = GaussianStatistics.empty(self.extractor.dimension)
+            for features, _ in self._features():
+                statistics.update(features)
+            return {name: value.numpy() for name, value in statistics.state().items()}
 
-            kept = cached_arrays(self.folder, f"gaussian {self._key}", compute)
-            self._gaussian = GaussianStatistics.from_state({name: _tensor(value) for name, value in kept.items()})
-        return self._gaussian
+        kept = cached_arrays(self.folder, f"gaussian {self._key}", compute)
+        return GaussianStatistics.from_state({name: _tensor(value) for name, value in kept.items()})
+
+    @cached_property
+    def _labelled(self) -> dict[str, np.ndarray]:
+        """`rows` and `labels`, read-only memory maps."""
+
+        def compute() -> dict[str, np.ndarray]:
+            store = RowStore(self.count, self.extractor.dimension, self.folder)
+            labels = torch.full((self.count,), -1)
+            start = 0
+            for features, some in self._features():
+                store.write(start, features)
+                if some is not None:
+                    labels[start : start + len(features)] = some
+                start += len(features)
+            return {"rows": store.rows, "labels": labels.numpy()}
+
+        return cached_arrays(self.folder, f"rows {self._key}", compute)
 
     @property
     def rows(self) -> np.ndarray:
         """The features, float32 (N, D), a read-only memory map."""
-        if self._rows is None:
+        return self._labelled["rows"]
 
-            def compute() -> dict[str, np.ndarray]:
-                store = RowStore(self.count, self.extractor.dimension, self.folder)
-                labels = torch.full((self.count,), -1)
-                start = 0
-                for features, some in self._features():
-                    store.write(start, features)
-                    if some is not None:
-                        labels[start : start + len(features)] = some
-                    start += len(features)
-                return {"rows": store.rows, "labels": labels.numpy()}
-
-            kept = cached_arrays(self.folder, f"rows {self._key}", compute)
-            self._rows, self._labels = kept["rows"], _tensor(kept["labels"])
-        return self._rows
-
-    @property
+    @cached_property
     def labels(self) -> Tensor:
         """The labels, int64 (N,); -1 where there are none."""
-        self.rows  # noqa: B018
-        assert self._labels is not None
-        return self._labels
+        return _tensor(self._labelled["labels"])
 
     @property
     def neighbours(self) -> np.ndarray:
@@ -189,28 +186,27 @@ class Reference:
         key = f"distances {DENSITY_NEIGHBOURS} {NEIGHBOURS} {self._key}"
         return cached_arrays(self.folder, key, compute)["distances"]
 
+    @cached_property
     def classifier(self) -> tuple[LinearDiscriminant, float]:
         """A classifier fitted to the labelled features, and its accuracy on those that were kept from it."""
-        if self._classifier is None:
-            rows, labels = self.rows, self.labels
-            held_out = torch.arange(self.count) % CLASSIFIER_HOLD_OUT == 0
-            # A seeded order first: labels may come in turns, as those of drawn shapes do.
-            order = torch.from_numpy(np.random.RandomState(0).permutation(self.count))
-            statistics = DiscriminantStatistics.empty(self.pictures.num_classes, self.extractor.dimension)
-            for part in order[~held_out].sort().values.split(4096):
-                statistics.update(torch.from_numpy(rows[part.numpy()]), labels[part])
-            fitted = LinearDiscriminant.fitted(statistics)
-            right = 0
-            for part in order[held_out].sort().values.split(4096):
-                right += int((fitted.predict(torch.from_numpy(rows[part.numpy()])) == labels[part]).sum())
-            self._classifier = fitted, right / int(held_out.sum())
-        return self._classifier
+        rows, labels = self.rows, self.labels
+        held_out = torch.arange(self.count) % CLASSIFIER_HOLD_OUT == 0
+        # A seeded order first: labels may come in turns, as those of drawn shapes do.
+        order = torch.from_numpy(np.random.RandomState(0).permutation(self.count))
+        statistics = DiscriminantStatistics.empty(self.pictures.num_classes, self.extractor.dimension)
+        for part in order[~held_out].sort().values.split(4096):
+            statistics.update(torch.from_numpy(rows[part.numpy()]), labels[part])
+        fitted = LinearDiscriminant.fitted(statistics)
+        right = 0
+        for part in order[held_out].sort().values.split(4096):
+            right += int((fitted.predict(torch.from_numpy(rows[part.numpy()])) == labels[part]).sum())
+        return fitted, right / int(held_out.sum())
 
     def _features(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """The features of all pictures, batch by batch; from the cached rows where they are there already."""
-        if self._rows is not None:
+        if "_labelled" in vars(self):
             for start in range(0, self.count, self.batch_size):
-                yield torch.from_numpy(np.array(self._rows[start : start + self.batch_size])), None
+                yield torch.from_numpy(np.array(self.rows[start : start + self.batch_size])), None
             return
         starts = range(0, self.count, self.batch_size)
         for start in tqdm(starts, f"Features of {self.pictures.name}", unit="batch", disable=self.quiet or None):

@@ -26,6 +26,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from media.pictures import LEVELS
 from models.parts.flow_layers import (
     ActNorm,
     Chain,
@@ -43,7 +44,7 @@ from models.parts.flow_layers import (
     initializing,
 )
 from models.parts.flow_networks import ResidualNetwork, ZeroConv2d, glow_network, vector_network
-from models.parts.likelihoods import DEQUANTIZED_LOG_WIDTH, LEVELS, dequantized
+from models.parts.likelihoods import DEQUANTIZED_LOG_WIDTH, dequantized
 from models.training.base import UNKNOWN_DATA, SamplerSettings, picture_shape
 from models.training.capabilities import Encodes, HasLatents, HasLikelihood, LikelihoodSettings
 from models.training.randomness import normals

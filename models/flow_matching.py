@@ -16,7 +16,8 @@ from typing import ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from models.parts.likelihoods import DEQUANTIZED_LOG_WIDTH, HALF_STEP, LEVELS, dequantized
+from media.pictures import LEVELS
+from models.parts.likelihoods import DEQUANTIZED_LOG_WIDTH, HALF_STEP, dequantized
 from models.parts.ode import Solver, check_solver, integrate, integrate_density
 from models.parts.part import Part
 from models.parts.unet import MLP, UNet

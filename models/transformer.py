@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from media.pictures import LEVELS, from_levels, to_levels
 from models.parts.attention import Attention, Memory
-from models.parts.likelihoods import LEVELS, from_levels, to_levels
 from models.parts.tokens import check_drawing, chosen, restricted
 from models.training.base import UNKNOWN_DATA, GenerativeModel, SamplerSettings, classes_seen, picture_shape
 from models.training.capabilities import HasCodes, HasLikelihood, LikelihoodSettings

@@ -13,7 +13,7 @@ from torch import Tensor
 from commands.options.errors import one_line
 from commands.options.sources import pictures_at
 from media.files import write_whole
-from media.pictures import to_uint8
+from media.pictures import from_levels, to_uint8
 from metrics.reference import PictureSet
 from models.training.base import GenerativeModel, SamplerSettings
 from models.training.capabilities import Encodes, HasLatents, HasStyles
@@ -72,7 +72,7 @@ def read_pictures(pictures: PictureSet, indices: Sequence[int], model: Generativ
     if max(indices) >= pictures.count:
         raise ValueError(f"{pictures.name} holds {pictures.count} pictures: there is none with index {max(indices)}")
     some, labels = pictures.read(list(indices))
-    x = (some.to(model.device).float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+    x = from_levels(some.to(model.device)).contiguous(memory_format=torch.channels_last)
     if labels is None or not model.label_classes:
         labels = torch.zeros(len(x), dtype=torch.int64)
     return x, labels.to(model.device)

@@ -1,4 +1,4 @@
-"""Probabilities of pictures whose values are bytes, and the way from bytes to continuous values and back.
+"""Probabilities of pictures whose values are bytes, and their spread over an interval.
 
 Every function gives one value an element; sums over a picture are the caller's.
 """
@@ -9,21 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LEVELS = 256
-"""Values that one channel of one pixel can have."""
+from media.pictures import LEVELS, to_levels
 
 HALF_STEP = 1 / (LEVELS - 1)
 """Half the distance of two neighbouring values of a picture in [-1, 1]."""
-
-
-def to_levels(x: Tensor) -> Tensor:
-    """The bytes of pictures in [-1, 1], int64 of the same shape, 0 to 255."""
-    return ((x + 1) * ((LEVELS - 1) / 2)).round().to(torch.int64).clamp(0, LEVELS - 1)
-
-
-def from_levels(levels: Tensor) -> Tensor:
-    """Pictures in [-1, 1] of their bytes, as data modules give them: float32."""
-    return levels.to(torch.float32) / ((LEVELS - 1) / 2) - 1
 
 
 def dequantized(x: Tensor, noise: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ coefficients, of (green by red), (blue by red), (blue by green).
 import torch
 from torch import Tensor
 
-from models.parts.likelihoods import from_levels, logistic, to_levels
+from media.pictures import from_levels, to_levels
+from models.parts.likelihoods import logistic
 from models.parts.tokens import chosen
 
 LEAST_LOG_SCALE = -7.0

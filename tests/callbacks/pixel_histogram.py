@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from models.parts.likelihoods import from_levels, to_levels
+from media.pictures import from_levels, to_levels
 from models.training.base import SamplerSettings
 from models.training.capabilities import Encodes, HasLikelihood
 from models.training.single_loss import Optimization, SingleLoss

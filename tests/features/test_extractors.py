@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.metrics.test_torchscript import Moments, saved
 from torch import Tensor, nn
 
 from features.efficientnet import EfficientNetFeatures
 from features.extractors import Extractor, make_extractor
 from features.inception import InceptionFeatures
+from tests.features.test_torchscript import Moments, saved
 
 Publish = Callable[[dict[str, Tensor], Path], None]
 

@@ -5,7 +5,18 @@ import pytest
 import torch
 from PIL import Image
 
-from media.pictures import grid, save_png, to_uint8, where_points_lie
+from media.pictures import LEVELS, from_levels, grid, save_png, to_levels, to_uint8, unrounded, where_points_lie
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_levels_go_there_and_back(dtype: torch.dtype) -> None:
+    levels = torch.arange(LEVELS).to(dtype)
+    x = from_levels(levels)
+    assert x.dtype == torch.float32
+    assert torch.equal(x, (levels.double() / 127.5).float() - 1)
+    assert torch.equal(to_levels(x), levels.long())
+    assert torch.equal(unrounded(x.double()).round(), levels.double())
+    assert torch.equal(to_levels(torch.tensor([-1.2, 1.2])), torch.tensor([0, 255]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

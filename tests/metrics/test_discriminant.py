@@ -43,7 +43,7 @@ def test_any_split_gives_the_same_statistics(sizes: list[int]) -> None:
     updated, merged = DiscriminantStatistics.empty(3, 6), DiscriminantStatistics.empty(3, 6)
     for x, y in zip(features.split(sizes), labels.split(sizes), strict=True):
         updated.update(x, y)
-        merged.merge(DiscriminantStatistics.from_state(gathered(x, y).state()))
+        merged.merge(gathered(x, y))
     for result in (updated, merged):
         assert torch.equal(result.counts, whole.counts)
         torch.testing.assert_close(result.means, whole.means, rtol=1e-11, atol=0)
@@ -102,7 +102,7 @@ def test_bad_input_is_refused_and_leaves_no_trace() -> None:
     statistics = DiscriminantStatistics.empty(3, 6)
     broken = features.clone()
     broken[0, 0], broken[2, 1] = torch.nan, torch.inf
-    with pytest.raises(ValueError, match="2 of 6 vectors hold NaN or infinity"):
+    with pytest.raises(ValueError, match="2 of 6 hold NaN or infinity"):
         statistics.update(broken, labels)
     with pytest.raises(ValueError, match="labels: 3 is not a class from 0 to 2"):
         statistics.update(features, labels + 1)

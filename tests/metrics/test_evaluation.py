@@ -5,16 +5,21 @@ import multiprocessing
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
+import callbacks.ranks
 import metrics.evaluation
 import metrics.observation
 import metrics.reference
+from callbacks.ranks import brought_together
 from features.extractors import Extractor
 from metrics.discriminant import class_accuracy
 from metrics.evaluation import Figure, check_metrics, figures, headline, suffix_of
@@ -80,11 +85,12 @@ def picture_set(count: int, seed: int, classes: int = CLASSES) -> PictureSet:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Subsets and splits that a few samples fill."""
+    """Subsets and splits that a few samples fill, and chunks that ranks send several of."""
     monkeypatch.setattr(metrics.evaluation, "SUBSET_SIZE", 30)
     monkeypatch.setattr(metrics.evaluation, "SUBSETS", 7)
     monkeypatch.setattr(metrics.evaluation, "SPLITS", 3)
     monkeypatch.setattr(metrics.observation, "SPLITS", 3)
+    monkeypatch.setattr(callbacks.ranks, "ROWS_AT_ONCE", 7)
 
 
 def observed(fake: PictureSet, folder: Path, batch: int = 7, rank: int = 0, world: int = 1) -> Observation:
@@ -118,7 +124,7 @@ def test_every_figure_is_the_plain_functions(tmp_path: Path) -> None:
     kernel = kernel_distance(ours.numpy(), theirs.numpy(), subsets=7, subset_size=30)
     near = neighbour_figures(ours.numpy(), theirs.numpy())
     coverage = mode_coverage(bright_mode(x), torch.ones(4))
-    classifier, accuracy = reference.classifier()
+    classifier, accuracy = reference.classifier
     by_class = class_accuracy(classifier.predict(ours), y, CLASSES)
     expected = {
         "fd_projection": frechet_distance(*statistics),
@@ -154,7 +160,8 @@ def _rank(rank: int, world: int, folder: Path, answers: "multiprocessing.Queue[s
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     seen = observed(picture_set(61, 2), folder, 5, rank, world)
-    if seen.gather():
+    trainer: Any = SimpleNamespace(world_size=world, is_global_zero=rank == 0, strategy=DDPStrategy())
+    if brought_together(trainer, seen):
         found = figures(ALL, Reference(picture_set(90, 1), Projection(), folder), seen)
         answers.put(json.dumps({"seen": seen.seen, **values(found)}))
     dist.barrier()
@@ -174,6 +181,15 @@ def test_processes_make_no_difference_and_no_sample_counts_twice(tmp_path: Path,
     assert together.pop("seen") == 61
     reference = Reference(picture_set(90, 1), Projection(), tmp_path)
     assert together == pytest.approx(values(figures(ALL, reference, observed(picture_set(61, 2), tmp_path))), rel=1e-9)
+
+
+def test_parts_merge_into_what_one_pass_sees(tmp_path: Path) -> None:
+    whole = observed(picture_set(61, 2), tmp_path)
+    first, second, third = (observed(picture_set(61, 2), tmp_path, 5, rank, 3) for rank in range(3))
+    first.merge([second.part(), third.part()], whole.store)
+    assert first.complete
+    reference = Reference(picture_set(90, 1), Projection(), tmp_path)
+    assert values(figures(ALL, reference, first)) == pytest.approx(values(figures(ALL, reference, whole)), rel=1e-9)
 
 
 @pytest.mark.parametrize("count", [1, 2, 37, 64])

@@ -87,7 +87,7 @@ def test_bad_features_are_refused_and_leave_no_trace() -> None:
     before = result.mean.clone()
     x = features(4, 3)
     x[0, 0], x[0, 1], x[2, 1] = torch.nan, torch.inf, -torch.inf
-    with pytest.raises(ValueError, match="2 of 4 vectors hold NaN or infinity"):
+    with pytest.raises(ValueError, match="2 of 4 hold NaN or infinity"):
         result.update(x)
     with pytest.raises(ValueError, match=r"expected shape \(N, 3\), got \(4, 2\)"):
         result.update(x[:, :2])

@@ -50,7 +50,8 @@ def test_a_pair_may_span_two_batches_and_grey_is_as_good() -> None:
     for part in (x[:1], x[1:4], x[4:5], x[5:]):
         parts.update(part)
     assert parts.pairs == whole.pairs == 4
-    assert parts.total.tolist() == pytest.approx(whole.total.tolist(), rel=1e-6)
+    # Convolutions of other batch sizes round otherwise, in every layer.
+    assert parts.total.tolist() == pytest.approx(whole.total.tolist(), rel=1e-4)
 
 
 def test_weights_that_are_not_to_be_had_are_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -239,7 +239,9 @@ def test_what_cannot_be_computed_is_said_in_a_line() -> None:
 def test_equals_torch_fidelitys_precision_and_recall() -> None:
     metric_prc = pytest.importorskip("torch_fidelity.metric_prc", reason="torch-fidelity is an optional reference")
     generated, real = features(700, 64, seed=1, scale=0.9), features(600, 64)
-    theirs = metric_prc.prc_features_to_metric(torch.from_numpy(generated), torch.from_numpy(real), verbose=False)
+    # In float64: in float32 it takes pairs for nearer or farther than they are.
+    rows = (torch.from_numpy(x).double() for x in (generated, real))
+    theirs = metric_prc.prc_features_to_metric(*rows, verbose=False)
     ours = neighbour_figures(generated, real)
     assert 0.1 < ours.recall < ours.precision < 1
     assert ours.precision == pytest.approx(theirs["precision"], rel=1e-6)
@@ -249,7 +251,7 @@ def test_equals_torch_fidelitys_precision_and_recall() -> None:
 def test_equals_prdcs_density_and_coverage() -> None:
     prdc = pytest.importorskip("prdc", reason="prdc is an optional reference")
     generated, real = features(700, 64, seed=1, scale=0.9), features(600, 64)
-    theirs = prdc.compute_prdc(real, generated, nearest_k=5)
+    theirs = prdc.compute_prdc(real.astype(np.float64), generated.astype(np.float64), nearest_k=5)
     ours = neighbour_figures(generated, real, precision_neighbours=5)
     for name in ("precision", "recall", "density", "coverage"):
         assert getattr(ours, name) == pytest.approx(theirs[name], rel=1e-6)

@@ -6,25 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.parts.likelihoods import (
-    DEQUANTIZED_LOG_WIDTH,
-    LEVELS,
-    bernoulli,
-    dequantized,
-    from_levels,
-    gaussian,
-    logistic,
-    to_levels,
-)
+from media.pictures import LEVELS, from_levels
+from models.parts.likelihoods import DEQUANTIZED_LOG_WIDTH, bernoulli, dequantized, gaussian, logistic
 
 Likelihood = Callable[[Tensor, Tensor, Tensor], Tensor]
 VALUES = torch.arange(LEVELS, dtype=torch.float64) / 127.5 - 1
-
-
-def test_levels_go_there_and_back() -> None:
-    levels = torch.arange(LEVELS)
-    assert torch.equal(to_levels(from_levels(levels)), levels)
-    assert torch.equal(to_levels(torch.tensor([-1.2, 1.2])), torch.tensor([0, 255]))
 
 
 @pytest.mark.parametrize("likelihood", [logistic, gaussian])
