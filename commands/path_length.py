@@ -115,7 +115,7 @@ def run(arguments: Sequence[str]) -> int:
 def distance_of(options: argparse.Namespace) -> "PathDistance":
     """The distance that was asked for, or LPIPS where its weights are at hand and EfficientNet's where not."""
     from features.efficientnet import EfficientNetFeatures
-    from metrics.lpips import LPIPSDistance, weights_place
+    from features.lpips import LPIPSDistance, weights_place
     from metrics.path_length import EfficientNetDistance
 
     if options.distance == "lpips" or (options.distance is None and weights_place("vgg").is_file()):
