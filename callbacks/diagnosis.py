@@ -119,8 +119,8 @@ def _logits(model: GenerativeModel, judge: HasCritic, pictures: PictureSet, batc
     with torch.no_grad(), model.evaluating():
         for some, labels in in_batches(pictures, range(pictures.count), batch_size):
             x = from_levels(some.to(model.device))
-            y = torch.zeros(len(x), dtype=torch.int64) if labels is None else labels
-            found.append(judge.logits(x, y.to(model.device)).float().cpu())
+            y = model.given_labels(labels, len(x)).to(model.device)
+            found.append(judge.logits(x, y).float().cpu())
     return torch.cat(found)
 
 

@@ -1,36 +1,28 @@
 """`diagnose`: what is wrong with a checkpoint, or with finished samples, in words and in one picture."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from commands.options.parsers import measuring_parser, with_machine
+from commands.records.evaluations import as_json
+from commands.records.run_folder import read_run
 
 
 def parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="python main.py diagnose",
-        description="Looks for mode collapse, memorisation, discriminator overfitting, instability and uneven classes.",
+    parser = measuring_parser(
+        "diagnose", "Looks for mode collapse, memorisation, discriminator overfitting, instability and uneven classes."
     )
-    judged = parser.add_mutually_exclusive_group(required=True)
-    judged.add_argument("--ckpt_path", help="a checkpoint, or a run's folder for its newest one")
-    judged.add_argument("--samples", type=Path, help="a folder, zip or npz of finished samples")
     parser.add_argument("--data", type=Path, help="the config of the data it was trained on (the run's own)")
     parser.add_argument(
         "--out", type=Path, help="where the picture of nearest training pictures goes (the run's folder)"
     )
     parser.add_argument("--num_samples", type=int, default=2000, help="samples to look at (2000)")
-    parser.add_argument("--extractor", default="effnet", help="effnet, inception, or a TorchScript file (effnet)")
-    parser.add_argument("--extractor_weights", help="a file with inception's weights, where not to be downloaded")
-    parser.add_argument("--resolution", type=int, help="side of the extractor's input, in pixels (its own; effnet 64)")
-    parser.add_argument("--seed", type=int, default=0, help="of the samples (0)")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged or last weights (ema)")
-    parser.add_argument("--batch_size", type=int, default=128, help="pictures a pass (128)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (cpu)")
-    parser.add_argument("--cache_dir", type=Path, help="where real statistics are kept (the user's cache folder)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    return parser
+    return with_machine(parser, "of a checkpoint's samples", "pictures a pass", 128)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -39,25 +31,20 @@ def run(arguments: Sequence[str]) -> int:
     if options.num_samples < 10 or options.batch_size < 1:
         raise ValueError("--num_samples must be at least 10, --batch_size at least 1")
 
-    # Imported after the arguments are known to be right: --help and typing errors answer at once.
-    import torch
-
     from callbacks.diagnosis import as_plain, diagnose, in_words
     from callbacks.measuring import model_samples
-    from commands.options.checkpoints import checkpoint_at, run_folder_of, usable_device
+    from commands.options.checkpoints import loaded, run_folder_of, usable_device
     from commands.options.sources import config_of_run, data_from, pictures_at
     from features.extractors import make_extractor
-    from media.files import without_nonfinite, write_json_whole
+    from media.files import write_json_whole
     from media.pictures import save_png
     from metrics.cache import default_folder
-    from models import load
 
-    device = torch.device(usable_device(options.device))
+    device = usable_device(options.device)
     model = curves = run_folder = None
     shape: tuple[int, ...]
     if options.ckpt_path is not None:
-        path = checkpoint_at(options.ckpt_path)
-        model = load(path, str(device))
+        model, path = loaded(options)
         if len(model.data_shape) != 3:
             raise ValueError(f"{path}: samples of shape {model.data_shape} are no pictures; only those are diagnosed")
         settings = model.settled(model.settings_class(weights=options.weights))
@@ -90,26 +77,20 @@ def run(arguments: Sequence[str]) -> int:
         found["findings"] = as_plain(diagnosed.findings)
         write_json_whole(run_folder / "diagnosis" / f"{path.stem}.json", found)  # run.json belongs to the fit
     if options.json:
-        print(json.dumps(without_nonfinite({"findings": as_plain(diagnosed.findings), "picture": str(out)}), indent=2))
+        print(as_json({"findings": as_plain(diagnosed.findings), "picture": str(out)}))
         return 0
     print(in_words(diagnosed.findings))
     print(f"\nthe samples closest to training pictures, with these beside them: {out}")
     return 0
 
 
-def curves_of(run_folder: Path, samples_seen: int) -> tuple[list[dict[str, float]], str] | None:
+def curves_of(run_folder: Path, samples_seen: int) -> tuple[list[dict[str, Any]], str] | None:
     """A run's curves up to a checkpoint, and the figure of quality that it went by; None where it kept none."""
+    if not (run_folder / "metrics.jsonl").is_file():
+        return None
     try:
-        lines = (run_folder / "metrics.jsonl").read_text().splitlines()
-        figures = list(json.loads((run_folder / "run.json").read_text()).get("figures", {}))
+        run = read_run(run_folder)
+        rows = [row for row in run.rows() if row["samples_seen"] <= samples_seen]
     except (OSError, ValueError):
         return None
-    rows = []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:  # cut short by a kill
-            continue
-        if row["samples_seen"] <= samples_seen:
-            rows.append(row)
-    return rows, figures[0] if figures else ""
+    return rows, next(iter(run.record.get("figures") or {}), "")

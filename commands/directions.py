@@ -1,12 +1,12 @@
 """`directions`: a sheet of edits along directions of the latent space: SeFa (Shen & Zhou 2021) and GANSpace (2020)."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from commands.options.sampler import add_arguments, keep_protocol, settings_of
+from commands.options.parsers import checkpoint_parser, require_suffix, with_sampling
+from commands.options.sampler import settings_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,11 +17,9 @@ if TYPE_CHECKING:
 
 def parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="python main.py directions",
-        description="Edits a picture along the directions that change pictures most, a row each.",
+    parser = checkpoint_parser(
+        "directions", "Edits a picture along the directions that change pictures most, a row each."
     )
-    parser.add_argument("--ckpt_path", required=True, help="a checkpoint, or a run's folder for its newest one")
     parser.add_argument("--out", required=True, type=Path, help="x.png")
     parser.add_argument(
         "--of", choices=("sefa", "pca"), default="sefa",
@@ -39,11 +37,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--index", type=int, default=0, help="of the sample to edit (0)")
     parser.add_argument("--label", type=int, help="class of the sample; drawn where left out")
     parser.add_argument("--num_samples", type=int, default=10_000, help="latents that deviations are of (10000)")
-    parser.add_argument("--seed", type=int, default=0, help="samples are a function of seed and index (0)")
-    add_arguments(parser)
-    parser.add_argument("--batch_size", type=int, default=64, help="pictures drawn at once (64)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (cpu)")
-    return parser
+    return with_sampling(parser)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -55,22 +49,17 @@ def run(arguments: Sequence[str]) -> int:
         raise ValueError(f"--range {options.range}: take a number above 0, such as 3")
     if options.index < 0:
         raise ValueError("--index must not be negative")
-    if options.out.suffix != ".png":
-        raise ValueError(f"--out {options.out}: name a file that ends in .png")
+    require_suffix("out", options.out)
 
-    # Imported after the arguments are known to be right: --help and typing errors answer at once.
     import torch
-    from tqdm import tqdm
 
-    from commands.options.checkpoints import checkpoint_at, usable_device
-    from commands.options.latents import Decode, decoded, decoder, read_projection, with_latents
-    from media.pictures import grid, save_png
+    from commands.options.checkpoints import loaded
+    from commands.options.drawings import keep_sheet, protocol_of
+    from commands.options.latents import decoded, decoder, layers_of, read_projection, with_latents
     from metrics.directions import deviations
-    from models import load
     from models.training.capabilities import HasStyles
 
-    path = checkpoint_at(options.ckpt_path)
-    model = load(path, usable_device(options.device))
+    model, path = loaded(options)
     latent = with_latents(model, path)
     settings = settings_of(model, options, still_noise=True)
     projection = None if options.latent is None else read_projection(options.latent, model)
@@ -88,7 +77,7 @@ def run(arguments: Sequence[str]) -> int:
         # Truncation moves the sample, and leaves the unit that its edits count in.
         plain = model.settings_class(weights=options.weights)
         ws = latent.to_w(drawn, label.repeat(len(drawn)), settings=plain)
-        layers = layers_to_move(options.layers, ws.shape[1])
+        layers = layers_of(options.layers, ws.shape[1])
         points = ws[:, 0]
     elif options.layers is not None:
         raise ValueError(f"--layers: {type(model).__name__} has no styles, one a layer; leave it out")
@@ -105,32 +94,15 @@ def run(arguments: Sequence[str]) -> int:
         source = latent.draw_latents([options.index], seed=options.seed, settings=settings)
         if isinstance(latent, HasStyles):
             source = latent.to_w(source, label, settings=settings)
-    noises = [] if projection is None else projection.noises
-    if isinstance(latent, HasStyles):
-        assert layers is not None
-        styled = latent
+    if layers is not None:
         edited = source.repeat(len(steps), 1, 1)
         edited[:, layers[0] : layers[1] + 1] += steps[:, None]
-
-        def decode_styles(ws: "Tensor", labels: "Tensor") -> "Tensor":
-            kept = [noise.expand(len(ws), -1, -1, -1) for noise in noises]
-            return styled.from_w(ws, noise=kept or None, settings=settings)
-
-        decode: Decode = decode_styles
     else:
         edited = source + steps
-
-        decode = decoder(latent, "z", settings)
-
+    noises = [] if projection is None else projection.noises
+    decode = decoder(latent, "z" if layers is None else "w", settings, noises)
     pictures = decoded(decode, edited, label.repeat(len(edited)), options.batch_size)
-    with tqdm(pictures, total=len(edited), unit="picture", disable=not sys.stderr.isatty()) as bar:
-        sheet = grid(torch.stack(list(bar)), options.columns)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    save_png(sheet, options.out)
-    protocol = {
-        "checkpoint": str(path),
-        "model": type(model).__name__,
-        "samples_seen": model.samples_seen,
+    own = {
         "of": options.of,
         "eigenvalues": strengths.tolist(),
         "layers": layers,
@@ -140,18 +112,10 @@ def run(arguments: Sequence[str]) -> int:
         "index": options.index if projection is None else None,
         "seed": options.seed,
         "label": int(label) if model.label_classes else None,
-        "settings": vars(settings),
     }
-    keep_protocol(options.out, protocol)
+    keep_sheet(torch.stack(list(pictures)), options.columns, options.out, protocol_of(model, path, settings, own))
     print(options.out)
     return 0
-
-
-def layers_to_move(text: str | None, layers: int) -> tuple[int, int]:
-    """First and last layer that --layers means, of so many; all of them for None. ValueError as `layers_of`."""
-    from commands.mix import layers_of
-
-    return (0, layers - 1) if text is None else layers_of(text, layers)
 
 
 def found(

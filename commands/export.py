@@ -14,6 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
+from commands.options.parsers import checkpoint_parser
+from commands.options.sampler import add_settings, settings_of
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -35,18 +38,17 @@ NEEDS = {".safetensors": ("safetensors",), ".onnx": ("onnx", "onnxscript", "onnx
 
 def parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="python main.py export",
-        description="Writes the averaged generator: latents float32 (N, latent_dim), and labels int64 (N,) where it "
-        "has classes, to pictures float32 (N, C, H, W) in [-1, 1], for any N.",
+    parser = checkpoint_parser(
+        "export",
+        "Writes the averaged generator: latents float32 (N, latent_dim), and labels int64 (N,) where it has classes, "
+        "to pictures float32 (N, C, H, W) in [-1, 1], for any N.",
     )
-    parser.add_argument("--ckpt_path", required=True, help="a checkpoint, or a run's folder for its newest one")
+    parser.set_defaults(weights="ema", precision="float32", device="cpu")
     parser.add_argument(
         "--out", required=True, type=Path,
         help="x.onnx, x.pt2 (torch.export), x.pt (TorchScript), or x.safetensors (weights alone)",
     )  # fmt: skip
-    parser.add_argument("--truncation_psi", type=float, help="StyleGAN2: towards the average style; 1 where left out")
-    parser.add_argument("--truncation_cutoff", type=int, help="StyleGAN2: layers truncated, from 4 px; all if left out")
+    add_settings(parser, ("truncation_psi", "truncation_cutoff"))
     parser.add_argument("--noise", choices=("const", "none"), help="StyleGAN2: of its layers (const)")
     return parser
 
@@ -59,16 +61,18 @@ def run(arguments: Sequence[str]) -> int:
         raise ValueError(f"--out {options.out} must end in {', '.join(WRITERS)}")
     require_installed(NEEDS.get(options.out.suffix, ()))
 
-    from commands.options.checkpoints import checkpoint_at
+    from commands.options.checkpoints import loaded
     from media.files import write_whole
-    from models import load
     from models.training.capabilities import Deployable
 
-    path = checkpoint_at(options.ckpt_path)
-    model = load(path)
+    model, path = loaded(options)
     if not isinstance(model, Deployable):
         raise ValueError(f"{path}: samples of a {type(model).__name__} are not those of one network, to be exported")
-    settings = settings_of(model, options)
+    settings = settings_of(model, options, still_noise=True)
+    if options.out.suffix == ".safetensors":
+        for name in ("truncation_psi", "truncation_cutoff", "noise"):
+            if getattr(options, name) is not None:
+                raise ValueError(f"--{name} has no place in {options.out}, which holds weights and not what uses them")
     network = model.deployed(settings)
     content, reopened = write(network, example(model, 2), metadata(model, settings, path))
     difference = largest_difference(model, settings, reopened)
@@ -91,25 +95,6 @@ def require_installed(packages: Sequence[str]) -> None:
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         raise ModuleNotFoundError(f"this format needs {', '.join(missing)}: pip install -e '.[export]'")
-
-
-def settings_of(model: "GenerativeModel", options: argparse.Namespace) -> "SamplerSettings":
-    """The model's settings with what the options name; noise that is the same for all samples, where there is noise.
-
-    Raises:
-        ValueError: for an option that this family does not have, or that weights alone cannot hold.
-    """
-    fields = {field.name for field in dataclasses.fields(model.settings_class)}
-    named: dict[str, Any] = {"noise": "const"} if "noise" in fields else {}
-    for name in ("truncation_psi", "truncation_cutoff", "noise"):
-        if (value := getattr(options, name)) is None:
-            continue
-        if name not in fields:
-            raise ValueError(f"{type(model).__name__} has no {name}")
-        if options.out.suffix == ".safetensors":
-            raise ValueError(f"--{name} has no place in {options.out}, which holds weights and not what uses them")
-        named[name] = value
-    return model.settings_class(**named)
 
 
 def metadata(model: "GenerativeModel", settings: "SamplerSettings", checkpoint: Path) -> dict[str, str]:

@@ -8,15 +8,17 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
+from commands.options.parsers import verb_parser
+
 if TYPE_CHECKING:
     from commands.official.checkpoint import Foreign
 
 
 def parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="python main.py import",
-        description="Makes a checkpoint of an official one: a snapshot of stylegan2-ada-pytorch or R3GAN "
+    parser = verb_parser(
+        "import",
+        "Makes a checkpoint of an official one: a snapshot of stylegan2-ada-pytorch or R3GAN "
         "(network-snapshot-*.pkl), or weights of BigGAN-PyTorch (G_ema.pth or G_ema.safetensors, with G and D beside "
         "it). Nothing that the file holds is run.",
     )

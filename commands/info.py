@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from commands.options.parsers import verb_parser
+
 if TYPE_CHECKING:
     from callbacks.plan import Cost
     from models.training.base import GenerativeModel
@@ -14,10 +16,7 @@ if TYPE_CHECKING:
 
 def parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="python main.py info",
-        description="Parameters by network, output, memory and time, measured by a few training steps.",
-    )
+    parser = verb_parser("info", "Parameters by network, output, memory and time, measured by a few training steps.")
     parser.add_argument("path", type=Path, help="a checkpoint, a run's folder, or a run config")
     parser.add_argument("--batch_size", type=int, help="of a training step; the config's, or 64, where left out")
     parser.add_argument("--device", default="auto", help="cpu, gpu, ... as trainer.accelerator takes it (auto)")
@@ -32,19 +31,15 @@ def run(arguments: Sequence[str]) -> int:
         raise FileNotFoundError(f"no checkpoint, run or config at {options.path}")
 
     from callbacks.plan import describe_cost
-    from commands.options.checkpoints import origin_line
-    from commands.training import default_precision
+    from commands.options.checkpoints import checkpoint_at, origin_line
+    from commands.options.command_line import TrainingCLI, as_input_errors, default_precision, quietly
+    from models import load
 
     if options.path.suffix in (".yaml", ".yml"):
-        from commands.training import TrainingCLI, as_input_errors, quietly
-
         with tempfile.TemporaryDirectory() as folder, as_input_errors(), quietly():
             cli = TrainingCLI(["fit", "--config", str(options.path), "--run.root", folder, "--run.wandb", "off"])
         model, precision, batch_size = cli.model, cli.arguments.trainer.precision, cli.datamodule.batch_size
     else:
-        from commands.options.checkpoints import checkpoint_at
-        from models import load
-
         path = checkpoint_at(options.path)
         model, precision, batch_size = load(path), default_precision(options.device), batch_size_of(path)
     batch_size = options.batch_size or batch_size
@@ -74,7 +69,7 @@ def measure(model: "GenerativeModel", batch_size: int, accelerator: str, precisi
     import lightning
 
     from callbacks.plan import Trial
-    from commands.training import quietly
+    from commands.options.command_line import quietly
 
     trial = Trial(batch_size)
     with quietly():

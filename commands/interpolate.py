@@ -1,27 +1,21 @@
 """`interpolate`: ways between samples of a checkpoint, as a strip of pictures or as an animation."""
 
 import argparse
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from commands.options.sampler import add_arguments, in_turn, keep_protocol, settings_of
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from commands.options.parsers import checkpoint_parser, require_suffix, with_sampling
+from commands.options.sampler import in_turn, settings_of
 
 SUFFIXES = (".png", ".gif", ".mp4")
 
 
 def parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="python main.py interpolate",
-        description="Walks between samples of a checkpoint: latents on great circles, or styles on straight lines.",
+    parser = checkpoint_parser(
+        "interpolate", "Walks between samples of a checkpoint: latents on great circles, or styles on straight lines."
     )
-    parser.add_argument("--ckpt_path", required=True, help="a checkpoint, or a run's folder for its newest one")
     parser.add_argument(
         "--out", required=True, type=Path,
         help="x.png for a strip, a row a path; x.gif or x.mp4 for an animation that closes, all paths in one picture",
@@ -38,32 +32,26 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--steps", type=int, help="steps from a sample to the next (8 in a strip, 25 if animated)")
     parser.add_argument("--fps", type=int, default=25, help="frames a second (25)")
-    parser.add_argument("--seed", type=int, default=0, help="samples are a function of seed and index (0)")
     parser.add_argument(
         "--labels", type=int, nargs="+", help="the paths' classes, used in turn; that of its first sample if left out"
     )
-    add_arguments(parser)
-    parser.add_argument("--batch_size", type=int, default=64, help="pictures drawn at once (64)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (cpu)")
-    return parser
+    return with_sampling(parser)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Draws and writes; prints where to."""
     options = parser().parse_args(arguments)
     animated = options.out.suffix != ".png"
-    if options.out.suffix not in SUFFIXES:
-        raise ValueError(f"--out {options.out}: name a file that ends in {', '.join(SUFFIXES)}")
+    require_suffix("out", options.out, SUFFIXES)
     paths = indices_of(options, animated)
     steps = options.steps if options.steps is not None else 25 if animated else 8
     if steps < 1 or options.batch_size < 1 or options.fps < 1:
         raise ValueError("--steps, --batch_size and --fps must be at least 1")
 
-    # Imported after the arguments are known to be right: --help and typing errors answer at once.
     import torch
-    from tqdm import tqdm
 
-    from commands.options.checkpoints import checkpoint_at, usable_device
+    from commands.options.checkpoints import loaded
+    from commands.options.drawings import keep_protocol, keep_sheet, protocol_of
     from commands.options.latents import (
         decoded,
         decoder,
@@ -74,16 +62,14 @@ def run(arguments: Sequence[str]) -> int:
         with_styles,
     )
     from media.animations import GIF_FPS, save_gif, save_mp4, video_package
-    from media.pictures import grid, save_png
+    from media.pictures import grid
     from metrics.interpolation import along, lerp, slerp
-    from models import load
 
     if options.out.suffix == ".mp4":
         video_package()
     if options.out.suffix == ".gif" and options.fps > GIF_FPS:
         raise ValueError(f"--fps {options.fps}: a GIF shows {GIF_FPS} frames a second at most; name an .mp4")
-    path = checkpoint_at(options.ckpt_path)
-    model = load(path, usable_device(options.device))
+    model, path = loaded(options)
     latent = with_latents(model, path) if options.pictures is None else with_decoder(model, path)
     if options.space == "w":
         with_styles(model, path, "; leave out --space w")
@@ -115,30 +101,25 @@ def run(arguments: Sequence[str]) -> int:
     decode = decoder(latent, options.space, settings)
     pictures = decoded(decode, frames.flatten(0, 1), labels.repeat(len(frames)), options.batch_size)
 
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    protocol: dict[str, Any] = {
-        "checkpoint": str(path),
-        "model": type(model).__name__,
-        "samples_seen": model.samples_seen,
+    own: dict[str, Any] = {
         "space": options.space,
         "pictures": None if options.pictures is None else str(options.pictures),
         "indices": paths,
         "steps": steps,
         "seed": options.seed,
         "labels": labels.tolist() if model.label_classes else None,
-        "settings": vars(settings),
     }
-    total = frames.shape[0] * rows
-    with tqdm(pictures, total=total, unit="picture", disable=not sys.stderr.isatty()) as bar:
-        if not animated:
-            strip = torch.stack(list(bar)).unflatten(0, (-1, rows)).transpose(0, 1).flatten(0, 1)
-            save_png(grid(strip, columns=len(frames)), options.out)
-        else:
-            protocol["fps"] = options.fps
-            columns = max(1, round(rows**0.5))
-            save = save_gif if options.out.suffix == ".gif" else save_mp4
-            save((grid(torch.stack(frame), columns) for frame in groups(bar, rows)), options.out, options.fps)
-    keep_protocol(options.out, protocol)
+    protocol = protocol_of(model, path, settings, own)
+    if not animated:
+        strip = torch.stack(list(pictures)).unflatten(0, (-1, rows)).transpose(0, 1).flatten(0, 1)
+        keep_sheet(strip, len(frames), options.out, protocol)
+    else:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        columns = max(1, round(rows**0.5))
+        save = save_gif if options.out.suffix == ".gif" else save_mp4
+        of_a_frame = zip(*[pictures] * rows, strict=True)
+        save((grid(torch.stack(each), columns) for each in of_a_frame), options.out, options.fps)
+        keep_protocol(options.out, {**protocol, "fps": options.fps})
     print(options.out)
     return 0
 
@@ -161,10 +142,3 @@ def indices_of(options: argparse.Namespace, animated: bool) -> list[list[int]]:
     if min(indices) < 0:
         raise ValueError(f"--indices must not be negative, as {min(indices)} is")
     return [indices[row * points : (row + 1) * points] for row in range(rows)]
-
-
-def groups(pictures: "Iterable[Tensor]", size: int) -> "Iterator[list[Tensor]]":
-    """So many pictures at a time."""
-    rest = iter(pictures)
-    while group := list(islice(rest, size)):
-        yield group

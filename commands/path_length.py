@@ -1,13 +1,14 @@
 """`path_length`: the perceptual path length of a checkpoint, with its protocol (Karras et al. 2019, section 4.1)."""
 
 import argparse
-import datetime
-import json
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
-from commands.options.sampler import add_arguments, settings_of
+from commands.options.parsers import add_distance, checkpoint_parser, with_sampling
+from commands.options.sampler import sampled_with, settings_of
+from commands.records.evaluations import as_json, evaluation, figure_lines, keep, protocol_lines
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,29 +24,17 @@ EPSILON = 1e-4
 
 def parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="python main.py path_length",
-        description="Measures how evenly pictures change with latents: lower is smoother.",
-    )
-    parser.add_argument("--ckpt_path", required=True, help="a checkpoint, or a run's folder for its newest one")
+    parser = checkpoint_parser("path_length", "Measures how evenly pictures change with latents: lower is smoother.")
     parser.add_argument("--space", choices=("z", "w"), default="z", help="latents, or StyleGAN2's styles (z)")
     parser.add_argument(
         "--sampling", choices=("full", "end"), default="full", help="anywhere between two latents, or at one (full)"
     )
-    parser.add_argument(
-        "--distance", choices=("lpips", "effnet"),
-        help="LPIPS of VGG16, as published, or EfficientNet's features (lpips if its weights are in torch's cache)",
-    )  # fmt: skip
+    add_distance(parser)
     parser.add_argument("--num_samples", type=int, default=50_000, help="steps to measure (50000)")
     parser.add_argument("--epsilon", type=float, default=EPSILON, help="length of a step (1e-4)")
     parser.add_argument("--crop", action="store_true", help="compare faces alone, where they lie as in FFHQ")
-    parser.add_argument("--resolution", type=int, default=64, help="side of EfficientNet's input, in pixels (64)")
-    parser.add_argument("--seed", type=int, default=0, help="of latents and of places between them (0)")
-    add_arguments(parser)
-    parser.add_argument("--batch_size", type=int, default=64, help="steps a pass (64)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (cpu)")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    return parser
+    return with_sampling(parser, seed="of latents and of places between them", batch="steps a pass")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -62,25 +51,18 @@ def run(arguments: Sequence[str]) -> int:
     if options.precision != "float32":
         raise ValueError(f"--precision {options.precision} rounds away what a step changes: leave it at float32")
 
-    # Imported after the arguments are known to be right: --help and typing errors answer at once.
-    import torch
-
-    from commands.evaluate import as_plain, keep, table_lines
-    from commands.options.checkpoints import checkpoint_at, run_folder_of, usable_device
+    from commands.options.checkpoints import loaded, run_folder_of
+    from commands.options.distances import distance_of
     from commands.options.latents import with_latents, with_styles
-    from media.files import without_nonfinite
     from metrics.evaluation import Figure
     from metrics.path_length import TRIMMED, trimmed_mean
-    from models import load
 
-    device = usable_device(options.device)
-    path = checkpoint_at(options.ckpt_path)
-    model = load(path, device)
+    model, path = loaded(options)
     latent = with_latents(model, path)
     if options.space == "w":
         with_styles(model, path, "; leave out --space w")
     settings = settings_of(model, options, still_noise=True)
-    distance = distance_of(options).to(torch.device(device))
+    distance = distance_of(options).to(model.device)
     distances = measured(model, latent, distance, settings, options)
     mean, error, kept = trimmed_mean(distances)
     name = "_".join(part for part in ("ppl", distance.name, options.space, options.sampling) if part)
@@ -92,35 +74,13 @@ def run(arguments: Sequence[str]) -> int:
         "crop": options.crop,
         "num_samples": options.num_samples,
         "trimmed": f"{TRIMMED:g} at either end",
-        "model": type(model).__name__,
-        "samples_seen": model.samples_seen,
-        "seed": options.seed,
-        "sampler": dict(vars(settings)),
+        **sampled_with(model, options.seed, settings),
     }
-    figure = Figure(mean, "lower", error, {"spread": "standard error", "kept": kept})
-    result: dict[str, Any] = {
-        "figures": {name: as_plain(figure, protocol)},
-        "measured": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-    run_folder = run_folder_of(path)
-    if run_folder is not None:
-        keep(result, run_folder)
-    if options.json:
-        print(json.dumps(without_nonfinite(result), indent=2))
-    else:
-        print("\n".join([f"{name}  {mean:.6g} ± {error:.3g}  lower is better", "", *table_lines(protocol)]))
+    figures = {name: Figure(mean, "lower", error, {"spread": "standard error", "kept": kept})}
+    result = evaluation(figures, protocol)
+    keep(result, run_folder_of(path))
+    print(as_json(result) if options.json else "\n".join([*figure_lines(figures), "", *protocol_lines(protocol)]))
     return 0
-
-
-def distance_of(options: argparse.Namespace) -> "PathDistance":
-    """The distance that was asked for, or LPIPS where its weights are at hand and EfficientNet's where not."""
-    from features.efficientnet import EfficientNetFeatures
-    from metrics.lpips import LPIPSDistance, weights_place
-    from metrics.path_length import EfficientNetDistance
-
-    if options.distance == "lpips" or (options.distance is None and weights_place("vgg").is_file()):
-        return LPIPSDistance()
-    return EfficientNetDistance(EfficientNetFeatures(options.resolution))
 
 
 def measured(
@@ -167,15 +127,13 @@ def ways(latent: "HasLatents", space: str, settings: "SamplerSettings") -> "tupl
 
     A picture that is cut off does not change where it is white or black, and its path would come out too short.
     """
+    from commands.options.latents import decoder
     from models.training.capabilities import HasStyles
 
+    def same(z: "Tensor", labels: "Tensor") -> "Tensor":
+        return z
+
     if not isinstance(latent, HasStyles):
-        return lambda z, labels: z, lambda z, labels: latent.decode(z, labels, settings=settings)
-    styled = latent
-
-    def to_w(z: "Tensor", labels: "Tensor") -> "Tensor":
-        return styled.to_w(z, labels, settings=settings)
-
-    if space == "w":
-        return to_w, lambda w, labels: styled.from_w(w, settings=settings)
-    return lambda z, labels: z, lambda z, labels: styled.from_w(to_w(z, labels), settings=settings)
+        return same, decoder(latent, "z", settings)
+    to_w, from_w = partial(latent.to_w, settings=settings), decoder(latent, "w", settings)
+    return (to_w, from_w) if space == "w" else (same, lambda z, labels: from_w(to_w(z, labels), labels))

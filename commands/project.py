@@ -5,9 +5,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from commands.options.sampler import add_arguments, settings_of
+from commands.options.parsers import add_distance, checkpoint_parser, with_sampling
+from commands.options.sampler import settings_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,11 +29,9 @@ FRAMES = 100
 
 def parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="python main.py project",
-        description="Finds the latent whose picture comes nearest to a given one: w of StyleGAN2, z of other models.",
+    parser = checkpoint_parser(
+        "project", "Finds the latent whose picture comes nearest to a given one: w of StyleGAN2, z of other models."
     )
-    parser.add_argument("--ckpt_path", required=True, help="a checkpoint, or a run's folder for its newest one")
     parser.add_argument("--target", required=True, type=Path, help="a picture; its middle is cropped and resized")
     parser.add_argument(
         "--out", required=True, type=Path,
@@ -44,17 +43,10 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--noise_weight", type=float, default=NOISE_WEIGHT, help="StyleGAN2: of the noise's regularisation (1e5)"
     )
-    parser.add_argument(
-        "--distance", choices=("lpips", "effnet"),
-        help="LPIPS of VGG16, as published, or EfficientNet's features (lpips if its weights are in torch's cache)",
-    )  # fmt: skip
-    parser.add_argument("--resolution", type=int, default=64, help="side of EfficientNet's input, in pixels (64)")
+    add_distance(parser)
     parser.add_argument("--average_of", type=int, default=10_000, help="latents whose average is the start (10000)")
     parser.add_argument("--label", type=int, help="class, of a conditional model; 0 where left out")
-    parser.add_argument("--seed", type=int, default=0, help="of the start and of the noise (0)")
-    add_arguments(parser)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (cpu)")
-    return parser
+    return with_sampling(parser, seed="of the start and of the noise", batch=None)
 
 
 @dataclass
@@ -76,30 +68,27 @@ def run(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     check(options)
 
-    # Imported after the arguments are known to be right: --help and typing errors answer at once.
     import torch
     from tqdm import tqdm
 
-    from commands.options.checkpoints import checkpoint_at, usable_device
-    from commands.options.latents import decoded, save_projection, with_latents, with_styles
-    from commands.path_length import distance_of
+    from commands.options.checkpoints import loaded
+    from commands.options.distances import distance_of
+    from commands.options.drawings import protocol_of
+    from commands.options.latents import save_projection, with_latents, with_styles
     from media.animations import save_gif
     from media.pictures import from_levels, grid, save_png, to_uint8
     from metrics.path_length import compared
-    from models import load
 
-    device = torch.device(usable_device(options.device))
-    path = checkpoint_at(options.ckpt_path)
-    model = load(path, str(device))
+    model, path = loaded(options)
     latent = with_latents(model, path)
     if options.space is not None:
         with_styles(model, path, "; leave out --space")
     settings = settings_of(model, options, still_noise=True)
     label = model.sample_labels([0], [options.label or 0] if model.label_classes or options.label else None)
     target = target_of(options.target, model)
-    distance = distance_of(options).to(device)
+    distance = distance_of(options).to(model.device)
 
-    wanted = from_levels(target.to(device)[None])
+    wanted = from_levels(target.to(model.device)[None])
 
     def far(pictures: "Tensor") -> "Tensor":
         """How far each picture is from the target, float64 (N,)."""
@@ -122,14 +111,11 @@ def run(arguments: Sequence[str]) -> int:
     result = start.latent.detach()
     noises = [noise.detach() for noise in start.noises]
     with torch.no_grad():
-        last = float(far(draw(result, noises)))
-    (projected,) = decoded(lambda points, _: draw(points, noises), result, label, 1)
+        last = float(far(picture := draw(result, noises)))
+    (projected,) = to_uint8(picture).cpu()
     frames.append(torch.stack([target, projected]))
 
-    protocol: dict[str, Any] = {
-        "checkpoint": str(path),
-        "model": type(model).__name__,
-        "samples_seen": model.samples_seen,
+    own = {
         "target": options.target.name,
         "space": (options.space or "w") if start.layers else "z",
         "label": int(label) if model.label_classes else None,
@@ -141,14 +127,13 @@ def run(arguments: Sequence[str]) -> int:
         **distance.protocol(),
         "distance_first": first,
         "distance_last": last,
-        "settings": vars(settings),
     }
     options.out.mkdir(parents=True, exist_ok=True)
     save_png(target, options.out / "target.png")
     save_png(projected, options.out / "projected.png")
     save_gif((grid(frame, 2) for frame in frames), options.out / "projection.gif", fps=20)
     points = result.expand(-1, start.layers, -1) if start.layers else result
-    save_projection(options.out / "latent.npz", points, noises, int(label), protocol)
+    save_projection(options.out / "latent.npz", points, noises, int(label), protocol_of(model, path, settings, own))
     print(f"{options.out}: distance {first:.6g} at the start, {last:.6g} at the end")
     return 0
 

@@ -6,18 +6,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from commands.options.parsers import verb_parser
+from commands.records.markdown import as_markdown
 from commands.records.protocols import in_words, panels
 from commands.records.run_folder import RunFolder, printable, read_run
-from commands.records.tables import Column, Row, Table, number
+from commands.records.tables import Column, Group, Row, Table, number, table_of
 
 KINDS = ("checkpoints", "samples", "wandb")
 
 
 def parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="python main.py runs", description="Looks after the folder in which runs leave what they made."
-    )
+    parser = verb_parser("runs", "Looks after the folder in which runs leave what they made.")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--root", type=Path, default=Path("runs"), help="the folder of all runs (runs)")
     verbs = parser.add_subparsers(dest="action", required=True, metavar="{list,best,disk,remove}")
@@ -44,8 +44,6 @@ def run(arguments: Sequence[str]) -> int:
     if not found:
         print(f"no runs in {options.root}")
         return 0
-    from commands.compare import as_markdown
-
     made = {"list": listing, "best": best, "disk": disk}[options.action](found)
     print(as_markdown([made]), end="")
     return 0
@@ -65,16 +63,15 @@ def all_runs(root: Path) -> tuple[list[RunFolder], list[str]]:
 def listing(found: Sequence[RunFolder]) -> Table:
     """Every run in a line."""
 
-    def values(run: RunFolder) -> dict[str, object]:
+    def cells(run: RunFolder) -> dict[Column, object]:
         known = {name: figure["value"] for name, figure in (run.record.get("figures") or {}).items()}
         figures = [f"{printable(name)} {number(value)}" for name, value in known.items() if value is not None]
-        return {"model": run.model, "status": run.status, "kimg": run.kimg, "newest figure": next(iter(figures), None),
-                "size (MB)": sum(sizes(run.folder).values()) / 1e6}  # fmt: skip
+        return {Column("model"): run.model, Column("status"): run.status, Column("kimg", "number"): run.kimg,
+                Column("newest figure"): next(iter(figures), None),
+                Column("size (MB)", "number"): sum(sizes(run.folder).values()) / 1e6}  # fmt: skip
 
-    columns = [Column("model"), Column("status"), Column("kimg", "number"), Column("newest figure"),
-               Column("size (MB)", "number")]  # fmt: skip
     note = "Figures of different protocols are not comparable: `runs best` and `compare` keep them apart."
-    return Table("Runs", columns, [Row(run.label, (run,), (values(run),)) for run in found], note)
+    return table_of("Runs", [Group(run.label, (run,)) for run in found], cells, note)
 
 
 def best(found: Sequence[RunFolder]) -> Table:

@@ -1,6 +1,5 @@
 """sweep: the trials of a W&B sweep file, here and without an account; `wandb sweep` takes the same file."""
 
-import argparse
 import contextlib
 import dataclasses
 import fcntl
@@ -18,6 +17,7 @@ from types import FrameType
 from typing import Any, TextIO
 
 from commands.options.errors import InputError
+from commands.options.parsers import verb_parser
 from commands.sweeps.file import OF_THE_SWEEP, SweepFile, is_beaten, read_sweep_file
 from commands.sweeps.proposals import State, Trial, next_trial
 from media.files import write_json_whole
@@ -34,7 +34,7 @@ SHOWN = 20
 
 def run(arguments: Sequence[str]) -> int:
     """Runs the verb; the exit code is 1 if no trial succeeded, 130 or 143 after a signal."""
-    parser = argparse.ArgumentParser(prog="python main.py sweep", description=__doc__)
+    parser = verb_parser("sweep", str(__doc__))
     parser.add_argument("file", type=Path, help="a sweep file, such as configs/sweeps/dcgan_fashion_mnist_bayes.yaml")
     parser.add_argument("--count", type=int, help="trials altogether, those of earlier sittings included; a whole grid")
     parser.add_argument("--parallel", type=int, default=1, help="trials at the same time; GPUs are dealt out in turn")

@@ -1,35 +1,10 @@
-"""LPIPS, a perceptual distance (Zhang et al. 2018, arXiv:1801.03924): the samples' diversity, and for path lengths."""
-
-from pathlib import Path
-from typing import Literal, Self
+"""The diversity of samples by LPIPS, a perceptual distance (Zhang et al. 2018, arXiv:1801.03924)."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from features.precision import exact_arithmetic
+from features.lpips import lpips_network
 from media.pictures import from_levels
-
-_WEIGHTS_FILES = {"alex": ("AlexNet", "alexnet-owt-7be5be79.pth"), "vgg": ("VGG16", "vgg16-397923af.pth")}
-"""Networks, and their weights as torchvision names them in torch's cache; LPIPS's own layers come with torchmetrics."""
-
-
-def weights_place(net: Literal["alex", "vgg"]) -> Path:
-    """Where torch keeps a network's weights."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / _WEIGHTS_FILES[net][1]
-
-
-def _lpips_network(net: Literal["alex", "vgg"], remedy: str) -> nn.Module:
-    """LPIPS of two batches in [-1, 1], in evaluation mode; FileNotFoundError, ending in `remedy`, without weights."""
-    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-
-    try:
-        metric = LearnedPerceptualImagePatchSimilarity(net_type=net, reduction="sum")
-    except OSError as error:  # urllib's errors are OSErrors
-        name, file = _WEIGHTS_FILES[net]
-        raise FileNotFoundError(
-            f"lpips: {name}'s weights cannot be downloaded ({error}); put {file} at {weights_place(net)}, or {remedy}"
-        ) from error
-    return metric.net.eval().requires_grad_(False)
 
 
 class LPIPSDiversity:
@@ -44,7 +19,7 @@ class LPIPSDiversity:
     name = "LPIPS-AlexNet"
 
     def __init__(self, device: torch.device) -> None:
-        self._network = _lpips_network("alex", "leave lpips out of the metrics").to(device)
+        self._network = lpips_network("alex", "leave lpips out of the metrics").to(device)
         self._device = device
         self._waiting: Tensor | None = None
         self.total = torch.zeros(2, dtype=torch.float64)
@@ -64,38 +39,6 @@ class LPIPSDiversity:
             distances = self._network(x[0::2], x[1::2], normalize=False).flatten().double().cpu()
         self.total += torch.stack([distances.sum(), distances.square().sum()])
         self.pairs += len(distances)
-
-
-class LPIPSDistance:
-    """LPIPS of pairs of pictures by VGG16, the distance that perceptual path lengths are published with.
-
-    Raises:
-        FileNotFoundError: VGG16's weights are neither in torch's cache nor to be downloaded.
-    """
-
-    name = ""
-
-    def __init__(self) -> None:
-        self._network = _lpips_network("vgg", "take --distance effnet")
-        self._device = torch.device("cpu")
-
-    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        """Distances, float64 (N,) on the CPU, of float32 pictures (N, 1 or 3, H, W) in [-1, 1], of 16 px or more.
-
-        Differentiable by the pictures where the caller records gradients.
-        """
-        with exact_arithmetic(self._device, gradients=True):
-            pair = (x.to(self._device).expand(-1, 3, -1, -1) for x in (a, b))
-            return self._network(*pair, normalize=False).flatten().double().cpu()
-
-    def protocol(self) -> dict[str, str | int]:
-        """What path lengths must have in common to be compared."""
-        return {"distance": "LPIPS-VGG16", "weights": _WEIGHTS_FILES["vgg"][1]}
-
-    def to(self, device: torch.device) -> Self:
-        self._network.to(device)
-        self._device = device
-        return self
 
 
 def lpips_diversity(total: Tensor, pairs: int) -> tuple[float, float]:

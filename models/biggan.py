@@ -12,6 +12,7 @@ Names in BigGAN-PyTorch's state dicts and here; every weight has the same shape,
 reported there:
     conv_sc -> shortcut    bn1, bn2 -> norm1, norm2    bn1.stored_mean -> norm1.norm.running_mean (var likewise)
     shared -> embedding    output_layer.0 -> norm (gain -> weight)    output_layer.2 -> conv
+    theta, phi, g, o -> attention.project.theta, .phi, .g, attention.out
 """
 
 import itertools

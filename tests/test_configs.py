@@ -12,8 +12,8 @@ import torch
 import yaml
 from PIL import Image
 
+from commands.options.command_line import DEFAULTS, KEYED_CALLBACKS, TrainingCLI, as_input_errors, quietly
 from commands.options.errors import InputError
-from commands.training import DEFAULTS, KEYED_CALLBACKS, TrainingCLI, as_input_errors, quietly
 from datamodules.base import DataModule
 from models.training.base import GenerativeModel
 from tests.models.toy_coder import ToyCoder, save_model

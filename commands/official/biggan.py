@@ -121,7 +121,8 @@ def _common(state: dict[str, Tensor]) -> dict[str, Tensor]:
             name, value = name.removesuffix("0"), value.flatten()
         elif re.search(r"\.u\d+$", name):
             raise ValueError(f"it has {name}: spectral norms of more than one singular value are not known here")
-        named[name.replace(".conv_sc.", ".shortcut.")] = value
+        name = re.sub(r"\.(theta|phi|g)\.(\w+)$", r".attention.project.\1.\2", name.replace(".conv_sc.", ".shortcut."))
+        named[re.sub(r"\.o\.(\w+)$", r".attention.out.\1", name)] = value
     return named
 
 

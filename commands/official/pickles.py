@@ -61,6 +61,15 @@ class Record:
             raise ValueError(f"its {self.class_name} has no {name}")
         return found
 
+    @property
+    def items(self) -> list["Record"]:
+        """The modules of a list of them, in order.
+
+        Raises:
+            ValueError: if there is another in it.
+        """
+        return [self.part(str(i)) for i in range(len(self.state.get("_modules", {})))]
+
     def state_dict(self) -> dict[str, Tensor]:
         """Parameters and buffers by dotted name, as the module's own `state_dict` would have them.
 

@@ -117,9 +117,7 @@ def low_resolutions(generator: Record, discriminator: Record | None) -> int | No
 
 def _low_stages(network: Record) -> list[bool]:
     """Whether each stage, in the order of computation, computes in bfloat16."""
-    stages = network.part("Model").part("MainLayers")
-    count = len(stages.state.get("_modules", {}))
-    return [stages.part(str(i)).state.get("DataType") is torch.bfloat16 for i in range(count)]
+    return [stage.state.get("DataType") is torch.bfloat16 for stage in network.part("Model").part("MainLayers").items]
 
 
 def generator_names(generator: Record) -> dict[str, Tensor]:
@@ -132,8 +130,7 @@ def generator_names(generator: Record) -> dict[str, Tensor]:
     }
     named = {}
     for name, value in without_filters(generator, "Kernel").items():
-        name = name.removeprefix("Model.")
-        stage, layer, rest = _place(name)
+        name, stage, layer, rest = _place(name)
         if name in outer:
             name = outer[name]
         elif layer == 0:
@@ -147,18 +144,15 @@ def generator_names(generator: Record) -> dict[str, Tensor]:
 def discriminator_names(discriminator: Record) -> dict[str, Tensor]:
     """A discriminator's tensors under our names; the last layer of a stage changes resolution and width."""
     outer = {"EmbeddingLayer.weight": "embed.weight", "ExtractionLayer.Layer.weight": "from_picture.weight"}
-    stages = discriminator.part("Model").part("MainLayers")
-    count = len(stages.state.get("_modules", {}))
-    last = [len(stages.part(str(i)).part("Layers").state.get("_modules", {})) - 1 for i in range(count)]
+    last = [len(stage.part("Layers").items) - 1 for stage in discriminator.part("Model").part("MainLayers").items]
     named = {}
     for name, value in without_filters(discriminator, "Kernel").items():
-        name = name.removeprefix("Model.")
-        stage, layer, rest = _place(name)
+        name, stage, layer, rest = _place(name)
         if name in outer:
             name = outer[name]
         elif layer >= 0 and layer != last[stage]:
             name = f"stages.{stage}.{layer}.{BLOCK.get(rest, rest)}"
-        elif layer >= 0 and stage == count - 1:
+        elif layer >= 0 and stage == len(last) - 1:
             name = {"Basis.weight": "basis.weight", "LinearLayer.weight": "linear.weight"}.get(rest, rest)
         elif layer >= 0:
             name = f"resize.{stage}.{rest.removeprefix('LinearLayer.Layer.')}"
@@ -166,7 +160,8 @@ def discriminator_names(discriminator: Record) -> dict[str, Tensor]:
     return named
 
 
-def _place(name: str) -> tuple[int, int, str]:
-    """Stage, layer and the rest of a tensor's name; -1, -1 and all of it outside the stages."""
+def _place(name: str) -> tuple[str, int, int, str]:
+    """A tensor's name, with its stage, its layer and the rest of it; -1, -1 and all of it outside the stages."""
+    name = name.removeprefix("Model.")
     found = re.fullmatch(r"MainLayers\.(\d+)\.Layers\.(\d+)\.(.+)", name)
-    return (int(found[1]), int(found[2]), found[3]) if found else (-1, -1, name)
+    return (name, int(found[1]), int(found[2]), found[3]) if found else (name, -1, -1, name)

@@ -1,10 +1,13 @@
-"""Where a verb's checkpoint lies and what it runs on."""
+"""Where a verb's checkpoint lies, what it runs on, and the model that it holds."""
 
+import argparse
 from pathlib import Path
 
 import torch
 
 from callbacks.checkpoints import newest_whole
+from models import load
+from models.training.base import GenerativeModel
 
 
 def checkpoint_at(path: str | Path) -> Path:
@@ -37,8 +40,29 @@ def run_folder_of(checkpoint: Path) -> Path | None:
     return folder.relative_to(here) if folder.is_relative_to(here) else folder
 
 
-def usable_device(name: str) -> str:
-    """The name of a device that is there.
+def loaded(options: argparse.Namespace) -> tuple[GenerativeModel, Path]:
+    """The model that --ckpt_path names, on --device, and where its checkpoint lies.
+
+    Raises:
+        FileNotFoundError, ValueError: as `checkpoint_at`, `usable_device` and `models.load`.
+    """
+    path = checkpoint_at(options.ckpt_path)
+    return load(path, str(usable_device(options.device))), path
+
+
+def draws_pictures(model: GenerativeModel) -> bool:
+    """Whether its samples are pictures, in grey or in colour."""
+    return len(model.data_shape) == 3 and model.data_shape[0] in (1, 3)
+
+
+def require_pictures(model: GenerativeModel, path: Path, remedy: str = "") -> None:
+    """Raises ValueError, in one line, for a model of anything else."""
+    if not draws_pictures(model):
+        raise ValueError(f"{path}: samples of shape {model.data_shape} are no pictures{remedy}")
+
+
+def usable_device(name: str) -> torch.device:
+    """A device that is there.
 
     Raises:
         ValueError: if torch does not know it, or it is not there.
@@ -47,7 +71,7 @@ def usable_device(name: str) -> str:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
-    return name
+    return torch.device(name)
 
 
 def origin_line(origin: dict[str, str]) -> str:

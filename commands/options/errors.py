@@ -1,6 +1,8 @@
 """What the user can mend is said in one line, with exit code 2; everything else is a crash with its traceback."""
 
 import re
+from pathlib import Path
+from typing import Any
 
 BAD_INPUT = (ValueError, OSError, TypeError, ModuleNotFoundError)
 """What our own checks, and Lightning's for hardware that is not there, raise for bad input."""
@@ -44,3 +46,17 @@ def parser_error(message: str) -> str:
     _, keys, reason = best
     joined = ".".join(keys)
     return f"{joined}: {reason}" if joined and not reason.startswith(joined) else reason
+
+
+def read_yaml(path: Path) -> Any:  # noqa: ANN401 - whatever YAML holds
+    """What a file holds; OSError where it cannot be read.
+
+    Raises:
+        InputError: it is not YAML, with file, line and column.
+    """
+    import yaml  # not at the top: every verb imports this module, and few of them read YAML
+
+    try:
+        return yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not YAML: {one_line(error)}") from error

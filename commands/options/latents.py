@@ -1,18 +1,21 @@
 """What the verbs that move latents share: a model that has them, and pictures of them."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
+from commands.options.checkpoints import require_pictures
+from commands.options.drawings import keep_arrays
 from commands.options.errors import one_line
 from commands.options.sources import pictures_at
-from media.files import write_whole
 from media.pictures import from_levels, to_uint8
 from metrics.reference import PictureSet
 from models.training.base import GenerativeModel, SamplerSettings
@@ -21,11 +24,17 @@ from models.training.capabilities import Encodes, HasLatents, HasStyles
 Decode: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """(latents (N, ...), labels (N,)) to samples (N, C, H, W) in [-1, 1]."""
 
+NAMED = {"coarse": (0, 2), "middle": (3, 6), "fine": (7, None)}
+"""First and last layer of 4 and 8 px, of 16 and 32 px, and of all beyond (Karras et al. 2019, section 3.1).
+
+StyleGAN2 has one convolution at 4 px and two at each side beyond; the picture of a side reads the style of the next
+convolution, and the last picture has its own.
+"""
+
 
 def with_latents(model: GenerativeModel, path: Path) -> HasLatents:
     """The model, if it draws pictures from latents. ValueError, in one line, if not."""
-    if len(model.data_shape) != 3 or model.data_shape[0] not in (1, 3):
-        raise ValueError(f"{path}: samples of shape {model.data_shape} are no pictures")
+    require_pictures(model, path)
     if not isinstance(model, HasLatents):
         remedy = ": walk between encoded --pictures" if isinstance(model, Encodes) else ""
         raise ValueError(f"{path}: {type(model).__name__} has no latents to draw and move{remedy}")
@@ -42,8 +51,7 @@ def with_styles(model: GenerativeModel, path: Path, remedy: str = "") -> HasStyl
 
 def with_decoder(model: GenerativeModel, path: Path) -> Encodes:
     """The model, if it encodes pictures and decodes what it encoded. ValueError, in one line, if not."""
-    if len(model.data_shape) != 3 or model.data_shape[0] not in (1, 3):
-        raise ValueError(f"{path}: samples of shape {model.data_shape} are no pictures")
+    require_pictures(model, path)
     if not isinstance(model, Encodes):
         raise ValueError(f"{path}: {type(model).__name__} does not encode pictures")
     return model
@@ -73,25 +81,57 @@ def read_pictures(pictures: PictureSet, indices: Sequence[int], model: Generativ
         raise ValueError(f"{pictures.name} holds {pictures.count} pictures: there is none with index {max(indices)}")
     some, labels = pictures.read(list(indices))
     x = from_levels(some.to(model.device)).contiguous(memory_format=torch.channels_last)
-    if labels is None or not model.label_classes:
-        labels = torch.zeros(len(x), dtype=torch.int64)
-    return x, labels.to(model.device)
+    return x, model.given_labels(labels if model.label_classes else None, len(x)).to(model.device)
 
 
-def decoder(model: HasLatents | Encodes, space: str, settings: SamplerSettings) -> Decode:
-    """Pictures of the points of a space: z, the latents, or w, the styles."""
+def decoder(
+    model: HasLatents | Encodes, space: str, settings: SamplerSettings, noises: Sequence[Tensor] = ()
+) -> Decode:
+    """Pictures of the points of a space: z, the latents, or w, the styles, with these noises where there are any."""
     if space == "z":
         return lambda latents, labels: model.decode(latents, labels, settings=settings)
     assert isinstance(model, HasStyles)
-    return lambda ws, labels: model.from_w(ws, settings=settings)
+
+    def decode(ws: Tensor, labels: Tensor) -> Tensor:
+        kept = [noise.expand(len(ws), -1, -1, -1) for noise in noises]
+        return model.from_w(ws, noise=kept or None, settings=settings)
+
+    return decode
 
 
 @torch.no_grad()
 def decoded(decode: Decode, points: Tensor, labels: Tensor, batch_size: int) -> Iterator[Tensor]:
-    """The picture of each point, uint8 (C, H, W) on the CPU, in order; `batch_size` of them are decoded at once."""
-    for start in range(0, len(points), batch_size):
-        part = slice(start, start + batch_size)
-        yield from to_uint8(decode(points[part], labels[part])).cpu()
+    """The picture of each point, uint8 (C, H, W) on the CPU, in order, with a progress bar.
+
+    `batch_size` of them are decoded at once.
+    """
+    with tqdm(total=len(points), unit="picture", disable=not sys.stderr.isatty()) as bar:
+        for start in range(0, len(points), batch_size):
+            part = slice(start, start + batch_size)
+            yield from to_uint8(decode(points[part], labels[part])).cpu()
+            bar.update(len(points[part]))
+
+
+def layers_of(text: str | None, layers: int) -> tuple[int, int]:
+    """First and last layer, of a model with so many, that "coarse", "middle", "fine", "0-5" or "3" means; None: all.
+
+    Raises:
+        ValueError: it means none, or some that this model does not have.
+    """
+    if text is None:
+        return 0, layers - 1
+    if text in NAMED:
+        first, end = NAMED[text]
+        last = layers - 1 if end is None else min(end, layers - 1)
+    else:
+        head, dash, tail = text.partition("-")
+        if not head.isdecimal() or (dash and not tail.isdecimal()):
+            raise ValueError(f"--layers {text}: expected {', '.join(NAMED)}, or layers such as 0-5 or 3")
+        first = int(head)
+        last = int(tail) if dash else first
+    if not first <= last < layers:
+        raise ValueError(f"--layers {text}: this model has layers 0 to {layers - 1}, from 4 px up")
+    return first, last
 
 
 @dataclass(frozen=True)
@@ -114,13 +154,9 @@ def save_projection(path: Path, point: Tensor, noises: Sequence[Tensor], label: 
     `point` is that of `Projection`; protocol["space"] names it.
     """
     name = "z" if point.ndim == 2 else "w"
-    arrays = {name: point.float().cpu().numpy(), "label": np.array(label), "protocol": np.array(json.dumps(protocol))}
+    arrays = {name: point.float().cpu().numpy(), "label": np.array(label)}
     arrays |= {f"noise_{i}": noise.float().cpu().numpy() for i, noise in enumerate(noises)}
-
-    def write(file: BinaryIO) -> None:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-
-    write_whole(path, write)
+    keep_arrays(arrays, path, protocol)
 
 
 def read_projection(path: Path, model: GenerativeModel) -> Projection:

@@ -4,41 +4,36 @@ import argparse
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from metrics.evaluation import Figure
-    from models.training.base import GenerativeModel
+import torch
+from tqdm import tqdm
+
+from callbacks.measuring import held_out, likelihood_protocol, likelihood_settings, log_probs, some_indices
+from commands.options.sources import config_of_run, data_from
+from metrics.evaluation import Figure
+from metrics.likelihood import bits_per_dimension
+from models.training.base import GenerativeModel
+from models.training.capabilities import HasLikelihood
 
 BITS = ("bits_per_dim", "bits_per_character")
 """By either name `--metrics` asks for it; the model decides the unit."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What decides a likelihood."""
-    parser.add_argument("--likelihood_samples", type=int, default=1000, help="held-out examples for bits a dim (1000)")
-    parser.add_argument("--draws", type=int, help="random draws a likelihood: of a latent, of dequantisation (1)")
-    parser.add_argument("--likelihood_steps", type=int, help="of the ODE, where a likelihood solves one (the family's)")
-
-
-def why_not(model: "GenerativeModel") -> str | None:
+def why_not(model: GenerativeModel) -> str | None:
     """Why a model has no bits a dimension, in a few words; None if it has."""
-    from models.training.capabilities import HasLikelihood
-
     if not isinstance(model, HasLikelihood):
         return f"{type(model).__name__} has no likelihood"
     return model.why_no_likelihood
 
 
-def wanted(model: "GenerativeModel", metrics: list[str] | None) -> bool:
+def wanted(model: GenerativeModel | None, metrics: list[str] | None) -> bool:
     """Whether bits a dimension are to be measured: if asked for, or if all is and the model has them at no great cost.
 
     Raises:
-        ValueError: they are asked for, and the model has none.
+        ValueError: they are asked for, and the model has none, or finished samples are measured.
     """
-    from models.training.capabilities import HasLikelihood
-
-    reason = why_not(model)
+    reason = "finished samples have no likelihood; give --ckpt_path" if model is None else why_not(model)
     if metrics is None:
         return reason is None and isinstance(model, HasLikelihood) and not model.likelihood_on_demand
     asked = [metric for metric in metrics if metric in BITS]
@@ -47,22 +42,12 @@ def wanted(model: "GenerativeModel", metrics: list[str] | None) -> bool:
     return bool(asked)
 
 
-def bits(
-    model: "GenerativeModel", checkpoint: Path, options: argparse.Namespace
-) -> "tuple[str, Figure, dict[str, Any]]":
+def bits(model: GenerativeModel, checkpoint: Path, options: argparse.Namespace) -> tuple[str, Figure, dict[str, Any]]:
     """The figure's name, the figure and its protocol, on the held-out examples of the run's own data.
 
     Raises:
         ValueError: the data are not known, or not the model's; one line.
     """
-    import torch
-    from tqdm import tqdm
-
-    from callbacks.measuring import held_out, likelihood_protocol, likelihood_settings, log_probs, some_indices
-    from commands.options.sources import config_of_run, data_from
-    from metrics.likelihood import bits_per_dimension
-    from models.training.capabilities import HasLikelihood
-
     assert isinstance(model, HasLikelihood)
     config = options.reference
     if config is None or config.suffix not in (".yaml", ".yml"):

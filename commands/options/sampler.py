@@ -2,8 +2,7 @@
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,47 +11,43 @@ if TYPE_CHECKING:
 SWEPT = ("truncation", "truncation_psi", "temperature", "guidance", "sampler_steps")
 """Settings that `add_arguments` can take several values of."""
 
-SETTINGS = {
-    **{name: name for name in ("truncation", "standing_statistics", "truncation_psi", "truncation_cutoff", "noise")},
-    **{name: name for name in ("temperature", "guidance", "solver", "top_k", "top_p")},
-    "sampler_steps": "steps",
+SETTINGS: dict[str, tuple[Callable[[str], int | float | str], str]] = {
+    "truncation": (float, "redraw latents beyond this; off where left out"),
+    "standing_statistics": (int, "batches that batch-norm statistics are re-estimated from; as trained where left out"),
+    "truncation_psi": (float, "StyleGAN2: towards the average style; 1 where left out"),
+    "truncation_cutoff": (int, "StyleGAN2: layers truncated, from 4 px; all if left out"),
+    "noise": (str, "StyleGAN2: of its layers"),
+    "temperature": (float, "VAE, flows, autoregressive: scale of the noise, sharpness of choices; 1 where left out"),
+    "top_k": (int, "autoregressive: among the k likeliest values only"),
+    "top_p": (float, "autoregressive: among the likeliest values that share p only"),
+    "sampler_steps": (int, "flow matching: of the ODE"),
+    "solver": (str, "flow matching: euler or heun"),
+    "guidance": (float, "flow matching: towards the label, 1 for none"),
 }
-"""Options by which the fields of the families' settings are named: `--steps` of `interpolate` means others."""
+"""Options of the families' settings: what they take and how help describes them."""
+
+FIELDS = {"sampler_steps": "steps"}
+"""Options that are not called as the setting is: `--steps` of `interpolate` means others."""
 
 
-def add_arguments(parser: argparse.ArgumentParser, several: bool = False) -> None:
-    """Adds the settings of every family; `settings_of` refuses what a model does not have.
+def add_settings(parser: argparse.ArgumentParser, names: Iterable[str] = SETTINGS, several: bool = False) -> None:
+    """Adds options of `SETTINGS`; `settings_of` refuses what a model does not have.
 
     Args:
         parser: the verb's.
+        names: which of them.
         several: whether those of `SWEPT` may be given several values; `sweep_of` then parts them.
     """
-    count, more = ("+", "; several for a sweep") if several else (None, "")
-    parser.add_argument(
-        "--truncation", type=float, nargs=count, help=f"redraw latents beyond this{more}; off where left out"
-    )
-    parser.add_argument(
-        "--standing_statistics",
-        type=int,
-        help="batches that batch-norm statistics are re-estimated from; as trained where left out",
-    )
-    parser.add_argument(
-        "--truncation_psi", type=float, nargs=count,
-        help=f"StyleGAN2: towards the average style{more}; 1 where left out",
-    )  # fmt: skip
-    parser.add_argument("--truncation_cutoff", type=int, help="StyleGAN2: layers truncated, from 4 px; all if left out")
-    parser.add_argument("--noise", choices=("random", "const", "none"), help="StyleGAN2: of its layers")
-    parser.add_argument(
-        "--temperature", type=float, nargs=count,
-        help=f"VAE, flows, autoregressive: scale of the noise, or sharpness of each choice{more}; 1 where left out",
-    )  # fmt: skip
-    parser.add_argument("--top_k", type=int, help="autoregressive: among the k likeliest values only")
-    parser.add_argument("--top_p", type=float, help="autoregressive: among the likeliest values that share p only")
-    parser.add_argument("--sampler_steps", type=int, nargs=count, help=f"flow matching: of the ODE{more}")
-    parser.add_argument("--solver", help="flow matching: euler or heun")
-    parser.add_argument(
-        "--guidance", type=float, nargs=count, help=f"flow matching: towards the label, 1 for none{more}"
-    )
+    for name in names:
+        kind, text = SETTINGS[name]
+        count, more = ("+", "; several for a sweep") if several and name in SWEPT else (None, "")
+        choices = ("random", "const", "none") if name == "noise" else None
+        parser.add_argument(f"--{name}", type=kind, nargs=count, choices=choices, help=text + more)
+
+
+def add_arguments(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    """Adds the settings of every family, `several` as `add_settings` has it, and what all families have in common."""
+    add_settings(parser, several=several)
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged or last weights (ema)")
     parser.add_argument(
         "--precision", choices=("float32", "bfloat16", "float16"), default="float32", help="of sampling (float32)"
@@ -74,8 +69,9 @@ def settings_of(model: "GenerativeModel", options: argparse.Namespace, still_noi
     """
     named: dict[str, Any] = {"weights": options.weights, "precision": options.precision}
     known = {field.name for field in dataclasses.fields(model.settings_class)}
-    for option, name in SETTINGS.items():
-        if (value := getattr(options, option)) is not None:
+    for option in SETTINGS:
+        name = FIELDS.get(option, option)
+        if (value := vars(options).get(option)) is not None:
             if name not in known:
                 raise ValueError(f"{type(model).__name__} has no {option}")
             named[name] = value
@@ -83,6 +79,12 @@ def settings_of(model: "GenerativeModel", options: argparse.Namespace, still_noi
         named.setdefault("noise", "const")
     settled: SamplerSettings = model.settled(model.settings_class(**named))
     return settled
+
+
+def sampled_with(model: "GenerativeModel", seed: int, settings: "SamplerSettings") -> dict[str, Any]:
+    """A protocol's part on samples that were measured: whose they are, and how they were drawn."""
+    facts = {"model": type(model).__name__, "samples_seen": model.samples_seen}
+    return {**facts, "seed": seed, "sampler": dict(vars(settings))}
 
 
 def sweep_of(options: argparse.Namespace) -> tuple[str | None, list[argparse.Namespace]]:
@@ -105,10 +107,3 @@ def sweep_of(options: argparse.Namespace) -> tuple[str | None, list[argparse.Nam
 def in_turn(labels: Sequence[int] | None, count: int) -> list[int] | None:
     """`count` labels, those given being used in turn; None for none."""
     return [labels[i % len(labels)] for i in range(count)] if labels else None
-
-
-def keep_protocol(out: Path, protocol: dict[str, Any]) -> None:
-    """Writes how a picture or an animation came about beside it, as <its name>.json."""
-    from media.files import write_json_whole
-
-    write_json_whole(out.with_name(f"{out.name}.json"), protocol)

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import Tensor
 
 from callbacks.measuring import real_pictures
 from commands.options.checkpoints import run_folder_of
-from commands.options.errors import one_line
+from commands.options.errors import one_line, read_yaml
 from datamodules.archives import open_archive
 from datamodules.base import DataModule
 from metrics.reference import PictureSet
@@ -50,10 +49,7 @@ def _section(config: Path) -> Any:  # noqa: ANN401 - whatever YAML holds
     """The part of a config that describes the data: its `data` key, or the whole of a fragment."""
     if not config.is_file():
         raise FileNotFoundError(f"no config at {config}")
-    try:
-        content = yaml.safe_load(config.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{config} is not YAML: {one_line(error)}") from error
+    content = read_yaml(config)
     return content.get("data", content) if isinstance(content, dict) else content
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from commands.records.protocols import is_likelihood
 from commands.records.run_folder import RunFolder, printable
-from commands.records.tables import Column, Group, Table, differing_settings, training_peak_gib
+from commands.records.tables import Column, Group, Table, counted, differing_settings, training_peak_gib
 
 PARTS = Path(__file__).parent / "compare_page"
 
@@ -50,11 +50,9 @@ def page(found: Sequence[Group], made: Sequence[Table], grids: int) -> str:
         "grids": pictures(found, grids),
     }
     script = (PARTS / "page.js").read_text()
-    count = sum(len(group.runs) for group in found)
-    title = f"Comparison of {count} {'run' if count == 1 else 'runs'}"
     hashed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     parts = {
-        "title": title,
+        "title": f"Comparison of {counted(found)}",
         "script_hash": f"sha256-{hashed}",
         "style": (PARTS / "style.css").read_text(),
         "made": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),

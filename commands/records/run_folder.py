@@ -150,11 +150,8 @@ def read_run(folder: Path) -> RunFolder:
     path = folder / "run.json"
     if not path.is_file():
         raise FileNotFoundError(f"no run.json in {folder}; is it a run's folder, runs/<name>/<id>?")
-    try:
-        record = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is broken: {error}") from error
-    if not isinstance(record, dict) or not isinstance(record.get("schema"), int):
+    record = _read_json(path, "run's record")
+    if not isinstance(record.get("schema"), int):
         raise ValueError(f"{path} is broken: it is no run's record")
     if record["schema"] > SCHEMA:
         raise ValueError(
@@ -196,24 +193,26 @@ def printable(text: object) -> str:
 
 
 def _read_evaluation(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is broken: {error}") from error
-    if not isinstance(found, dict) or not isinstance(found.get("figures"), dict):
+    found = _read_json(path, "evaluation")
+    if not isinstance(found.get("figures"), dict):
         raise ValueError(f"{path} is broken: it is no evaluation")
     _check_figures(path, found["figures"])
     return found
 
 
 def _read_diagnosis(path: Path) -> dict[str, Any]:
+    found = _read_json(path, "diagnosis")
+    _check(path, found, DIAGNOSIS)
+    return found
+
+
+def _read_json(path: Path, what: str) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} is broken: {error}") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path} is broken: it is no diagnosis")
-    _check(path, found, DIAGNOSIS)
+        raise ValueError(f"{path} is broken: it is no {what}")
     return found
 
 

@@ -129,6 +129,12 @@ def groups(runs: Sequence[RunFolder]) -> list[Group]:
     return found
 
 
+def counted(found: Sequence[Group]) -> str:
+    """How many runs there are, in words."""
+    count = sum(len(group.runs) for group in found)
+    return "1 run" if count == 1 else f"{count} runs"
+
+
 def tables(found: Sequence[Group]) -> list[Table]:
     """Every table that has something to show, in the order in which one reads them."""
     made = [_runs(found), *_figures(found, False), *_figures(found, True), _time(found), _parameters(found),
@@ -235,17 +241,23 @@ def _rows(found: Sequence[Group], values: Callable[[RunFolder], dict[str, Any]])
     return [row for row in made if any(v is not None for each in row.values for v in each.values())]
 
 
-def _runs(found: Sequence[Group]) -> Table:
-    def values(run: RunFolder) -> dict[str, Any]:
-        origin = (run.record.get("init_from") or {}).get("checkpoint") or (run.record.get("origin") or {}).get("code")
-        return {"model": run.model, "status": run.status, "kimg": run.kimg, "seed": run.seed,
-                "started": (run.record.get("started") or "")[:16].replace("T", " "),
-                "began with": origin, "folder": str(run.folder)}  # fmt: skip
+def table_of(
+    title: str, found: Sequence[Group], cells: Callable[[RunFolder], dict[Column, Any]], note: str = ""
+) -> Table:
+    """A row a group, of what each run has by column."""
+    columns = dict.fromkeys(column for group in found for run in group.runs for column in cells(run))
+    rows = _rows(found, lambda run: {column.name: value for column, value in cells(run).items()})
+    return Table(title, list(columns), rows, note)
 
-    columns = [Column("model"), Column("status"), Column("kimg", "number"), Column("seed"), Column("started")]
-    if any(run.record.get("init_from") or run.record.get("origin") for group in found for run in group.runs):
-        columns.append(Column("began with"))
-    return Table("Runs", [*columns, Column("folder")], _rows(found, values))
+
+def _runs(found: Sequence[Group]) -> Table:
+    def cells(run: RunFolder) -> dict[Column, Any]:
+        origin = (run.record.get("init_from") or {}).get("checkpoint") or (run.record.get("origin") or {}).get("code")
+        return {Column("model"): run.model, Column("status"): run.status, Column("kimg", "number"): run.kimg,
+                Column("seed"): run.seed, Column("started"): (run.record.get("started") or "")[:16].replace("T", " "),
+                Column("began with"): origin, Column("folder"): str(run.folder)}  # fmt: skip
+
+    return table_of("Runs", found, cells)
 
 
 def _figures(found: Sequence[Group], likelihood: bool) -> list[Table]:
@@ -297,30 +309,31 @@ def _panel_rows(panel: Panel, group_of: dict[int, Group]) -> tuple[list[Column],
 
 
 def _time(found: Sequence[Group]) -> Table:
-    def values(run: RunFolder) -> dict[str, Any]:
+    def cells(run: RunFolder) -> dict[Column, Any]:
         seconds, speed = run.record.get("seconds"), run.record.get("throughput") or {}
         devices = run.record.get("devices") or 1
-        return {"kimg": run.kimg, "wall time": seconds, "devices": devices,
-                "device hours": None if seconds is None else seconds * devices / 3600,
-                "samples/s": speed.get("samples_per_s"), "s/kimg": speed.get("s_per_kimg")}  # fmt: skip
+        return {Column("kimg", "number"): run.kimg, Column("wall time", "duration"): seconds,
+                Column("devices", "count"): devices,
+                Column("device hours", "number"): None if seconds is None else seconds * devices / 3600,
+                Column("samples/s", "number"): speed.get("samples_per_s"),
+                Column("s/kimg", "number"): speed.get("s_per_kimg")}  # fmt: skip
 
-    columns = [Column("kimg", "number"), Column("wall time", "duration"), Column("devices", "count"),
-               Column("device hours", "number"), Column("samples/s", "number"), Column("s/kimg", "number")]  # fmt: skip
     note = (
         "Wall time and device hours count everything, evaluations too; samples/s and s/kimg training alone. "
         "Times of different machines say little about the models."
     )
-    return Table("Training time", columns, _rows(found, values), note)
+    return table_of("Training time", found, cells, note)
 
 
 def _parameters(found: Sequence[Group]) -> Table:
-    def values(run: RunFolder) -> dict[str, Any]:
-        networks = run.record.get("parameters") or {}
-        return {**{printable(name): count for name, count in networks.items()}, "all": sum(networks.values()) or None}
+    names = dict.fromkeys(name for group in found for run in group.runs for name in run.record.get("parameters") or {})
 
-    rows = _rows(found, values)
-    names = dict.fromkeys(key for row in rows for each in row.values for key in each if key != "all")
-    return Table("Parameters", [*(Column(name, "count") for name in names), Column("all", "count")], rows)
+    def cells(run: RunFolder) -> dict[Column, Any]:
+        networks = run.record.get("parameters") or {}
+        counts = {Column(printable(name), "count"): networks.get(name) for name in names}
+        return {**counts, Column("all", "count"): sum(networks.values()) or None}
+
+    return table_of("Parameters", found, cells)
 
 
 def peak_gib(run: RunFolder) -> dict[str, float]:
@@ -339,59 +352,53 @@ def training_peak_gib(run: RunFolder) -> float | None:
 
 
 def _memory(found: Sequence[Group]) -> Table:
-    def values(run: RunFolder) -> dict[str, Any]:
+    phases = dict.fromkeys(phase for group in found for run in group.runs for phase in peak_gib(run))
+
+    def cells(run: RunFolder) -> dict[Column, Any]:
         memory = run.record.get("memory") or {}
         kept = memory.get("kept_bytes") or {}
         activations = [size for name, size in kept.items() if name.startswith("activations")]
         state = sum(kept.values()) - sum(activations)
         return {
-            **{printable(phase): gib for phase, gib in peak_gib(run).items()},
-            "parameters, gradients, optimizer, averages (MiB)": state / 2**20 if state else None,
-            "activations (MiB)": max(activations) / 2**20 if activations else None,
-            "read from": memory.get("source"),
+            **{Column(printable(phase), "number"): peak_gib(run).get(phase) for phase in phases},
+            Column("parameters, gradients, optimizer, averages (MiB)", "number"): state / 2**20 if state else None,
+            Column("activations (MiB)", "number"): max(activations) / 2**20 if activations else None,
+            Column("read from"): memory.get("source"),
         }
 
-    rows = _rows(found, values)
-    phases = dict.fromkeys(printable(phase) for group in found for run in group.runs for phase in peak_gib(run))
-    columns = [Column(phase, "number") for phase in phases]
-    columns += [Column("parameters, gradients, optimizer, averages (MiB)", "number"),
-                Column("activations (MiB)", "number"), Column("read from")]  # fmt: skip
     note = (
         "GiB by phase, the highest. A CPU's resident set counts the whole process, libraries included; CUDA's "
         "allocator counts tensors: the two are not comparable. Activations are what autograd keeps, in the step that "
         "keeps most."
     )
-    return Table("Peak memory", columns, rows, note)
+    return table_of("Peak memory", found, cells, note)
 
 
 def _data(found: Sequence[Group]) -> Table:
-    def values(run: RunFolder) -> dict[str, Any]:
+    def cells(run: RunFolder) -> dict[Column, Any]:
         data = run.record.get("data") or {}
         shape = data.get("data_shape")
-        return {"data": str(data.get("class_path", "")).rpartition(".")[2] or None,
-                "training examples": data.get("train_size"),
-                "shape": None if shape is None else " x ".join(map(str, shape)), "classes": data.get("num_classes"),
-                "fingerprint": None if not data.get("fingerprint") else str(data["fingerprint"])[:12]}  # fmt: skip
+        return {Column("data"): str(data.get("class_path", "")).rpartition(".")[2] or None,
+                Column("training examples", "count"): data.get("train_size"),
+                Column("shape"): None if shape is None else " x ".join(map(str, shape)),
+                Column("classes", "count"): data.get("num_classes"),
+                Column("fingerprint"): str(data.get("fingerprint") or "")[:12] or None}  # fmt: skip
 
-    columns = [Column("data"), Column("training examples", "count"), Column("shape"), Column("classes", "count"),
-               Column("fingerprint")]  # fmt: skip
-    return Table("Data", columns, _rows(found, values))
+    return table_of("Data", found, cells)
 
 
 def _machine(found: Sequence[Group]) -> Table:
-    def values(run: RunFolder) -> dict[str, Any]:
+    def cells(run: RunFolder) -> dict[Column, Any]:
         machine, versions = run.record.get("hardware") or {}, run.record.get("versions") or {}
         commit = run.record.get("commit") or ""
-        return {"device": machine.get("gpu") or machine.get("cpu"), "cores": machine.get("cores"),
-                "threads": machine.get("threads"), "memory (GiB)": machine.get("gpu_gib") or machine.get("memory_gib"),
-                "precision": run.record.get("precision"), "torch": versions.get("torch"),
-                "lightning": versions.get("lightning"), "python": versions.get("python"),
-                "commit": commit[:10] + "+" * commit.endswith("+") or None}  # fmt: skip
+        return {Column("device"): machine.get("gpu") or machine.get("cpu"),
+                Column("cores", "count"): machine.get("cores"), Column("threads", "count"): machine.get("threads"),
+                Column("memory (GiB)", "number"): machine.get("gpu_gib") or machine.get("memory_gib"),
+                Column("precision"): run.record.get("precision"),
+                **{Column(name): versions.get(name) for name in ("torch", "lightning", "python")},
+                Column("commit"): commit[:10] + "+" * commit.endswith("+") or None}  # fmt: skip
 
-    names = ("precision", "torch", "lightning", "python", "commit")
-    columns = [Column("device"), Column("cores", "count"), Column("threads", "count"), Column("memory (GiB)", "number")]
-    note = "A + marks uncommitted changes of the code."
-    return Table("Hardware and versions", [*columns, *map(Column, names)], _rows(found, values), note)
+    return table_of("Hardware and versions", found, cells, "A + marks uncommitted changes of the code.")
 
 
 def problems(found: Sequence[Group]) -> Table:

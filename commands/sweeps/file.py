@@ -10,9 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from commands.options.errors import InputError, one_line
+from commands.options.errors import InputError, read_yaml
 
 Method = Literal["grid", "random", "bayes"]
 
@@ -121,11 +119,9 @@ def read_sweep_file(path: Path) -> SweepFile:
         InputError: in one line, naming the key.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = read_yaml(path)
     except OSError as error:
         raise InputError(f"cannot read the sweep file {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML: {one_line(error)}") from error
     try:
         return _checked(content)
     except ValueError as error:

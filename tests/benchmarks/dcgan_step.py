@@ -35,7 +35,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import lightning
 
 from callbacks.hardware import hardware
-from commands.training import TrainingCLI, as_input_errors, fit, quietly
+from commands.options.command_line import TrainingCLI, as_input_errors, quietly
+from commands.training import fit
 from datamodules.base import to_float
 from models.dcgan import DCGAN, Discriminator, Generator, initialize
 from models.training.ema import decay_for

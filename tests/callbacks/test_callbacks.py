@@ -26,7 +26,7 @@ from callbacks.sample_grid import sample_grid
 from callbacks.stops import Stops
 from callbacks.throughput import Throughput
 from callbacks.wandb_run import has_wandb_key
-from commands.training import quietly
+from commands.options.command_line import quietly
 from metrics.observation import share_of
 from models.dcgan import DCGAN
 from models.parts.regularizers import R1

@@ -28,6 +28,16 @@ def test_help_names_every_verb_and_imports_neither_torch_nor_lightning() -> None
         assert f"\n  {verb} " in done.stdout
 
 
+def test_no_verb_imports_torch_before_its_arguments_are_read() -> None:
+    program = (
+        "import importlib, sys, main;"
+        "[importlib.import_module(f'commands.{main.MODULES.get(verb, verb)}') for verb in main.COMMANDS];"
+        "print([name for name in ('torch', 'lightning', 'wandb', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_every_verb_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     for verb in {**TRAINING, **COMMANDS}:
         with pytest.raises(SystemExit) as stop:

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import yaml
 
+from commands.options.command_line import TrainingCLI, as_input_errors, quietly
 from commands.sweep import read_values
 from commands.sweeps.file import Parameter, SweepFile, is_beaten, read_sweep_file
 from commands.sweeps.proposals import Trial, next_trial
-from commands.training import TrainingCLI, as_input_errors, quietly
 from main import main
 from tests.commands.conftest import record
 from tests.wandb_server import WandbServer

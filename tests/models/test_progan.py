@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from callbacks.plan import Plan, Trial, cost_until, plan_lines
-from commands.training import quietly
+from commands.options.command_line import quietly
 from datamodules.shapes import Shapes
 from models.parts.layers import pixel_norm, with_minibatch_deviation
 from models.parts.losses import NonSaturating, Wasserstein

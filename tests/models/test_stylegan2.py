@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from commands.training import quietly
+from commands.options.command_line import quietly
 from datamodules.shapes import Shapes
 from models.parts.layers import autocast_dtype, with_minibatch_deviation
 from models.parts.losses import NonSaturating
