@@ -701,6 +701,7 @@ def official(network: nn.Module, generator: bool) -> dict[str, Tensor]:
             name = re.sub(r"\.norm([12])\.(norm\.)?", r".bn\1.", name)
             name = name.replace("running_", "stored_")
         name = name.replace(".shortcut.", ".conv_sc.")
+        name = name.replace(".attention.project.", ".").replace(".attention.out.", ".o.")
         state[f"{name}0" if name.endswith(".u") else name] = value[None] if name.endswith(".u") else value
         if name.endswith(".u"):
             state[name.removesuffix("u") + "sv0"] = torch.ones(1)

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from media.pictures import from_levels
 from models import load
 from models.flow import Flow, FlowSettings, Glow, RealNVP
 from models.parts.flow_layers import ActNorm, Chain, MaskedCoupling, MultiScale, Squeeze
-from models.parts.likelihoods import from_levels
 from models.training.base import Batch
 from models.training.capabilities import Encodes, HasLatents, HasLikelihood, LikelihoodSettings
 from models.training.randomness import sample_generator

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from media.pictures import from_levels
 from models import load
 from models.flow_matching import EDM, ConditionalOT, FlowLikelihood, FlowMatching, FlowSettings, Objective
-from models.parts.likelihoods import dequantized, from_levels
+from models.parts.likelihoods import dequantized
 from models.training.single_loss import Optimization
 
 

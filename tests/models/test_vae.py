@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from media.pictures import from_levels
 from models import load
 from models.parts import likelihoods
-from models.parts.likelihoods import from_levels
 from models.parts.schedules import Linear
 from models.parts.variational import divergence_from_prior
 from models.training.base import Batch

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
+from media.pictures import from_levels, to_levels
 from models import load
 from models.parts import likelihoods
 from models.parts.augment import Augmentation
@@ -284,7 +285,7 @@ def test_samples_and_bounds_do_not_depend_on_their_batch(fitted: tuple[VAEGAN, A
     together = model.sample(range(4), seed=3)
     apart = torch.cat([model.sample([i], seed=3) for i in range(4)])
     torch.testing.assert_close(together, apart, rtol=0, atol=1e-5)
-    x = likelihoods.from_levels(likelihoods.to_levels(batches(1, 4, (2, 16, 16))[0][0]))
+    x = from_levels(to_levels(batches(1, 4, (2, 16, 16))[0][0]))
     settings = LikelihoodSettings(draws=3)
     whole = model.log_prob(x, seed=1, settings=settings)
     parts = torch.cat([model.log_prob(x[i : i + 1], indices=[i], seed=1, settings=settings) for i in range(4)])
@@ -305,7 +306,7 @@ def test_reconstructions_are_decoded_means(fitted: tuple[VAEGAN, Any], batches: 
 def test_the_bound_is_the_elbo_and_rises_with_the_draws(fitted: tuple[VAEGAN, Any], batches: Batches) -> None:
     """Of one draw, the mean over seeds is E[log p(x | z)] - KL in its closed form; of many, no lower."""
     model = copy.deepcopy(fitted[0]).double()
-    x = likelihoods.from_levels(likelihoods.to_levels(batches(1, 1, (2, 16, 16))[0][0])).double()
+    x = from_levels(to_levels(batches(1, 1, (2, 16, 16))[0][0])).double()
     many = x.expand(2000, -1, -1, -1)
     bounds = model.log_prob(many)
     with model.evaluating(), torch.no_grad():
