@@ -148,6 +148,16 @@ def steps(source: Source) -> Iterator[str]:
                 yield f"{owner}.step"
 
 
+def private(tree: ast.Module) -> tuple[set[str], set[str]]:
+    """The private methods that a file's classes define, and the private attributes of `self` that they set or read."""
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    defined = {node.name for each in classes for node in each.body if isinstance(node, ast.FunctionDef)}
+    used = {
+        node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self"
+    }
+    return tuple({name for name in names if re.match("_[a-z]", name)} for names in (defined, used))  # type: ignore[return-value]
+
+
 def words(tree: ast.Module) -> Iterator[str]:
     """Names and strings of the code, docstrings left out."""
     prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
@@ -171,6 +181,20 @@ def test_rooms_import_downward() -> None:
     above = {room: {name for name in below if name != "models.parts.augment"} for room, below in ROOMS.items()}
     del above["models.parts.augment"]
     assert list(TopologicalSorter(above).static_order())[-1] == ""
+
+
+def test_families_leave_what_is_private_in_the_loops_alone() -> None:
+    """They override no private method of `models.training`, and read no private counter: hooks have public names."""
+    found = sources(REPOSITORY)
+    loops = [private(source.tree) for name, source in found.items() if name.startswith("models.training")]
+    theirs = set().union(*(defined | used for defined, used in loops))
+    assert {"_latent_draws", "_leave_uncounted", "_step"} <= theirs
+    families = {
+        name: private(source.tree)
+        for name, source in found.items()
+        if name.count(".") == 1 and room_of(name, ROOMS) == "models"
+    }
+    assert {name: meant for name, (own, used) in families.items() if (meant := (own | used) & theirs)} == {}
 
 
 def test_the_reader_sees_the_project() -> None:

@@ -365,7 +365,8 @@ def test_every_weight_moves_and_stays_finite(
 def test_power_iterations_advance_in_both_steps_and_not_in_sampling(
     fit: Callable[..., Any], batches: Callable[..., Any]
 ) -> None:
-    model = tiny(adversarial=adversarial(lr=1e-12, d_steps=1))
+    # Not orthogonal weights: of those every iteration gives the same.
+    model = tiny(adversarial=adversarial(lr=1e-12, d_steps=1), initialization="normal")
     u = {name: b.clone() for name, b in model.named_buffers() if name.endswith(".u")}
     model.sample(range(2))
     assert all(torch.equal(b, u[name]) for name, b in model.named_buffers() if name in u)
@@ -375,7 +376,8 @@ def test_power_iterations_advance_in_both_steps_and_not_in_sampling(
         if name.startswith("average"):
             continue
         matrix = weights[name.removesuffix("u") + "weight"].detach().flatten(1)
-        for _ in range(2 if name.startswith("generator") else 3):  # D sees reals, fakes, and fakes again
+        assert not torch.allclose(was, dict(model.named_buffers())[name], rtol=0, atol=1e-2) or len(was) == 1
+        for _ in range(2):  # G draws for either step; D sees reals and fakes in one pass, and fakes again
             was = F.normalize(matrix @ F.normalize(was @ matrix, dim=0), dim=0)
         torch.testing.assert_close(dict(model.named_buffers())[name], was, rtol=0, atol=1e-4)
     for name, b in model.generator.named_buffers():

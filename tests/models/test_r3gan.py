@@ -1,6 +1,7 @@
 """R3GAN: parameter counts, its initialisation, parts by hand, schedules in a fit, and a fit that resumes."""
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,14 @@ from models.training.gan import AdversarialTraining
 
 Fit = Callable[..., lightning.Trainer]
 Batches = Callable[..., list[Batch]]
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    """What is drawn is float64, as Lightning has it in 64-true."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 def tiny(data_shape: Sequence[int] = (3, 16, 16), num_classes: int = 0, **settings: Any) -> R3GAN:  # noqa: ANN401
@@ -150,6 +159,38 @@ def test_a_fit_resumes_bit_for_bit(fit: Fit, batches: Batches, tmp_path: Path) -
     assert resumed.samples_seen == 24
     for name, value in resumed.state_dict().items():
         assert torch.equal(value, whole.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_a_step_is_the_authors(conditional: bool, fit: Fit, batches: Batches, double: None) -> None:
+    """Their `Trainer.py` in plain torch, in float64: loss and penalties of one pass, one backward pass for both."""
+    settings = AdversarialTraining(RelativisticPairing(), [R1(2.0), R2(2.0)], lr=1e-3, beta1=0.0, beta2=0.9)
+    model = awake(tiny(num_classes=3, conditional=conditional, adversarial=settings)).double()
+    hand = copy.deepcopy(model)
+    ((real, y),) = batches(1, 4, (3, 16, 16), classes=3)
+    fit(model, [(real, y)], precision="64-true")
+
+    hand.training_seed = 7
+    players = hand.generator, hand.discriminator
+    adams = [torch.optim.Adam(network.parameters(), 1e-3, (0.0, 0.9)) for network in players]
+    real = real.double().requires_grad_()
+    fake = hand.draw(y, with_graph=False).requires_grad_()
+    real_logits, fake_logits = hand.discriminator(real, y), hand.discriminator(fake, y)
+    slopes = [
+        torch.autograd.grad(logits.sum(), x, create_graph=True)[0].square().sum((1, 2, 3))
+        for x, logits in ((real, real_logits), (fake, fake_logits))
+    ]
+    (F.softplus(fake_logits - real_logits) + 2.0 / 2 * (slopes[0] + slopes[1])).mean().backward()
+    adams[1].step()
+    fake = hand.draw(y, with_graph=True)
+    loss = F.softplus(hand.discriminator(real.detach(), y).detach() - hand.discriminator(fake, y)).mean()
+    parameters = list(hand.generator.parameters())
+    for p, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+        p.grad = gradient
+    adams[0].step()
+    for name, value in hand.state_dict().items():
+        if not name.startswith("average"):
+            torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-9, atol=1e-9, msg=name)
 
 
 def test_penalties_and_pairing_by_hand_on_a_linear_critic() -> None:

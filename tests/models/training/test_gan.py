@@ -307,6 +307,23 @@ def test_a_shared_pass_gives_the_gradients_of_passes_apart(
     assert_same_weights(shared, apart, 1e-9)
 
 
+def test_a_joint_pass_gives_the_gradients_of_two(
+    toy_gan: Toy, fit: Fit, batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float64, to 1e-9 of a step: where nothing depends on the batch, it is the same mathematics."""
+    found = []
+    for joint in (False, True):
+        monkeypatch.setattr(GAN, "joint_pass", joint)
+        model, recorder = toy_gan(num_classes=2, regularizers=[R1(5.0)]), Recorder()
+        model.discriminator = Passes(model.discriminator)
+        fit(model, batches(2, 8, classes=2), precision="64-true", callbacks=[recorder])
+        assert len(model.discriminator.precisions) == 2 * (2 if joint else 3)
+        found.append((model, recorder))
+    for a, b in zip(found[0][1].gradients, found[1][1].gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+    assert_same_weights(found[0][0], found[1][0], 1e-9)
+
+
 def test_a_penalty_in_a_step_of_its_own_shares_no_pass(toy_gan: Toy, fit: Fit, batches: Batches) -> None:
     model = toy_gan()
     regularizer = dataclasses.replace(R1(1.0, every=2).as_penalty(), own_step=True)
