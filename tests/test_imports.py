@@ -272,6 +272,8 @@ def test_a_planted_breach_is_found(path: str, code: str, breach: str, tmp_path: 
         ),
         ("commands/new.py", "from models import load\nimport datamodules.base, callbacks.run, metrics.frechet"),
         ("main.py", "import commands.training"),
+        ("models/parts/perceptual.py", "from features.efficientnet import EfficientNetFeatures\nimport media.pictures"),
+        ("metrics/new.py", "from features.efficientnet import EfficientNetFeatures"),
         ("commands/new.py", "import commands\nfrom commands.options.errors import InputError"),
         ("models/training/gan.py", "def f(self, optimizer):\n    self.manual_backward(1)\n    optimizer.step()"),
     ],

@@ -19,7 +19,7 @@ from models.parts.part import Part
 from models.parts.ranks import sum_over_ranks, world_size
 from models.parts.regularizers import MicroBatch, Penalty, Regularizer
 from models.parts.schedules import Schedule, value_at
-from models.training.base import Batch, SamplerSettings, own_fields
+from models.training.base import Batch, SamplerSettings, at_least_1, own_fields
 from models.training.capabilities import HasLatents
 from models.training.ema import WeightAverage
 from models.training.manual import ManualOptimization
@@ -43,7 +43,7 @@ class AdversarialTraining(Part):
 
     Args:
         loss: the adversarial objective.
-        regularizers: penalties on the discriminator.
+        regularizers: penalties on the discriminator's gradient.
         augmentation: what both players' pictures pass through before the discriminator sees them.
         lr: Adam's learning rate.
         d_lr: the discriminator's own, where it differs.
@@ -85,9 +85,7 @@ class AdversarialTraining(Part):
     ) -> None:
         if freeze_d < 0:
             raise ValueError(f"freeze_d counts layers and must not be {freeze_d}")
-        for name, count in (("d_steps", d_steps), ("accumulate", accumulate)):
-            if count < 1:
-                raise ValueError(f"{name} must be at least 1, not {count}")
+        at_least_1(d_steps=d_steps, accumulate=accumulate)
         self.loss = NonSaturating() if loss is None else loss
         if augmentation is not None and augmentation.reads_signs and not self.loss.zero_is_undecided:
             raise ValueError(
@@ -135,7 +133,7 @@ class GAN(ManualOptimization, HasLatents):
         self.discriminator = discriminator.to(memory_format=torch.channels_last)
         self.average = WeightAverage(self.generator)
         self._latent_draws = 0
-        self._judged: list[tuple[Tensor, Tensor]] | None = None
+        self._judged: list[tuple[Tensor, Tensor]] | None = None  # pictures and their logits, while penalties share them
         if adversarial.freeze_d:
             freeze(self.discriminator, self.discriminator_layers(), adversarial.freeze_d)
 
@@ -161,7 +159,7 @@ class GAN(ManualOptimization, HasLatents):
                 fakes = [self.draw(labels, with_graph=reuse) for _, labels in micro_batches]
                 for (x, labels), drawn in zip(micro_batches, fakes, strict=True):
                     real, fake = x, drawn.detach()
-                    if shared:
+                    if shared:  # the penalties find what the loss had judged, and differentiate it
                         real, fake = x.detach().requires_grad_(True), fake.to(x.dtype).requires_grad_(True)
                         self._judged = []
                     losses = {"discriminator": self.discriminator_loss(real, fake, labels)}
@@ -183,21 +181,21 @@ class GAN(ManualOptimization, HasLatents):
 
     def _due(self, network: str, step: int) -> tuple[list[Penalty], list[Penalty]]:
         """The penalties of a network's step, counted from 0: those that share the pass of its loss, and the others."""
-        due = [penalty for penalty in self.penalties() if penalty.network == network and penalty.due(step)]
-        exact = not torch.is_autocast_enabled(self.device.type)
-        shared = [
-            penalty
-            for penalty in due
-            if penalty.of == "pass of the loss" and not penalty.own_step and (exact or penalty.precision == "as_loss")
-        ]
-        return shared, [penalty for penalty in due if penalty not in shared]
+        shared: list[Penalty] = []
+        others: list[Penalty] = []
+        for penalty in self.penalties():
+            if penalty.network == network and penalty.due(step):
+                as_loss = penalty.precision == "as_loss" or not torch.is_autocast_enabled(self.device.type)
+                shares = penalty.of == "pass of the loss" and as_loss and not penalty.own_step
+                (shared if shares else others).append(penalty)
+        return shared, others
 
     def _backward(self, losses: dict[str, Tensor], penalties: Sequence[Tensor] = ()) -> None:
         """Adds each loss's gradients to those of the network of its name; where there are several, to no other's."""
         for name, loss in losses.items():
             self.observe({"generator": "g_loss", "discriminator": "d_loss"}.get(name, f"{name}_loss"), loss)
             alone: dict[str, Any] = {}
-            if len(losses) > 1 or penalties:  # where samples require a gradient, they need none of the whole
+            if len(losses) > 1 or penalties:  # where penalties share a pass, samples need no gradient of the sum
                 trained = [p for p in self.networks()[name].parameters() if p.requires_grad]
                 alone = {"inputs": trained, "retain_graph": len(losses) > 1}
             self.manual_backward(sum(penalties, loss.mean()) / self.adversarial.accumulate, **alone)
@@ -206,9 +204,10 @@ class GAN(ManualOptimization, HasLatents):
         """A penalty's mean over a micro-batch, times its interval."""
 
         def critic(x: Tensor) -> Tensor:
-            known = (logits for judged, logits in self._judged or () if judged is x)
-            logits = next(known, None)
-            return self.discriminator(self.augmented(x), labels) if logits is None else logits
+            for judged, logits in self._judged or ():
+                if judged is x:
+                    return logits
+            return self.discriminator(self.augmented(x), labels)
 
         assert penalty.value is not None
         value = penalty.value(MicroBatch(real, fake, labels, critic, self.samples_seen)).mean()

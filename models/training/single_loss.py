@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from models.parts.part import Part
 from models.parts.ranks import as_on_rank_0
 from models.parts.schedules import Schedule, value_at
-from models.training.base import Batch
+from models.training.base import Batch, at_least_1
 from models.training.ema import WeightAverage
 from models.training.manual import ManualOptimization
 
@@ -47,8 +47,7 @@ class Optimization(Part):
         ema_halflife_kimg: float | Schedule | None = None,
         ema_rampup: float | None = None,
     ) -> None:
-        if accumulate < 1:
-            raise ValueError(f"accumulate must be at least 1, not {accumulate}")
+        at_least_1(accumulate=accumulate)
         if weight_decay < 0 or warmup_kimg < 0:
             raise ValueError("weight_decay and warmup_kimg must not be negative")
         self.lr, self.beta1, self.beta2, self.eps = lr, beta1, beta2, eps
