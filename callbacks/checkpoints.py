@@ -165,12 +165,8 @@ class Checkpoints(Checkpoint):
         return {"ranked": [list(pair) for pair in self._ranked], "ranked_by": self._ranked_by}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if "ranked" in state_dict:
-            self._ranked = [(name, value) for name, value in state_dict["ranked"]]
-            self._ranked_by = state_dict["ranked_by"]
-        elif state_dict["best"] is not None:  # written when only one was kept
-            self._ranked = [(state_dict["best_name"], state_dict["best"])]
-            self._ranked_by = state_dict.get("best_figure")
+        self._ranked = [(name, value) for name, value in state_dict["ranked"]]
+        self._ranked_by = state_dict["ranked_by"]
 
 
 def checkpoint_name(samples_seen: int) -> str:

@@ -7,7 +7,7 @@ import torch
 
 from callbacks.checkpoints import newest_whole
 from models import load
-from models.training.base import GenerativeModel
+from models.training.base import GenerativeModel, read_checkpoint
 
 
 def checkpoint_at(path: str | Path) -> Path:
@@ -21,7 +21,8 @@ def checkpoint_at(path: str | Path) -> Path:
         return path
     found = newest_whole(path / "checkpoints") or newest_of_runs(path)
     if found is None:
-        raise FileNotFoundError(f"no whole checkpoint in {path}; is it a run's folder, runs/<name>/<id>?")
+        reason = why_unreadable(path) or "is it a run's folder, runs/<name>/<id>?"
+        raise FileNotFoundError(f"no whole checkpoint in {path}; {reason}")
     return found
 
 
@@ -29,6 +30,17 @@ def newest_of_runs(folder: Path) -> Path | None:
     """The newest whole checkpoint of the newest of the runs in a folder that has one, or None."""
     runs = sorted((run for run in folder.glob("*") if run.is_dir()), reverse=True)
     return next((found for run in runs if (found := newest_whole(run / "checkpoints"))), None)
+
+
+def why_unreadable(folder: Path) -> str | None:
+    """Why the last checkpoint of a run, or of the runs of a name, cannot be read; None where there is none."""
+    found = sorted([*folder.glob("checkpoints/*.ckpt"), *folder.glob("*/checkpoints/*.ckpt")])
+    try:
+        for path in found[-1:]:
+            read_checkpoint(path)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def run_folder_of(checkpoint: Path) -> Path | None:

@@ -31,7 +31,7 @@ from callbacks.sample_grid import SampleGrid
 from callbacks.stops import Stops
 from callbacks.text_samples import TextSamples
 from callbacks.throughput import Throughput
-from commands.options.checkpoints import checkpoint_at, newest_of_runs
+from commands.options.checkpoints import checkpoint_at, newest_of_runs, why_unreadable
 from commands.options.errors import BAD_INPUT, InputError, one_line, parser_error
 from datamodules.base import DataModule
 from models.training.base import GenerativeModel
@@ -124,9 +124,8 @@ class TrainingCLI(LightningCLI):
         if self.arguments.get("ckpt_path") == "last":
             folder = Path(self.arguments.run.root) / self.arguments.run.name
             if (newest := newest_of_runs(folder)) is None:
-                raise InputError(
-                    f"--ckpt_path last: no run in {folder} has a checkpoint; start one without --ckpt_path"
-                )
+                reason = why_unreadable(folder) or "start one without --ckpt_path"
+                raise InputError(f"--ckpt_path last: no run in {folder} has a checkpoint; {reason}")
             self.arguments.ckpt_path = str(newest)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - Lightning's signature

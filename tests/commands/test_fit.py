@@ -291,6 +291,23 @@ def test_last_without_a_run_says_so(fit: Run, capsys: pytest.CaptureFixture[str]
     assert "no run in" in capsys.readouterr().err
 
 
+def test_checkpoints_of_another_format_are_named_by_it(
+    fit: Run, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit("--budget.kimg", 0.008) == 0
+    folder = only_run(config)
+    for path in (folder / "checkpoints").iterdir():
+        content = torch.load(path, weights_only=True)
+        content["atelier"]["format"] = 1
+        torch.save(content, path)
+    assert fit("--ckpt_path", "last") == 2
+    assert main(["sample", "--ckpt_path", str(folder), "--out", str(folder / "x.png")]) == 2
+    *_, resumed, sampled = capsys.readouterr().err.splitlines()
+    for line in (resumed, sampled):
+        assert line.startswith("error: ")
+        assert line.endswith("it has format 1, this version reads 2")
+
+
 def test_an_error_in_the_middle_of_training_is_a_crash_with_its_traceback(
     fit: Run,
     config: Path,
