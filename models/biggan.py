@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.parts.arguments import picture_shape
 from models.parts.attention import SelfAttention
 from models.parts.deployed import Deployed
 from models.parts.layers import (
@@ -39,7 +40,6 @@ from models.parts.layers import (
 )
 from models.parts.losses import Hinge
 from models.parts.regularizers import MicroBatch, Penalty, non_orthogonality
-from models.training.base import picture_shape
 from models.training.gan import GAN, AdversarialTraining, LatentSettings
 from models.training.randomness import keyed_seed
 

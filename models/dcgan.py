@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from models.parts.arguments import classes_seen, square_pictures
 from models.parts.layers import BatchNorm2d, one_hot
-from models.training.base import classes_seen, square_pictures
 from models.training.capabilities import HasLatentWeights
 from models.training.gan import GAN, AdversarialTraining, LatentSettings
 

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from media.pictures import LEVELS
+from models.parts.arguments import UNKNOWN_DATA, picture_shape
 from models.parts.flow_layers import (
     ActNorm,
     Chain,
@@ -45,7 +46,7 @@ from models.parts.flow_layers import (
 )
 from models.parts.flow_networks import ResidualNetwork, ZeroConv2d, glow_network, vector_network
 from models.parts.likelihoods import DEQUANTIZED_LOG_WIDTH, dequantized
-from models.training.base import UNKNOWN_DATA, SamplerSettings, picture_shape
+from models.training.base import SamplerSettings
 from models.training.capabilities import Encodes, HasLatents, HasLikelihood, LikelihoodSettings
 from models.training.randomness import normals
 from models.training.single_loss import Optimization, SingleLoss

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from media.pictures import LEVELS
+from models.parts.arguments import UNKNOWN_DATA, at_least_1, classes_seen, picture_shape
 from models.parts.likelihoods import DEQUANTIZED_LOG_WIDTH, HALF_STEP, dequantized
 from models.parts.ode import Solver, check_solver, integrate, integrate_density
 from models.parts.part import Part
 from models.parts.unet import MLP, UNet
-from models.training.base import UNKNOWN_DATA, SamplerSettings, at_least_1, classes_seen, picture_shape
+from models.training.base import SamplerSettings
 from models.training.capabilities import Encodes, HasLatents, HasLikelihood, LikelihoodSettings
 from models.training.randomness import normals
 from models.training.single_loss import Optimization, SingleLoss

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
+from models.parts.arguments import picture_shape
 from models.parts.mixture import drawn, log_probability, parameters_needed
 from models.parts.tokens import check_drawing
-from models.training.base import SamplerSettings, picture_shape
+from models.training.base import SamplerSettings
 from models.training.capabilities import HasLikelihood, LikelihoodSettings
 from models.training.single_loss import Optimization, SingleLoss
 

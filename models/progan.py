@@ -19,11 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.parts.arguments import check_minibatch_group, classes_seen, square_pictures, stage_widths
 from models.parts.deployed import Deployed
-from models.parts.layers import check_minibatch_group, one_hot, pixel_norm, stage_widths, with_minibatch_deviation
+from models.parts.layers import one_hot, pixel_norm, with_minibatch_deviation
 from models.parts.losses import Wasserstein
 from models.parts.regularizers import GradientPenalty
-from models.training.base import Batch, classes_seen, square_pictures
+from models.training.base import Batch
 from models.training.gan import GAN, AdversarialTraining, LatentSettings, layers_within
 
 

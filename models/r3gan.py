@@ -29,12 +29,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.parts.arguments import at_least_1, classes_seen, highest_sides, picture_shape
 from models.parts.deployed import Deployed
-from models.parts.layers import autocast_dtype, highest_sides, one_hot
+from models.parts.layers import autocast_dtype, one_hot
 from models.parts.losses import RelativisticPairing
 from models.parts.ops import downsample2d, low_pass, upsample2d
 from models.parts.regularizers import R1, R2
-from models.training.base import at_least_1, classes_seen, picture_shape
 from models.training.gan import GAN, AdversarialTraining, LatentSettings, layers_within
 
 SLOPE = 0.2

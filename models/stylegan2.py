@@ -26,22 +26,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.parts.arguments import (
+    at_least_1,
+    check_minibatch_group,
+    classes_seen,
+    highest_sides,
+    square_pictures,
+    stage_widths,
+)
 from models.parts.compiling import Compiled, Ops
 from models.parts.deployed import Deployed
-from models.parts.layers import (
-    autocast_dtype,
-    check_minibatch_group,
-    highest_sides,
-    one_hot,
-    pixel_norm,
-    stage_widths,
-    with_minibatch_deviation,
-)
+from models.parts.layers import autocast_dtype, one_hot, pixel_norm, with_minibatch_deviation
 from models.parts.losses import NonSaturating
 from models.parts.ops import bias_act, low_pass, modulated_conv2d, resampled_conv2d, upsample2d
 from models.parts.ranks import joint_mean
 from models.parts.regularizers import R1, MicroBatch, Penalty, path_lengths
-from models.training.base import at_least_1, classes_seen, square_pictures
 from models.training.capabilities import HasStyles
 from models.training.gan import GAN, AdversarialTraining, LatentSettings, layers_within
 from models.training.randomness import keyed_generator

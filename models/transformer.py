@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from media.pictures import LEVELS, from_levels, to_levels
+from models.parts.arguments import UNKNOWN_DATA, classes_seen, picture_shape
 from models.parts.attention import Attention, Memory
 from models.parts.tokens import check_drawing, chosen, restricted
-from models.training.base import UNKNOWN_DATA, GenerativeModel, SamplerSettings, classes_seen, picture_shape
+from models.training.base import GenerativeModel, SamplerSettings
 from models.training.capabilities import HasCodes, HasLikelihood, LikelihoodSettings
 from models.training.single_loss import Optimization, SingleLoss
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.parts import likelihoods
+from models.parts.arguments import classes_seen, square_pictures
 from models.parts.deployed import Deployed
 from models.parts.layers import one_hot
 from models.parts.schedules import Schedule, value_at
@@ -24,7 +25,7 @@ from models.parts.variational import (
     reparametrize,
     with_free_bits,
 )
-from models.training.base import SamplerSettings, classes_seen, square_pictures
+from models.training.base import SamplerSettings
 from models.training.capabilities import Encodes, HasLatentWeights, HasLikelihood, LikelihoodSettings
 from models.training.randomness import normals
 from models.training.single_loss import Optimization, SingleLoss

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from models.parts import likelihoods
+from models.parts.arguments import picture_shape
 from models.parts.layers import BatchNorm2d
 from models.parts.variational import divergence_from_prior, importance_bound, normal_log_density, reparametrize
-from models.training.base import SamplerSettings, picture_shape
+from models.training.base import SamplerSettings
 from models.training.capabilities import Encodes, HasLikelihood, LikelihoodSettings
 from models.training.ema import WeightAverage
 from models.training.gan import GAN, AdversarialTraining, LatentSettings

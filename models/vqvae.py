@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.parts.arguments import picture_shape
 from models.parts.quantizers import EMACodebook, Quantized, Quantizer, QuantizingModule, perplexity
 from models.parts.ranks import sum_over_ranks, world_size
-from models.training.base import SamplerSettings, picture_shape
+from models.training.base import SamplerSettings
 from models.training.capabilities import Encodes
 from models.training.single_loss import Optimization, SingleLoss
 

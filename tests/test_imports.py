@@ -201,7 +201,7 @@ def test_the_reader_sees_the_project() -> None:
     found = sources(REPOSITORY)
     assert {"main", "models", "models.dcgan", "models.parts.augment", "callbacks.run", "commands.sample"} <= set(found)
     seen = found["models.dcgan"].imports
-    assert {"models.training.gan", "models.training.base", "models.parts.layers", "itertools"} <= seen
+    assert {"models.training.gan", "models.training.capabilities", "models.parts.layers", "itertools"} <= seen
 
 
 FAMILY = "from models.training.gan import GAN\nclass Other(GAN): ...\n"

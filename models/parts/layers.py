@@ -216,30 +216,6 @@ def pixel_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
     return x * torch.rsqrt(mean_square + eps).to(x.dtype)
 
 
-def stage_widths(base: int, most: int, resolution: int) -> list[int]:
-    """Channels at 4 px, 8 px, ... up to `resolution`: `base` / side, but never more than `most`.
-
-    Raises:
-        ValueError: if a side is left without any.
-    """
-    widths = [min(base // (4 << stage), most) for stage in range(resolution.bit_length() - 2)]
-    if min(widths) < 1:
-        raise ValueError(f"channel_base {base} leaves no channels at {resolution} px, channel_max {most}")
-    return widths
-
-
-def highest_sides(resolution: int, count: int) -> list[int]:
-    """The `count` highest of the sides 8, 16, ... `resolution`, or as many as there are, from low to high."""
-    sides = [4 << stage for stage in range(1, resolution.bit_length() - 2)]
-    return sides[-count:] if count > 0 else []
-
-
-def check_minibatch_group(group: int | None) -> None:
-    """Raises ValueError for a group in which nothing can deviate."""
-    if group is not None and group < 2:
-        raise ValueError(f"minibatch_group must be at least 2, or null for no such statistic, not {group}")
-
-
 def with_minibatch_deviation(x: Tensor, group: int, unbiased: bool = True, eps: float = 1e-8) -> Tensor:
     """Features (N, C, H, W) with one more channel, (N, C + 1, H, W): how much a group's samples differ.
 

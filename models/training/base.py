@@ -14,6 +14,7 @@ import lightning
 import torch
 from torch import Tensor, nn
 
+from models.parts.arguments import UNKNOWN_DATA
 from models.parts.part import Part, describe
 from models.training.ema import WeightAverage
 from models.training.randomness import keyed_seed, sample_generator
@@ -23,8 +24,6 @@ CHECKPOINT_FORMAT = 2
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 """(x, y): x float32 in [-1, 1], (N, *data_shape), or int64 tokens; y int64 (N,), zeros where there are no labels."""
-
-UNKNOWN_DATA = "data_shape and num_classes must be known: does the datamodule set both when constructed?"
 
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 
@@ -312,51 +311,6 @@ class GenerativeModel(lightning.LightningModule, Part, ABC):
         self.steps = own["steps"]
         self.training_seed = own["training_seed"]
         self.origin = own.get("origin")
-
-
-def picture_shape(data_shape: Sequence[int] | None) -> tuple[int, int, int]:
-    """`data_shape` as (C, H, W), for families of pictures; they need it before the base's constructor can check it.
-
-    Raises:
-        ValueError: if it is not known, or not that of pictures.
-    """
-    if data_shape is None:
-        raise ValueError(UNKNOWN_DATA)
-    if len(data_shape) != 3:
-        raise ValueError(f"this model draws pictures, (C, H, W), and the data's shape is {tuple(data_shape)}")
-    channels, height, width = data_shape
-    return channels, height, width
-
-
-def square_pictures(data_shape: Sequence[int] | None, who: str, least: int, power: bool = True) -> tuple[int, int]:
-    """Channels and side of square pictures, whose side is a power of two, or merely even, and at least so large.
-
-    Raises:
-        ValueError: if they are not; it says what to set, in the name of `who`.
-    """
-    channels, height, side = picture_shape(data_shape)
-    if height != side or side < least or (side & (side - 1) if power else side % 2):
-        kind = f"a power of two from {least} up" if power else f"even and at least {least}"
-        raise ValueError(f"{who} needs square pictures whose side is {kind}, not {height}x{side}: set data.resolution")
-    return channels, side
-
-
-def at_least_1(**counts: int) -> None:
-    """Raises ValueError, with its name, for a count that is below 1."""
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, not {count}")
-
-
-def classes_seen(num_classes: int, conditional: bool) -> int:
-    """How many classes the networks see, 0 where they are not to see any.
-
-    Raises:
-        ValueError: if they are to, and there are none.
-    """
-    if conditional and not num_classes:
-        raise ValueError("conditional: true needs labels, and this data set has none")
-    return num_classes if conditional else 0
 
 
 def own_fields(checkpoint: dict[str, Any]) -> dict[str, Any]:

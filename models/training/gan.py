@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from models.parts.arguments import at_least_1
 from models.parts.augment import Augmentation
 from models.parts.deployed import Deployed
 from models.parts.losses import AdversarialLoss, NonSaturating
@@ -19,7 +20,7 @@ from models.parts.part import Part
 from models.parts.ranks import sum_over_ranks, world_size
 from models.parts.regularizers import MicroBatch, Penalty, Regularizer
 from models.parts.schedules import Schedule, value_at
-from models.training.base import Batch, SamplerSettings, at_least_1, own_fields
+from models.training.base import Batch, SamplerSettings, own_fields
 from models.training.capabilities import HasLatents
 from models.training.ema import WeightAverage
 from models.training.manual import ManualOptimization
