@@ -129,7 +129,7 @@ def outputs(model: StyleGAN2, batch: Batch, precision: str, compiled: bool) -> t
     ws = model.generator.ws(z, labels)
     # New weights give no noise, so that random noise changes nothing.
     synthesize, judge = (
-        (model._synthesize, model.judge) if compiled else (model.generator.synthesis, model.discriminator)
+        (model._synthesize, model.discriminate) if compiled else (model.generator.synthesis, model.discriminator)
     )
     with torch.autocast(x.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
         pictures, logits = synthesize(ws), judge(x, labels)
