@@ -71,7 +71,11 @@ class Attention(nn.Module):
             keys, values = memory.with_next(keys, values)
         if self.twice:
             scale = queries.shape[-1] ** -0.5 if self.scale is None else self.scale
-            seen = (scale * queries @ keys.transpose(2, 3)).softmax(-1) @ values
+            likeness = scale * queries @ keys.transpose(2, 3)
+            if causal:
+                later = torch.ones_like(likeness[0, 0], dtype=torch.bool).triu(1)
+                likeness = likeness.masked_fill(later, -torch.inf)
+            seen = likeness.softmax(-1) @ values
         else:
             seen = F.scaled_dot_product_attention(queries, keys, values, is_causal=causal, scale=self.scale)
         mixed = seen.transpose(1, 2).flatten(2)

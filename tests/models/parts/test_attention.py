@@ -51,9 +51,10 @@ def test_one_token_after_another_sees_what_all_at_once_see() -> None:
     torch.testing.assert_close(one_by_one, layer(x, causal=True), rtol=1e-10, atol=1e-12)
 
 
-def test_what_can_be_differentiated_twice_gives_the_same() -> None:
+@pytest.mark.parametrize("causal", [False, True])
+def test_what_can_be_differentiated_twice_gives_the_same(causal: bool) -> None:
     fused, twice, x = plain(6, 2), plain(6, 2, twice=True), noise(2, 5, 6)
-    torch.testing.assert_close(twice(x), fused(x), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(twice(x, causal=causal), fused(x, causal=causal), rtol=1e-10, atol=1e-12)
     scaled = plain(6, 2, twice=True, scale=1 / math.sqrt(3))
     torch.testing.assert_close(scaled(x), fused(x), rtol=1e-10, atol=1e-12)
     assert torch.autograd.gradgradcheck(twice, noise(1, 3, 6).requires_grad_())

@@ -99,7 +99,10 @@ def test_compiled_networks_give_the_pictures_logits_and_gradients_of_the_referen
     labels = torch.zeros(4, dtype=torch.int64)
     ws = model.generator.ws(torch.randn(4, 6), labels).detach()  # new weights give no noise
     found = []
-    for synthesize, judge in ((model.generator.synthesis, model.discriminator), (model._synthesize, model.discriminate)):
+    for synthesize, judge in (
+        (model.generator.synthesis, model.discriminator),
+        (model._synthesize, model.discriminate),
+    ):
         model.zero_grad()
         pictures = synthesize(ws)
         logits = judge(pictures, labels)
