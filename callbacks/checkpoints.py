@@ -18,7 +18,7 @@ from callbacks.lookup import model_of
 from callbacks.ranks import any_rank
 from callbacks.run import kimg_name, run_of
 from media.files import write_whole
-from models.training.base import read_checkpoint
+from models.training.checkpoint import read_checkpoint
 
 
 class CheckpointError(OSError):

@@ -23,7 +23,8 @@ def load(path: str | Path, device: str = "cpu") -> GenerativeModel:
     """
     # Imported here, so that `import models` stays cheap for verbs that need no network.
     from models.parts.part import build
-    from models.training.base import GenerativeModel, own_fields, read_checkpoint
+    from models.training.base import GenerativeModel
+    from models.training.checkpoint import own_fields, read_checkpoint
 
     checkpoint = read_checkpoint(path, device)
     try:

@@ -47,7 +47,11 @@ NOT_HERE = {
 }
 """Packages that no file of a folder imports, by folder: what lies there works without them."""
 
-CONTRACT = {"models", "models.training.base", "models.training.capabilities", "models.parts.part"}
+CONTRACT = {
+    "models",
+    "models.parts.part",
+    *(f"models.training.{name}" for name in ("base", "capabilities", "checkpoint")),
+}
 """All that callbacks and commands see of models: the contract, `models.load`, and what configs can name."""
 
 DATA_SETS = re.compile(r"mnist|cifar|imagenet|celeb_?a|lsun|ffhq|shakespeare", re.IGNORECASE)

@@ -7,7 +7,8 @@ import torch
 
 from callbacks.checkpoints import newest_whole
 from models import load
-from models.training.base import GenerativeModel, read_checkpoint
+from models.training.base import GenerativeModel
+from models.training.checkpoint import read_checkpoint
 
 
 def checkpoint_at(path: str | Path) -> Path:

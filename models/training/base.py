@@ -1,13 +1,10 @@
 """GenerativeModel: the contract between a family and everything that trains, watches or measures it."""
 
 import contextlib
-import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
-from textwrap import shorten
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import lightning
@@ -16,11 +13,9 @@ from torch import Tensor, nn
 
 from models.parts.arguments import UNKNOWN_DATA
 from models.parts.part import Part, describe
+from models.training.checkpoint import CHECKPOINT_FORMAT, own_fields
 from models.training.ema import WeightAverage
 from models.training.randomness import keyed_seed, sample_generator
-
-CHECKPOINT_FORMAT = 2
-"""Raised whenever a checkpoint's own fields change their meaning."""
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 """(x, y): x float32 in [-1, 1], (N, *data_shape), or int64 tokens; y int64 (N,), zeros where there are no labels."""
@@ -313,48 +308,7 @@ class GenerativeModel(lightning.LightningModule, Part, ABC):
         self.origin = own.get("origin")
 
 
-def own_fields(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """What Atelier itself keeps in a checkpoint: format, model, samples_seen, steps, training_seed; origin, if any.
-
-    Raises:
-        ValueError: if it is none of ours, or of a later format.
-    """
-    own = checkpoint.get("atelier") if isinstance(checkpoint, dict) else None
-    if not isinstance(own, dict):
-        raise ValueError("it was not written by Atelier")
-    if own.get("format") != CHECKPOINT_FORMAT:
-        raise ValueError(f"it has format {own.get('format')}, this version reads {CHECKPOINT_FORMAT}")
-    for field in ("model", "samples_seen", "steps", "training_seed"):
-        if field not in own:
-            raise ValueError(f"it lacks {field}")
-    return own
-
-
 def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return "can't allocate memory" in str(error) or "not enough memory" in str(error)
-
-
-def read_checkpoint(path: str | Path, device: str = "cpu") -> dict[str, Any]:
-    """A checkpoint's content, read without trusting it: plain types and tensors only.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is not a whole checkpoint of ours, or would run code.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}")
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-        own_fields(checkpoint)
-    except (OSError, torch.OutOfMemoryError):
-        raise
-    except pickle.UnpicklingError as error:  # torch's message advises to run the file's code
-        reason = "it is damaged, or holds more than tensors and plain types"
-        raise ValueError(f"{path} is not a checkpoint that can be read: {reason}") from error
-    except Exception as error:  # the bytes of a damaged file decide which of a dozen errors the unpickler raises
-        reason = shorten(str(error), 200) or type(error).__name__
-        raise ValueError(f"{path} is not a checkpoint that can be read: {reason}") from error
-    return checkpoint

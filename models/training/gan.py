@@ -20,8 +20,9 @@ from models.parts.part import Part
 from models.parts.ranks import sum_over_ranks, world_size
 from models.parts.regularizers import MicroBatch, Penalty, Regularizer
 from models.parts.schedules import Schedule, value_at
-from models.training.base import Batch, SamplerSettings, own_fields
+from models.training.base import Batch, SamplerSettings
 from models.training.capabilities import HasLatents
+from models.training.checkpoint import own_fields
 from models.training.ema import WeightAverage
 from models.training.manual import ManualOptimization
 from models.training.randomness import keyed_generator

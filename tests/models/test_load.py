@@ -14,7 +14,7 @@ from models.parts.losses import Hinge
 from models.parts.part import describe
 from models.parts.regularizers import R1
 from models.parts.schedules import Linear
-from models.training.base import CHECKPOINT_FORMAT, read_checkpoint
+from models.training.checkpoint import CHECKPOINT_FORMAT, read_checkpoint
 from models.training.gan import GAN, AdversarialTraining
 
 

@@ -38,7 +38,8 @@ from models.parts.losses import RelativisticPairing
 from models.parts.part import build, describe
 from models.parts.regularizers import R1
 from models.parts.schedules import Linear
-from models.training.base import Batch, read_checkpoint
+from models.training.base import Batch
+from models.training.checkpoint import read_checkpoint
 from models.training.gan import GAN, AdversarialTraining
 
 Fit = Callable[..., lightning.Trainer]

@@ -119,7 +119,7 @@ def test_part_from_outside_is_rebuilt_once_its_module_is_imported() -> None:
     "path",
     [
         "subprocess.Popen", "os.system", "builtins.eval", "builtins.exec", "torch.nn.Linear", "torch.load",
-        "models.parts.part.build", "models.parts.part.importlib", "models.training.base.read_checkpoint",
+        "models.parts.part.build", "models.parts.part.importlib", "models.training.checkpoint.read_checkpoint",
         "models.parts.part.inspect.getsource", "models.nothing.Here", "models.parts.losses.Nothing", "eval", "", ".",
         "..models.parts.losses.Hinge", "models.parts.losses.",
     ],

@@ -1,0 +1,52 @@
+"""What Atelier itself keeps in a checkpoint, its format, and how a checkpoint is read without trusting it."""
+
+import pickle
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import torch
+
+CHECKPOINT_FORMAT = 2
+"""Raised whenever a checkpoint's own fields change their meaning."""
+
+
+def own_fields(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """What Atelier itself keeps in a checkpoint: format, model, samples_seen, steps, training_seed; origin, if any.
+
+    Raises:
+        ValueError: if it is none of ours, or of a later format.
+    """
+    own = checkpoint.get("atelier") if isinstance(checkpoint, dict) else None
+    if not isinstance(own, dict):
+        raise ValueError("it was not written by Atelier")
+    if own.get("format") != CHECKPOINT_FORMAT:
+        raise ValueError(f"it has format {own.get('format')}, this version reads {CHECKPOINT_FORMAT}")
+    for field in ("model", "samples_seen", "steps", "training_seed"):
+        if field not in own:
+            raise ValueError(f"it lacks {field}")
+    return own
+
+
+def read_checkpoint(path: str | Path, device: str = "cpu") -> dict[str, Any]:
+    """A checkpoint's content, read without trusting it: plain types and tensors only.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a whole checkpoint of ours, or would run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        own_fields(checkpoint)
+    except (OSError, torch.OutOfMemoryError):
+        raise
+    except pickle.UnpicklingError as error:  # torch's message advises to run the file's code
+        reason = "it is damaged, or holds more than tensors and plain types"
+        raise ValueError(f"{path} is not a checkpoint that can be read: {reason}") from error
+    except Exception as error:  # the bytes of a damaged file decide which of a dozen errors the unpickler raises
+        reason = shorten(str(error), 200) or type(error).__name__
+        raise ValueError(f"{path} is not a checkpoint that can be read: {reason}") from error
+    return checkpoint
