@@ -22,7 +22,7 @@ SHAPE: dict[str, Any] = {
     "hardware": {"cores": int, "threads": int, "memory_gib": NUMBER, "gpu_gib": NUMBER}, "versions": {},
     "memory": {"source": str, "peak_gib": {"*": NUMBER}, "kept_bytes": {"*": NUMBER}},
     "throughput": {"samples_per_s": NUMBER, "s_per_kimg": NUMBER}, "diagnosis": DIAGNOSIS,
-    "origin": {"code": str}, "init_from": {"checkpoint": str},
+    "origin": {"code": str}, "init_from": {"path": str},
 }  # fmt: skip
 """Of run.json, what is read here: the type of a value, or of each inner one ("*": of all, and none is null)."""
 

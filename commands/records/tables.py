@@ -252,7 +252,7 @@ def table_of(
 
 def _runs(found: Sequence[Group]) -> Table:
     def cells(run: RunFolder) -> dict[Column, Any]:
-        origin = (run.record.get("init_from") or {}).get("checkpoint") or (run.record.get("origin") or {}).get("code")
+        origin = (run.record.get("init_from") or {}).get("path") or (run.record.get("origin") or {}).get("code")
         return {Column("model"): run.model, Column("status"): run.status, Column("kimg", "number"): run.kimg,
                 Column("seed"): run.seed, Column("started"): (run.record.get("started") or "")[:16].replace("T", " "),
                 Column("began with"): origin, Column("folder"): str(run.folder)}  # fmt: skip

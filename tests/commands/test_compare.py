@@ -335,7 +335,7 @@ def test_whatever_a_record_holds_there_are_tables_or_one_line(runs: Path, capsys
         runs / "a" / "1",
         figures={"fd_effnet": {**figure(300.0), "spread": 1.0}},
         diagnosis={"samples_seen": 2000, "findings": [finding]},
-        init_from={"checkpoint": "x.ckpt"},
+        init_from={"path": "x.ckpt"},
     )
     whole = record(folder)
     answers = set()

@@ -43,6 +43,9 @@ def test_a_run_begins_with_the_weights_of_another(
     assert fit("--ckpt_path", "last", "--run.name", "tuned", "--budget.kimg", 0.016, "--seed_everything", 3,
                "--model.adversarial.lr", 0.0, "--model.adversarial.ema_halflife_kimg", 1e9) == 0  # fmt: skip
     assert record(folder)["init_from"] == run["init_from"]
+    capsys.readouterr()
+    assert main(["compare", str(folder)]) == 0
+    assert f"| {start} " in capsys.readouterr().out  # what it began with
 
 
 def test_another_resolution_says_what_was_left(
