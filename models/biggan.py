@@ -339,10 +339,9 @@ class BigGAN(GAN):
         return [*super().penalties(), *own]
 
     def _orthogonality(self, network: str, strength: float) -> Penalty:
-        named = self.networks()[network].named_parameters()
-        weights = [p for name, p in named if p.ndim > 1 and name != "embedding.weight"]
-
         def value(_: MicroBatch) -> Tensor:
+            named = self.networks()[network].named_parameters()
+            weights = [p for name, p in named if p.ndim > 1 and name != "embedding.weight"]
             return strength * non_orthogonality(weights)
 
         return Penalty(f"{network[0]}_orthogonal_penalty", network, 1, value, of="weights")

@@ -324,6 +324,7 @@ class GAN(ManualOptimization, HasLatents):
         return keyed_generator(self.training_seed, self.samples_seen, self._latent_draws, *key)
 
     def count(self, batch: int) -> None:
+        """Counts, and lets the augmentation adjust itself to what it heard in the step."""
         super().count(batch)
         augmentation = self.adversarial.augmentation
         if augmentation is not None:
