@@ -23,8 +23,8 @@ from callbacks.wandb_run import ArtifactChoice, WandbMode, WandbRun, has_wandb_k
 from media.files import write_json_whole, write_text_whole, write_whole
 from media.pictures import save_png
 from metrics.evaluation import Figure
-from models.parts.part import describe
 from models.training.base import GenerativeModel
+from settings.configurable import describe
 
 SCHEMA = 1
 """Raised whenever a field of run.json changes its meaning."""

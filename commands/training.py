@@ -20,9 +20,9 @@ from commands.options.command_line import TrainingCLI, as_input_errors, quietly
 from commands.options.errors import BAD_INPUT, InputError, one_line, read_yaml
 from commands.options.init_from import take_weights
 from datamodules.base import DataModule
-from models.parts.part import completed, describe, differences
 from models.training.base import GenerativeModel, OutOfMemoryInPhaseError
 from models.training.checkpoint import own_fields, read_checkpoint
+from settings.configurable import completed, describe, differences
 
 MENDABLE = (OutOfMemoryInPhaseError, NonFiniteError, CheckpointError)
 """What can go wrong in the middle of a fit and is the user's to mend, not a crash."""

@@ -22,9 +22,9 @@ def load(path: str | Path, device: str = "cpu") -> GenerativeModel:
         ValueError: if it is no whole checkpoint of ours.
     """
     # Imported here, so that `import models` stays cheap for verbs that need no network.
-    from models.parts.part import build
     from models.training.base import GenerativeModel
     from models.training.checkpoint import own_fields, read_checkpoint
+    from settings.configurable import build
 
     checkpoint = read_checkpoint(path, device)
     try:

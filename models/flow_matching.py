@@ -20,12 +20,12 @@ from media.pictures import LEVELS
 from models.parts.arguments import UNKNOWN_DATA, at_least_1, classes_seen, picture_shape
 from models.parts.likelihoods import DEQUANTIZED_LOG_WIDTH, HALF_STEP, dequantized
 from models.parts.ode import Solver, check_solver, integrate, integrate_density
-from models.parts.part import Part
 from models.parts.unet import MLP, UNet
 from models.training.base import SamplerSettings
 from models.training.capabilities import Encodes, HasLatents, HasLikelihood, LikelihoodSettings
 from models.training.randomness import normals
 from models.training.single_loss import Optimization, SingleLoss
+from settings.configurable import Configurable
 
 Network: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """What a network makes of noisy samples (N, ...) and the level of each, (N,)."""
@@ -34,7 +34,7 @@ EXACT_UP_TO = 3
 """Values of a sample up to which "auto" takes the exact divergence, which costs as many gradients."""
 
 
-class Objective(Part, ABC):
+class Objective(Configurable, ABC):
     """The path between noise and data, and what is learnt of it."""
 
     prior_std: float = 1.0

@@ -10,28 +10,29 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-PACKAGES = ("models", "datamodules", "callbacks", "features", "media", "metrics", "commands")
+PACKAGES = ("settings", "models", "datamodules", "callbacks", "features", "media", "metrics", "commands")
 
 ROOMS: dict[str, set[str]] = {
+    "settings": set(),
     "media": set(),
     "features": {"media"},
     "metrics": {"features", "media"},
-    "datamodules": {"media"},
-    "models.parts": {"models.parts.augment", "features", "media"},
-    "models.parts.augment": {"models.parts", "media"},
-    "models.training": {"models.parts", "models.parts.augment", "media"},
-    "models": {"models.training", "models.parts", "models.parts.augment", "media"},
-    "callbacks": {"models.training", "models.parts", "metrics", "features", "media"},
+    "datamodules": {"settings", "media"},
+    "models.parts": {"settings", "models.parts.augment", "features", "media"},
+    "models.parts.augment": {"settings", "models.parts", "media"},
+    "models.training": {"settings", "models.parts", "models.parts.augment", "media"},
+    "models": {"settings", "models.training", "models.parts", "models.parts.augment", "media"},
+    "callbacks": {"settings", "models.training", "models.parts", "metrics", "features", "media"},
     "commands.records": {"media"},
     "commands.sweeps": {"commands.options", "media"},
-    "commands.official": {"commands.options", "models.parts", "media"},
+    "commands.official": {"settings", "commands.options", "models.parts", "media"},
     "commands.options": {
-        *("callbacks", "datamodules", "metrics", "features", "media"),
+        *("settings", "callbacks", "datamodules", "metrics", "features", "media"),
         *("models", "models.training", "models.parts", "commands.records"),
     },
     "commands": {
         *("commands.options", "commands.official", "commands.sweeps", "commands.records", "callbacks", "datamodules"),
-        *("metrics", "features", "media", "models", "models.training", "models.parts"),
+        *("settings", "metrics", "features", "media", "models", "models.training", "models.parts"),
     },
     "": {"commands", "commands.options"},
 }
@@ -42,14 +43,13 @@ NOT_HERE = {
         ("media", "features", "metrics", "models", "models.parts", "models.parts.augment"), ("lightning", "wandb")
     ),
     "datamodules": ("wandb",),
-    "commands.records": ("lightning", "wandb", "torch"),
+    **dict.fromkeys(("settings", "commands.records"), ("lightning", "wandb", "torch")),
     "commands.sweeps": ("lightning", "wandb", "torch"),
 }
 """Packages that no file of a folder imports, by folder: what lies there works without them."""
 
 CONTRACT = {
     "models",
-    "models.parts.part",
     *(f"models.training.{name}" for name in ("base", "capabilities", "checkpoint")),
 }
 """All that callbacks and commands see of models: the contract, `models.load`, and what configs can name."""
@@ -272,7 +272,7 @@ def test_a_planted_breach_is_found(path: str, code: str, breach: str, tmp_path: 
         ("models/training/new.py", '"""For CIFAR-10."""\nimport lightning, models.training.base, models.parts.ops'),
         (
             "callbacks/new.py",
-            "from models.training.base import Batch\nfrom models.parts.part import describe\nimport metrics.frechet",
+            "from models.training.base import Batch\nimport settings.configurable, metrics.frechet",
         ),
         ("commands/new.py", "from models import load\nimport datamodules.base, callbacks.run, metrics.frechet"),
         ("main.py", "import commands.training"),

@@ -22,7 +22,7 @@ class Foreign:
     """A model that others trained.
 
     Args:
-        description: class path and arguments, as `models.parts.part.build` takes them.
+        description: class path and arguments, as `settings.configurable.build` takes them.
         networks: the state dict of each, under our names: "generator" and "average.module", and "discriminator" where
             there was one; else it begins anew.
         origin: what the checkpoint says of where it comes from: "code" and "licence" at least.
@@ -47,7 +47,7 @@ def checkpoint_of(foreign: Foreign, samples_seen: int) -> dict[str, Any]:
     """
     import lightning
 
-    from models.parts.part import build
+    from settings.configurable import build
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # of what begins anew: the same file imports to the same checkpoint

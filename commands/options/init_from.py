@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.parts.part import describe
 from models.training.base import GenerativeModel
 from models.training.checkpoint import own_fields
+from settings.configurable import describe
 
 GROUPS_SHOWN = 8
 """The most groups of names in a report, so that it fits in a dozen lines."""

@@ -11,8 +11,8 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from models.parts.part import build
 from models.training.base import GenerativeModel
+from settings.configurable import build
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CLAIMED = {

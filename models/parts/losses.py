@@ -8,10 +8,10 @@ from abc import ABC, abstractmethod
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.parts.part import Part
+from settings.configurable import Configurable
 
 
-class AdversarialLoss(Part, ABC):
+class AdversarialLoss(Configurable, ABC):
     """The pair of objectives that discriminator and generator minimise."""
 
     zero_is_undecided: bool = True

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.parts.part import Part
+from settings.configurable import Configurable
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class QuantizingModule(nn.Module, ABC):
         """
 
 
-class Quantizer(Part, ABC):
+class Quantizer(Configurable, ABC):
     """How vectors are quantized.
 
     `dim` is the number of values of a vector.

@@ -13,8 +13,8 @@ from typing import ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from models.parts.part import Part
 from models.parts.schedules import Schedule, value_at
+from settings.configurable import Configurable
 
 Critic: TypeAlias = Callable[[Tensor], Tensor]
 """Samples (N, *data_shape) to logits (N,), labels and augmentation already bound."""
@@ -62,7 +62,7 @@ class Penalty:
         return self.value is not None and step % self.every == 0
 
 
-class Regularizer(Part, ABC):
+class Regularizer(Configurable, ABC):
     """A penalty on the discriminator's gradient by its input, as a config names it."""
 
     at_samples: ClassVar[bool] = False

@@ -3,10 +3,10 @@
 import math
 from abc import ABC, abstractmethod
 
-from models.parts.part import Part
+from settings.configurable import Configurable
 
 
-class Schedule(Part, ABC):
+class Schedule(Configurable, ABC):
     """A number that depends on how far training has come."""
 
     @abstractmethod

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from models.parts.arguments import UNKNOWN_DATA
-from models.parts.part import Part, describe
 from models.training.checkpoint import CHECKPOINT_FORMAT, own_fields
 from models.training.ema import WeightAverage
 from models.training.randomness import keyed_seed, sample_generator
+from settings.configurable import Configurable, describe
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 """(x, y): x float32 in [-1, 1], (N, *data_shape), or int64 tokens; y int64 (N,), zeros where there are no labels."""
@@ -45,10 +45,10 @@ class OutOfMemoryInPhaseError(RuntimeError):
     """Memory ran out in a named phase of training; the message says what to turn down."""
 
 
-class GenerativeModel(lightning.LightningModule, Part, ABC):
+class GenerativeModel(lightning.LightningModule, Configurable, ABC):
     """A model that learns a distribution and draws from it.
 
-    Every constructor argument of a family must be kept as an attribute of the same name (see `models.parts.part`).
+    Every constructor argument of a family must be kept as an attribute of the same name (see `settings.configurable`).
 
     Args:
         data_shape: the shape of one sample, (C, H, W) for pictures. The command line links it from the data.

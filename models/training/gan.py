@@ -16,7 +16,6 @@ from models.parts.arguments import at_least_1
 from models.parts.augment import Augmentation
 from models.parts.deployed import Deployed
 from models.parts.losses import AdversarialLoss, NonSaturating
-from models.parts.part import Part
 from models.parts.ranks import sum_over_ranks, world_size
 from models.parts.regularizers import MicroBatch, Penalty, Regularizer
 from models.parts.schedules import Schedule, value_at
@@ -26,6 +25,7 @@ from models.training.checkpoint import own_fields
 from models.training.ema import WeightAverage
 from models.training.manual import ManualOptimization
 from models.training.randomness import keyed_generator
+from settings.configurable import Configurable
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class LatentSettings(SamplerSettings):
             raise ValueError(f"truncation must be positive, not {self.truncation}")
 
 
-class AdversarialTraining(Part):
+class AdversarialTraining(Configurable):
     """How the two players are trained.
 
     Args:

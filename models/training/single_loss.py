@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from models.parts.arguments import at_least_1
-from models.parts.part import Part
 from models.parts.ranks import as_on_rank_0
 from models.parts.schedules import Schedule, value_at
 from models.training.base import Batch
 from models.training.ema import WeightAverage
 from models.training.manual import ManualOptimization
+from settings.configurable import Configurable
 
 
-class Optimization(Part):
+class Optimization(Configurable):
     """How the network is trained.
 
     Args:

@@ -29,9 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from phases import Clock, SameBatch
 
-from models.parts.part import build
 from models.stylegan2 import StyleGAN2
 from models.training.base import Batch
+from settings.configurable import build
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DEVICES_OF_AUTHORS = {"cifar10": 2, "paper256": 8, "ffhq1024": 8}

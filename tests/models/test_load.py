@@ -11,11 +11,11 @@ import torch
 from models import load
 from models.dcgan import DCGAN
 from models.parts.losses import Hinge
-from models.parts.part import describe
 from models.parts.regularizers import R1
 from models.parts.schedules import Linear
 from models.training.checkpoint import CHECKPOINT_FORMAT, read_checkpoint
 from models.training.gan import GAN, AdversarialTraining
+from settings.configurable import describe
 
 
 @pytest.fixture(scope="module")

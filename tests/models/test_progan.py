@@ -17,7 +17,6 @@ from commands.options.command_line import quietly
 from datamodules.shapes import Shapes
 from models.parts.layers import pixel_norm, with_minibatch_deviation
 from models.parts.losses import NonSaturating, Wasserstein
-from models.parts.part import build, describe
 from models.parts.regularizers import R1, GradientPenalty
 from models.progan import (
     Discriminator,
@@ -28,6 +27,7 @@ from models.progan import (
     ProGAN,
 )
 from models.training.gan import AdversarialTraining
+from settings.configurable import build, describe
 
 
 def small(data_shape: Sequence[int] = (3, 16, 16), **settings: Any) -> ProGAN:  # noqa: ANN401

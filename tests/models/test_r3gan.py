@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from models.parts.augment.ada import ADA
 from models.parts.losses import RelativisticPairing
-from models.parts.part import build, describe
 from models.parts.regularizers import R1, R2
 from models.parts.schedules import Cosine
 from models.r3gan import GAIN, R3GAN, ResidualBlock
 from models.training.base import Batch
 from models.training.capabilities import HasCritic, HasLatents
 from models.training.gan import AdversarialTraining
+from settings.configurable import build, describe
 
 Fit = Callable[..., lightning.Trainer]
 Batches = Callable[..., list[Batch]]

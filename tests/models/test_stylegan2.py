@@ -17,7 +17,6 @@ from datamodules.shapes import Shapes
 from models.parts.layers import autocast_dtype, with_minibatch_deviation
 from models.parts.losses import NonSaturating
 from models.parts.ops import low_pass, upsample2d
-from models.parts.part import build, describe
 from models.parts.regularizers import R1, R2, MicroBatch, path_lengths
 from models.stylegan2 import (
     Discriminator,
@@ -34,6 +33,7 @@ from models.stylegan2 import (
 from models.training.base import Batch
 from models.training.capabilities import HasCritic, HasLatents
 from models.training.gan import AdversarialTraining, LatentSettings
+from settings.configurable import build, describe
 
 Fit = Callable[..., lightning.Trainer]
 Batches = Callable[..., list[Batch]]

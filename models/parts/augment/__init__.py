@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from models.parts.part import Part
+from settings.configurable import Configurable
 
 
-class Augmentation(Part, ABC):
+class Augmentation(Configurable, ABC):
     """One differentiable callable, applied alike to real and generated samples, in both players' steps.
 
     One that adapts itself overrides the methods below the call: it hears the discriminator's judgement, adjusts itself

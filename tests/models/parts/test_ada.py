@@ -35,12 +35,12 @@ from models.parts.augment.ada import (
     upsampled,
 )
 from models.parts.losses import RelativisticPairing
-from models.parts.part import build, describe
 from models.parts.regularizers import R1
 from models.parts.schedules import Linear
 from models.training.base import Batch
 from models.training.checkpoint import read_checkpoint
 from models.training.gan import GAN, AdversarialTraining
+from settings.configurable import build, describe
 
 Fit = Callable[..., lightning.Trainer]
 Toy = Callable[..., GAN]

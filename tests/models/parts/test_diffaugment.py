@@ -17,10 +17,10 @@ from models.parts.augment.diffaugment import (
     saturated,
     translated,
 )
-from models.parts.part import build, describe
 from models.parts.regularizers import R1
 from models.training.base import Batch
 from models.training.gan import GAN
+from settings.configurable import build, describe
 
 Fit = Callable[..., lightning.Trainer]
 CHANGES: list[Change] = ["colour", "translation", "cutout"]

@@ -13,10 +13,10 @@ import models
 from models.dcgan import DCGAN
 from models.flow import Flow
 from models.parts.losses import Hinge, NonSaturating
-from models.parts.part import Part, Plain, build, completed, describe, differences
 from models.parts.regularizers import R1, R2
 from models.parts.schedules import Cosine, Linear
 from models.training.gan import GAN, AdversarialTraining
+from settings.configurable import Configurable, Plain, build, completed, describe, differences
 
 REQUIRED: dict[str, Plain] = {
     "data_shape": [3, 32, 32], "num_classes": 10, "gamma": 0.7, "start": 3.0, "end": 1.0, "kimg": 40.0,
@@ -25,17 +25,21 @@ REQUIRED: dict[str, Plain] = {
 """A value for every constructor argument that has no default, or not any other will do; a new family adds its own."""
 
 
-def every_part() -> list[type[Part]]:
+def every_part() -> list[type[Configurable]]:
     """The concrete Parts defined under models/. GAN and Flow are built by their families, from networks."""
-    found: list[type[Part]] = []
+    found: list[type[Configurable]] = []
     for module in pkgutil.walk_packages(models.__path__, "models."):
         for _, item in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
-            own = item.__module__ == module.name and issubclass(item, Part) and item not in (Part, GAN, Flow)
+            own = (
+                item.__module__ == module.name
+                and issubclass(item, Configurable)
+                and item not in (Configurable, GAN, Flow)
+            )
             found += [item] if own and not inspect.isabstract(item) else []
     return found
 
 
-def unusual_arguments(owner: type[Part]) -> dict[str, Any]:
+def unusual_arguments(owner: type[Configurable]) -> dict[str, Any]:
     """Every argument that is a number or a switch, with another value than its default."""
     arguments: dict[str, Any] = {}
     for name, parameter in inspect.signature(owner).parameters.items():
@@ -55,7 +59,7 @@ def test_there_are_parts_to_test() -> None:
 
 
 @pytest.mark.parametrize("owner", every_part(), ids=lambda owner: owner.__name__)
-def test_description_rebuilds_the_part(owner: type[Part]) -> None:
+def test_description_rebuilds_the_part(owner: type[Configurable]) -> None:
     arguments = unusual_arguments(owner)
     description = describe(owner(**arguments))
     assert description["class_path"] == f"{owner.__module__}.{owner.__qualname__}"
@@ -90,12 +94,12 @@ def test_description_holds_plain_types_only() -> None:
     assert {type(leaf) for leaf in leaves(description)} <= {bool, int, float, str, type(None)}
 
 
-class Keeps(Part):
+class Keeps(Configurable):
     def __init__(self, value: object) -> None:
         self.value = value
 
 
-class Forgets(Part):
+class Forgets(Configurable):
     def __init__(self, value: object) -> None:
         self.other = value
 
@@ -119,9 +123,9 @@ def test_part_from_outside_is_rebuilt_once_its_module_is_imported() -> None:
     "path",
     [
         "subprocess.Popen", "os.system", "builtins.eval", "builtins.exec", "torch.nn.Linear", "torch.load",
-        "models.parts.part.build", "models.parts.part.importlib", "models.training.checkpoint.read_checkpoint",
-        "models.parts.part.inspect.getsource", "models.nothing.Here", "models.parts.losses.Nothing", "eval", "", ".",
-        "..models.parts.losses.Hinge", "models.parts.losses.",
+        "settings.configurable.build", "settings.configurable.importlib", "models.training.checkpoint.read_checkpoint",
+        "settings.configurable.inspect.getsource", "models.nothing.Here", "models.parts.losses.Nothing", "eval", "",
+        ".", "..models.parts.losses.Hinge", "models.parts.losses.",
     ],
 )  # fmt: skip
 def test_paths_that_lead_to_no_part_are_refused(path: str) -> None:

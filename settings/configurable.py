@@ -14,11 +14,11 @@ from typing import Any, TypeAlias
 Plain: TypeAlias = bool | int | float | str | list["Plain"] | dict[str, "Plain"] | None
 
 
-class Part:
+class Configurable:
     """Base of everything that `class_path` may name: models, losses, regularizers, schedules, augmentations."""
 
 
-def describe(part: Part) -> dict[str, Plain]:
+def describe(part: Configurable) -> dict[str, Plain]:
     """The class path and the constructor arguments of `part`, as plain data.
 
     Raises:
@@ -36,24 +36,26 @@ def describe(part: Part) -> dict[str, Plain]:
 def _plain(value: object, where: str) -> Plain:
     if value is None or type(value) in (bool, int, float, str):
         return value  # type: ignore[return-value]
-    if isinstance(value, Part):
+    if isinstance(value, Configurable):
         return describe(value)
     if isinstance(value, Mapping):
         return {str(key): _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
-    raise TypeError(f"{where} is a {type(value).__name__}, which a checkpoint cannot hold: use plain types or a Part")
+    raise TypeError(
+        f"{where} is a {type(value).__name__}, which a checkpoint cannot hold: use plain types or a Configurable"
+    )
 
 
 def build(description: object) -> Any:  # noqa: ANN401 - the type is named by the description itself
     """The inverse of `describe`. Lists and plain values pass through.
 
-    Only subclasses of `Part` are ever called, whatever a checkpoint says, and only modules of `models` are imported (a
-    Part from elsewhere must be imported by its user first): a description from a stranger can choose among our classes,
-    not run a function, nor a module's top level.
+    Only subclasses of `Configurable` are ever called, whatever a checkpoint says, and only modules of `models` are
+    imported (one from elsewhere must be imported by its user first): a description from a stranger can choose among our
+    classes, not run a function, nor a module's top level.
 
     Raises:
-        ValueError: if a class path does not lead to a Part, or the arguments do not fit its constructor.
+        ValueError: if a class path does not lead to a Configurable, or the arguments do not fit its constructor.
     """
     if isinstance(description, list):
         return [build(item) for item in description]
@@ -75,7 +77,7 @@ def completed(description: Plain) -> Plain:
     """`description` with the defaults of arguments that did not exist when it was written: it means the same.
 
     Raises:
-        ValueError: if a class path does not lead to a Part.
+        ValueError: if a class path does not lead to a Configurable.
     """
     if isinstance(description, list):
         return [completed(item) for item in description]
@@ -90,7 +92,7 @@ def completed(description: Plain) -> Plain:
     return inner
 
 
-def _owner(description: Mapping[str, object]) -> type[Part]:
+def _owner(description: Mapping[str, object]) -> type[Configurable]:
     """The class that a description names; see `build`."""
     path = str(description["class_path"])
     module, _, name = path.rpartition(".")
@@ -101,7 +103,7 @@ def _owner(description: Mapping[str, object]) -> type[Part]:
         raise ValueError(f"class_path {path!r} is not one of Atelier's, and its module is not imported") from error
     except (ImportError, AttributeError) as error:
         raise ValueError(f"class_path {path!r} cannot be imported: {error}") from error
-    if not (isinstance(owner, type) and issubclass(owner, Part)):
+    if not (isinstance(owner, type) and issubclass(owner, Configurable)):
         raise ValueError(f"class_path {path!r} is not a part of a model, and is not called")
     return owner
 
