@@ -19,6 +19,7 @@ from callbacks.ranks import any_rank
 from callbacks.run import kimg_name, run_of
 from media.files import write_whole
 from models.training.checkpoint import read_checkpoint
+from records.figures import Direction, is_better
 
 
 class CheckpointError(OSError):
@@ -56,7 +57,8 @@ class Checkpoints(Checkpoint):
         keep: the newest so many are kept, besides the best.
         save_top_k: so many are kept as the best; 0 keeps none for its figure.
         monitor: the figure that "best" goes by; the quality callback's first, its Fréchet distance, where left out.
-        mode: whether lower or higher is better, for a `monitor` that is named.
+        mode: whether a lower or a higher value of `monitor` is better. Where left out, a figure's own direction, and
+            min for what is not a figure.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Checkpoints(Checkpoint):
         keep: int = 2,
         save_top_k: int = 1,
         monitor: str | None = None,
-        mode: Literal["min", "max"] = "min",
+        mode: Literal["min", "max"] | None = None,
     ) -> None:
         if keep < 1:
             raise ValueError(f"checkpoints.keep must be at least 1, not {keep}")
@@ -125,14 +127,14 @@ class Checkpoints(Checkpoint):
                 link(path, folder / "best.ckpt")
             run_of(trainer).checkpoint_saved(path, ["last", "best"] if rank == 0 else ["last"])
             self._remove_old(folder)
-            run_of(trainer).save(samples_seen=model.samples_seen)
+            run_of(trainer).save(trainer)
 
     def _rank(self, trainer: Trainer) -> int | None:
         """The place among the best that a figure measured just now deserves, 0 for the best; None for none.
 
         The quality callback runs before this one in a batch. Of equal figures the earlier stays ahead.
         """
-        figure, value, lower_is_better = self._monitored(trainer)
+        figure, value, better = self._monitored(trainer)
         if figure is None or value is None or not self.save_top_k:
             return None
         if run_of(trainer).latest_at.get(figure) != model_of(trainer.lightning_module).samples_seen:
@@ -142,18 +144,18 @@ class Checkpoints(Checkpoint):
         name = checkpoint_name(model_of(trainer.lightning_module).samples_seen)
         if any(name == other for other, _ in ranked):
             return None
-        ahead = sum(other <= value if lower_is_better else other >= value for _, other in ranked)
+        ahead = sum(not is_better(value, other, better) for _, other in ranked)
         return ahead if ahead < self.save_top_k else None
 
-    def _monitored(self, trainer: Trainer) -> tuple[str | None, float | None, bool]:
-        """The figure that "best" goes by, its newest value, and whether lower is better."""
+    def _monitored(self, trainer: Trainer) -> tuple[str | None, float | None, Direction]:
+        """The figure that "best" goes by, its newest value, and which way it is better."""
         run = run_of(trainer)
-        if self.monitor is not None:
-            return self.monitor, run.latest.get(self.monitor), self.mode == "min"
-        if run.headline is None:
-            return None, None, True
-        name, better = run.headline
-        return name, run.latest.get(name), better == "lower"
+        if self.monitor is None:
+            name, better = run.headline or (None, "lower")
+            return name, None if name is None else run.latest.get(name), better
+        known = run.record.figures.get(self.monitor)
+        stated: Direction | None = None if self.mode is None else "lower" if self.mode == "min" else "higher"
+        return self.monitor, run.latest.get(self.monitor), stated or (known and known.better) or "lower"
 
     def _remove_old(self, folder: Path) -> None:
         best = [name for name, _ in self._ranked]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,6 @@ from callbacks.run import kimg_name, run_of
 from features.extractors import Extractor
 from media.pictures import from_levels, grid
 from metrics.diagnosis import (
-    Finding,
     discriminator_overfitting,
     instability,
     memorisation,
@@ -30,6 +29,7 @@ from metrics.observation import Observation
 from metrics.reference import PictureSet, Reference
 from models.training.base import GenerativeModel
 from models.training.capabilities import HasCritic
+from records.diagnosis import Finding, Findings
 
 SHOWN, NEAREST = 8, 4
 """Rows of the picture of nearest neighbours, and training pictures beside each sample."""
@@ -81,7 +81,7 @@ def diagnose(
         )
     unseen_pictures = real_pictures(data, "test", count) if "test" in data.splits() else None
     unseen = None if unseen_pictures is None else Reference(unseen_pictures, extractor, folder, batch_size, quiet)
-    seen = Observation(["precision_recall"], extractor, samples.count, range(samples.count), folder)
+    seen = Observation({"rows"}, extractor, samples.count, range(samples.count), folder)
     for pictures, _ in in_batches(samples, range(samples.count), batch_size):
         seen.update(pictures, None)
     fake = np.array(seen.rows)
@@ -132,11 +132,6 @@ def _closest(samples: PictureSet, fake: np.ndarray, train: Reference) -> Tensor:
         pictures.append(samples.read([int(row)])[0].cpu())
         pictures.append(train.pictures.read([int(index) for index in indices[row]])[0].cpu())
     return grid(torch.cat(pictures), columns=1 + indices.shape[1])
-
-
-def as_plain(findings: Sequence[Finding]) -> list[dict[str, object]]:
-    """Findings as run.json has them."""
-    return [asdict(finding) for finding in findings]
 
 
 def in_words(findings: Sequence[Finding]) -> str:
@@ -204,5 +199,5 @@ class Diagnosis(Callback):
         )
         path = run.folder / "diagnosis" / f"{kimg_name(model.samples_seen)}.png"
         run.write_picture(trainer, "nearest training pictures", diagnosed.closest, path)
-        found = {"samples_seen": model.samples_seen, "findings": as_plain(diagnosed.findings)}
-        run.save(diagnosis=found, samples_seen=model.samples_seen)
+        run.record.diagnosis = Findings(model.samples_seen, diagnosed.findings, self.num_samples, quality.weights)
+        run.save(trainer)

@@ -7,20 +7,22 @@ from pathlib import Path
 
 import torch
 
+from records.run import Hardware
 
-def hardware(device: torch.device) -> dict[str, str | int | float | None]:
-    """Device name, CPU, cores, threads and memory in GiB."""
+
+def hardware(device: torch.device) -> Hardware:
+    """The machine that `device` belongs to."""
     gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
-    return {
-        "device": device.type,
-        "gpu": None if gpu is None else gpu.name,
-        "gpu_gib": None if gpu is None else round(gpu.total_memory / 2**30, 1),
-        "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "memory_gib": _memory_gib(),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
+    return Hardware(
+        device=device.type,
+        gpu=None if gpu is None else gpu.name,
+        gpu_gib=None if gpu is None else round(gpu.total_memory / 2**30, 1),
+        cpu=_cpu_name(),
+        cores=os.cpu_count(),
+        threads=torch.get_num_threads(),
+        memory_gib=_memory_gib(),
+        system=f"{platform.system()} {platform.machine()}",
+    )
 
 
 def versions() -> dict[str, str]:

@@ -8,8 +8,8 @@ from lightning import Callback, LightningModule, Trainer
 from callbacks.budget import budget_of
 from callbacks.lookup import model_of
 from callbacks.stops import interrupted
-from metrics.evaluation import Figure
 from models.training.base import GenerativeModel
+from records.figures import Figure
 
 
 class Interval:

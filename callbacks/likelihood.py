@@ -20,11 +20,11 @@ from callbacks.measuring import (
 from callbacks.ranks import gathered
 from callbacks.run import run_of
 from callbacks.stops import interrupted
-from metrics.evaluation import Figure
-from metrics.likelihood import bits_per_dimension
+from metrics.likelihood import BETTER, PREFIX, bits_per_dimension
 from metrics.observation import share_of
 from models.training.base import GenerativeModel
 from models.training.capabilities import HasLikelihood, LikelihoodSettings
+from records.figures import Figure
 
 
 class Likelihood(Measures):
@@ -71,7 +71,7 @@ class Likelihood(Measures):
         self._settings(model)
         run = run_of(trainer)
         if run.headline is None:
-            run.headline = (self._name(model), "lower")
+            run.headline = (self._name(model), BETTER)
 
     def measure(self, trainer: Trainer, model: GenerativeModel, testing: bool) -> dict[str, Figure]:
         """The bits of held-out examples; see `Measures.measure`."""
@@ -102,7 +102,7 @@ class Likelihood(Measures):
     @staticmethod
     def _name(model: GenerativeModel) -> str:
         assert isinstance(model, HasLikelihood)
-        return f"bits_per_{model.likelihood_unit}"
+        return f"{PREFIX}{model.likelihood_unit}"
 
     def applies(self, model: GenerativeModel) -> bool:
         """Whether there is something to measure, and it is asked for."""

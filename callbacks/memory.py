@@ -13,6 +13,7 @@ from torch import Tensor
 from callbacks.lookup import model_of
 from callbacks.run import run_of
 from models.training.base import GenerativeModel
+from records.run import MemoryUse
 
 GIB = 2**30
 
@@ -123,13 +124,9 @@ class Memory(Callback):
         run = run_of(trainer)
         peaks = {f"memory/{phase.replace(' ', '_')}_peak_gib": peak / GIB for phase, peak in self.peaks.items()}
         run.write(trainer, {name: round(value, 4) for name, value in peaks.items()})
-        run.save(
-            memory={
-                "source": self._meter.source,
-                "peak_gib": {phase: round(peak / GIB, 4) for phase, peak in self.peaks.items()},
-                "kept_bytes": self.kept,
-            }
-        )
+        peak_gib = {phase: round(peak / GIB, 4) for phase, peak in self.peaks.items()}
+        run.record.memory = MemoryUse(self._meter.source, peak_gib, dict(self.kept))
+        run.save(trainer)
 
 
 def bytes_kept(model: GenerativeModel, optimizers: list[torch.optim.Optimizer]) -> dict[str, int]:

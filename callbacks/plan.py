@@ -20,6 +20,7 @@ from callbacks.lookup import data_of, find, model_of
 from callbacks.memory import GIB, PeakMeter, bytes_kept
 from callbacks.run import Run
 from models.training.base import Batch, GenerativeModel
+from records.run import Predicted
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,8 @@ class Plan(Callback):
                     f"checkpoints will take {_size(need)}, and only {_size(free)} are free in {run.folder}: "
                     "choose another disk with --run.root, or keep fewer with --checkpoints.keep"
                 )
-            run.save(plan={"s_per_kimg": round(self.cost.seconds_per_kimg, 3), "peak_bytes": self.cost.peak_bytes})
+            run.record.plan = Predicted(round(self.cost.seconds_per_kimg, 3), self.cost.peak_bytes)
+            run.save(trainer)
 
 
 def plan_lines(

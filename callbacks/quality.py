@@ -21,11 +21,14 @@ from features.extractors import Extractor, make_extractor
 from features.precision import Precision
 from features.resize import Filter
 from metrics.cache import default_folder
-from metrics.evaluation import Figure, check_metrics, figures, headline
+from metrics.evaluation import chosen, figures, headline, needs_of, require_available
+from metrics.metric import Context
 from metrics.observation import Observation, share_of
-from metrics.reference import Metric, PictureSet, Reference
+from metrics.reference import PictureSet, Reference
 from models.training.base import GenerativeModel, SamplerSettings
 from models.training.capabilities import Encodes
+from records.evaluation import NUM_SAMPLES
+from records.figures import Figure
 
 
 class Quality(Measures):
@@ -40,9 +43,8 @@ class Quality(Measures):
     Args:
         every_kimg: thousand samples between two measurements; a tenth of the budget where left out (50 without one).
         num_samples: samples of the model; a figure's bias depends on it, so only equal numbers compare.
-        metrics: what to measure: frechet, kernel (1,000 samples at least), inception_score, precision_recall,
-            density_coverage, lpips, class_accuracy (of a conditional model), modes (of drawn shapes). One pass over
-            samples and features serves them all.
+        metrics: what to measure, by the names of `metrics.evaluation.METRICS`: frechet, kernel, inception_score,
+            precision_recall ... One pass over samples and features serves them all.
         extractor: whose features: effnet, inception (the FID's; its weights are downloaded at first use), or the path
             of a TorchScript file.
         extractor_weights: a file with inception's weights, where they are not to be downloaded.
@@ -62,8 +64,8 @@ class Quality(Measures):
     def __init__(
         self,
         every_kimg: float | None = None,
-        num_samples: int = 2048,
-        metrics: Sequence[Metric] = ("frechet",),
+        num_samples: int = NUM_SAMPLES,
+        metrics: Sequence[str] = ("frechet",),
         extractor: str = "effnet",
         extractor_weights: str | None = None,
         resize: Filter = "bicubic",
@@ -81,7 +83,11 @@ class Quality(Measures):
         if batch_size < 1:
             raise ValueError(f"quality.batch_size must be at least 1, not {batch_size}")
         super().__init__(every_kimg)
-        self.num_samples, self.metrics = num_samples, list(metrics)
+        try:
+            self.metrics = chosen(metrics)
+        except ValueError as error:
+            raise ValueError(f"quality.metrics: {error}") from error
+        self.num_samples = num_samples
         self.extractor, self.extractor_weights = extractor, extractor_weights
         self.resize, self.resolution, self.precision = resize, resolution, precision
         self.reference, self.reference_samples = reference, reference_samples
@@ -105,7 +111,7 @@ class Quality(Measures):
             real = real_pictures(_reference_of(trainer), split, self.reference_samples)
             fake = self._judged(trainer, model)
             try:
-                check_metrics(self.metrics, network, real, fake, real.count)
+                require_available(self.metrics, Context(network, real, fake, real.count))
             except ValueError as error:
                 raise ValueError(f"quality.metrics: {error}") from error
             self._real = Reference(real, network, self.cache, self.batch_size)
@@ -143,7 +149,7 @@ class Quality(Measures):
         network, real = self._prepare(trainer, model, split)
         with model.phase("metrics"):
             if trainer.is_global_zero:
-                real.prepare(self.metrics)
+                real.prepare(needs_of(self.metrics))
             found = self._figures(trainer, model, network, real)
         if found:
             run_of(trainer).keep_figures(trainer, found, self._protocol(trainer, model, network, real, split))
@@ -156,7 +162,7 @@ class Quality(Measures):
         fake = self._judged(trainer, model)
         share = share_of(fake.count, trainer.global_rank, trainer.world_size)
         modes = real.pictures.modes
-        seen = Observation(self.metrics, network, fake.count, share, real.folder, modes, model.device)
+        seen = Observation(needs_of(self.metrics), network, fake.count, share, real.folder, modes, model.device)
         for pictures, labels in in_batches(fake, share, self.batch_size, lambda: interrupted(trainer)):
             seen.update(pictures, labels)
         found: dict[str, Figure] | ValueError = {}

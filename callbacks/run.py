@@ -1,5 +1,6 @@
 """The run: its folder, its record (run.json), its figures (metrics.jsonl) and its W&B run."""
 
+import contextlib
 import datetime
 import filecmp
 import json
@@ -9,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from lightning import Callback, LightningModule, Trainer
@@ -20,14 +21,12 @@ from torch import Tensor
 from callbacks.hardware import hardware, versions
 from callbacks.lookup import data_of, find, model_of
 from callbacks.wandb_run import ArtifactChoice, WandbMode, WandbRun, has_wandb_key
-from media.files import write_json_whole, write_text_whole, write_whole
+from media.files import write_text_whole, write_whole
 from media.pictures import save_png
-from metrics.evaluation import Figure
 from models.training.base import GenerativeModel
+from records.figures import Direction, Figure, recorded
+from records.run import SCHEMA, Data, Described, InitFrom, ResumeOverride, RunRecord, Status
 from settings.configurable import describe
-
-SCHEMA = 1
-"""Raised whenever a field of run.json changes its meaning."""
 
 
 class MetricsFile(Logger):
@@ -103,15 +102,15 @@ class Run(Callback):
         """The newest value of everything logged."""
         self.latest_at: dict[str, int] = {}
         """The samples seen when it was logged."""
-        self.headline: tuple[str, Literal["lower", "higher"]] | None = None
+        self.headline: tuple[str, Direction] | None = None
         """The figure that "best" goes by, and which way is better; set by who measures quality."""
         self.resume_folder: Path | None = None
         """Set by the command line: the folder of the run whose checkpoint is resumed."""
-        self.init_from: dict[str, Any] | None = None
+        self.init_from: InitFrom | None = None
         """Set by the command line: the checkpoint whose weights the run begins with, and what of them it took."""
-        self.resume_override: dict[str, Any] | None = None
+        self.resume_override: ResumeOverride | None = None
         """Set by the command line: which settings changed when the run went on, and after how many samples."""
-        self.record: dict[str, Any] = {}
+        self.record = RunRecord(SCHEMA)
         self.has_trained = False
         """Whether this sitting has finished a batch: an error after that is no longer bad input."""
         self._seconds_before = 0.0
@@ -134,16 +133,9 @@ class Run(Callback):
         """Writes figures wherever the run logs to, and keeps them in run.json with their protocol and their best."""
         seen = model_of(trainer.lightning_module).samples_seen
         self.write(trainer, {name: figure.value for name, figure in found.items()})
-        kept = dict(self.record.get("figures", {}))
-        for name, figure in found.items():
-            now = {"value": figure.value, "samples_seen": seen}
-            best = kept.get(name, {}).get("best")
-            if figure.better and (best is None or _is_better(figure, best["value"])):
-                best = now
-            spread = {} if figure.spread is None else {"spread": figure.spread}
-            how = {**protocol, **figure.settings}
-            kept[name] = {**now, **spread, "better": figure.better, "protocol": how, "best": best}
-        self.save(figures=kept, samples_seen=seen)
+        kept = self.record.figures
+        kept |= {name: recorded(figure, dict(protocol), seen, kept.get(name)) for name, figure in found.items()}
+        self.save(trainer)
 
     def write_picture(self, trainer: Trainer, name: str, picture: Tensor, path: Path) -> None:
         """Writes a uint8 (C, H, W) picture to `path` and, as uint8, to W&B."""
@@ -157,14 +149,14 @@ class Run(Callback):
         if self._wandb is not None and self.artifacts == "all":
             self._wandb.log_checkpoint(path, aliases)
 
-    def save(self, **fields: object) -> None:
-        """Adds fields to the record and replaces run.json whole."""
-        self.record.update(fields)
-        self.record["seconds"] = round(self.seconds, 3)
+    def save(self, trainer: Trainer) -> None:
+        """Replaces run.json, whole, by the record as it is now."""
+        self.record.samples_seen = model_of(trainer.lightning_module).samples_seen
+        self.record.seconds = round(self.seconds, 3)
         if self._wandb is not None:
-            self.record["wandb_rows"] = self._wandb.rows
-        if self.record.get("schema"):  # set on rank 0 only, once the folder exists
-            write_json_whole(self.folder / "run.json", self.record)
+            self.record.wandb_rows = self._wandb.rows
+        if self._files is not None:  # on rank 0 only, once the folder exists
+            self.record.write(self.folder / "run.json")
 
     @property
     def seconds(self) -> float:
@@ -193,32 +185,25 @@ class Run(Callback):
             own.append(self._wandb)
         trainer.loggers = [*own, *trainer.loggers]
         write_text_whole(self.folder / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
-        data = data_of(trainer)
-        self.save(
-            schema=SCHEMA,
-            id=self.folder.name,
-            name=self.folder.parent.name,
-            status="running",
-            started=self.record.get("started", _now()),
-            model=describe(model),
-            parameters={name: sum(p.numel() for p in net.parameters()) for name, net in model.networks().items()},
-            data={
-                "class_path": f"{type(data).__module__}.{type(data).__qualname__}",
-                "train_size": getattr(data, "train_size", None),
-                "fingerprint": getattr(data, "fingerprint", None),
-                "data_shape": list(model.data_shape),
-                "num_classes": model.num_classes,
-            },
-            **({} if model.origin is None else {"origin": model.origin}),
-            **({} if self.init_from is None else {"init_from": self.init_from}),
-            **self._overridden(),
-            samples_seen=model.samples_seen,
-            devices=trainer.world_size,
-            hardware=hardware(trainer.strategy.root_device),
-            precision=str(trainer.precision),
-            versions=versions(),
-            commit=_commit(),
+        data, record = data_of(trainer), self.record
+        record.schema, record.id, record.name = SCHEMA, self.folder.name, self.folder.parent.name
+        record.status, record.started = "running", record.started or _now()
+        record.model = Described.from_json(describe(model))
+        record.parameters = {name: sum(p.numel() for p in net.parameters()) for name, net in model.networks().items()}
+        record.data = Data(
+            class_path=f"{type(data).__module__}.{type(data).__qualname__}",
+            train_size=getattr(data, "train_size", None),
+            fingerprint=getattr(data, "fingerprint", None),
+            data_shape=list(model.data_shape),
+            num_classes=model.num_classes,
         )
+        record.origin = dict(model.origin or {})
+        record.init_from = self.init_from or record.init_from
+        record.resume_overrides += [self.resume_override] if self.resume_override else []
+        record.devices, record.precision = trainer.world_size, str(trainer.precision)
+        record.hardware, record.versions = hardware(trainer.strategy.root_device), versions()
+        record.commit = _commit()
+        self.save(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
@@ -241,20 +226,19 @@ class Run(Callback):
         """After every callback's last words, and before W&B's run is closed."""
         if stage != "fit" or self._wandb is None:
             return
-        seen = model_of(pl_module).samples_seen
-        if self.record.get("figures"):
-            self._wandb.log_figures(self.record["figures"], seen)
+        if self.record.figures:
+            self._wandb.log_figures(self.record.figures, model_of(pl_module).samples_seen)
         if self.artifacts in ("last", "best"):
             for path in sorted((self.folder / "checkpoints").glob("kimg*.ckpt")):
                 aliases = [name for name in ("last", "best") if _same_file(path, path.with_name(f"{name}.ckpt"))]
                 if self.artifacts in aliases:
                     self._wandb.log_checkpoint(path, aliases)
 
-    def finish(self, trainer: Trainer, status: str, error: str | None = None) -> None:
+    def finish(self, trainer: Trainer, status: Status, error: str | None = None) -> None:
         """Writes the last run.json: status done, stopped or failed. The command line calls it after everything else."""
-        if trainer.is_global_zero and self.record.get("schema"):
-            seen = model_of(trainer.lightning_module).samples_seen
-            self.save(status=status, ended=_now(), error=error, samples_seen=seen)
+        if self._files is not None:
+            self.record.status, self.record.ended, self.record.error = status, _now(), error
+            self.save(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Beside the model's own fields: on which data it was trained, so that no other can slip in on resume."""
@@ -292,34 +276,24 @@ class Run(Callback):
 
     def _read_record(self) -> None:
         """A run that resumes goes on with its record: its figures, its W&B id, when it started."""
-        path = self.folder / "run.json"
-        try:
-            self.record = json.loads(path.read_text()) if path.exists() else {}
-        except ValueError:
-            self.record = {}
-        self.record.pop("error", None)
-        self.record.pop("ended", None)
-
-    def _overridden(self) -> dict[str, list[dict[str, Any]]]:
-        """Every change of settings so far, this sitting's included; nothing where there was none."""
-        if self.resume_override is None:
-            return {}
-        return {"resume_overrides": [*self.record.get("resume_overrides", []), self.resume_override]}
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            self.record = RunRecord.read(self.folder / "run.json", "run's record")
+        self.record.ended = self.record.error = None
 
     def _wandb_run(self, model: GenerativeModel) -> WandbRun:
         # Under `wandb agent` the id is the sweep's.
         of_sweep = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
-        self.record.setdefault("wandb_id", of_sweep or f"{self.folder.name}-{secrets.token_hex(3)}")
+        self.record.wandb_id = self.record.wandb_id or of_sweep or f"{self.folder.name}-{secrets.token_hex(3)}"
         commit = _commit()
         return WandbRun(
-            run_id=self.record["wandb_id"],
+            run_id=self.record.wandb_id,
             name=f"{self.folder.parent.name}/{self.folder.name}",
             folder=self.folder,
             project=self.project,
             online=self.wandb == "online" or (self.wandb == "auto" and has_wandb_key()),
             config={"config": self.config, "model": describe(model), "commit": commit},
             commit=None if commit is None else commit.removesuffix("+"),
-            rows=self.record.get("wandb_rows", 0),
+            rows=self.record.wandb_rows,
             patience_s=self.wandb_patience_s,
         )
 
@@ -339,10 +313,6 @@ def run_of(trainer: Trainer) -> Run:
 def kimg_name(samples_seen: int) -> str:
     """What a file of a run is called after so many samples, without its suffix; names sort as the counts do."""
     return f"kimg{samples_seen / 1000:010.3f}"
-
-
-def _is_better(figure: Figure, best: float) -> bool:
-    return figure.value < best if figure.better == "lower" else figure.value > best
 
 
 def _same_file(path: Path, other: Path) -> bool:

@@ -8,8 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from callbacks.lookup import model_of
 from callbacks.run import run_of
-
-NOT_TRAINING = ("sampling", "metrics", "checkpoint")
+from records.run import OUTSIDE_STEPS, Speed
 
 
 class Throughput(Callback):
@@ -41,7 +40,7 @@ class Throughput(Callback):
     @contextlib.contextmanager
     def _observe(self, phase: str) -> Iterator[None]:
         """Stops the clock for what is not training; nested phases are counted once."""
-        if phase not in NOT_TRAINING:
+        if phase not in OUTSIDE_STEPS:
             yield
             return
         self._depth += 1
@@ -72,12 +71,11 @@ class Throughput(Callback):
         if self._batches > self.warmup_batches:
             self._report(trainer, model_of(pl_module).samples_seen)
         if self._total_samples:
-            run_of(trainer).save(
-                throughput={
-                    "samples_per_s": round(self._total_samples / self._total_seconds, 2),
-                    "s_per_kimg": round(1000 * self._total_seconds / self._total_samples, 3),
-                }
+            run_of(trainer).record.throughput = Speed(
+                samples_per_s=round(self._total_samples / self._total_seconds, 2),
+                s_per_kimg=round(1000 * self._total_seconds / self._total_samples, 3),
             )
+            run_of(trainer).save(trainer)
 
     def _begin(self, samples_seen: int) -> None:
         self._waited = self._paused = self._skipped = 0.0

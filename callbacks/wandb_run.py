@@ -14,6 +14,8 @@ from typing import Any, Literal
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
+from records.figures import FigureRecord
+
 WandbMode = Literal["auto", "online", "offline", "off"]
 ArtifactChoice = Literal["none", "last", "best", "all"]
 
@@ -118,18 +120,17 @@ class WandbRun(Logger):
         pixels = picture.permute(1, 2, 0).cpu().numpy()
         self._tell(lambda: self._log({name: wandb.Image(pixels), "samples_seen": samples_seen}))
 
-    def log_figures(self, figures: Mapping[str, Mapping[str, Any]], samples_seen: int) -> None:
+    def log_figures(self, figures: Mapping[str, FigureRecord], samples_seen: int) -> None:
         """Sends run.json's `figures` as a table, one row a figure with its protocol."""
         import wandb
 
         rows: list[Any] = []
         for name, figure in figures.items():
-            best = figure.get("best") or {}
-            values = [figure["value"], figure.get("spread"), figure["samples_seen"]]
-            values += [best.get("value"), best.get("samples_seen")]
+            best = (figure.best.value, figure.best.samples_seen) if figure.best else (None, None)
+            values = [figure.value, figure.spread, figure.samples_seen, *best]
             # W&B refuses a column of whole numbers here and fractions there.
             numbers = [None if value is None else float(value) for value in values]
-            rows.append([name, *numbers, json.dumps(figure["protocol"])])
+            rows.append([name, *numbers, json.dumps(figure.protocol)])
         table = wandb.Table(columns=FIGURE_COLUMNS, data=rows)
         self._aside(lambda: self._log({"figures": table, "samples_seen": samples_seen}))
 

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from commands.comparison.markdown import as_markdown
+from commands.comparison.protocols import in_words
+from commands.comparison.tables import Table, counted, groups, summary, tables
 from commands.options.parsers import require_suffix, verb_parser
-from commands.records.markdown import as_markdown
-from commands.records.protocols import in_words
-from commands.records.run_folder import runs_at
-from commands.records.tables import SPREAD, Table, counted, groups, summary, tables
 from media.files import write_text_whole
+from records.folder import runs_at
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,7 +49,7 @@ def run(arguments: Sequence[str]) -> int:
     if options.csv is not None:
         written.append((options.csv, as_csv(made)))
     if options.html is not None:
-        from commands.records.page import page
+        from commands.comparison.page import page
 
         written.append((options.html, page(found, readable, options.grids)))
     for path, text in written:
@@ -71,9 +71,9 @@ def as_csv(made: Sequence[Table]) -> str:
 def _lines(made: Sequence[Table]) -> Iterator[tuple[str, str, str, Any]]:
     for table in made:
         for row in table.rows:
-            for run, values in zip(row.runs, row.values, strict=True):
-                for name in (name for column in table.columns for name in (column.name, column.name + SPREAD)):
-                    if values.get(name) is not None:
-                        yield run.label, table.title, name, values[name]
+            for number, (run, values) in enumerate(zip(row.runs, row.values, strict=True)):
+                for column in table.columns:
+                    pair = {column.name: values.get(column.name), f"{column.name} ±": row.spread(number, column.name)}
+                    yield from ((run.label, table.title, name, v) for name, v in pair.items() if v is not None)
                 if table.panel is not None:
                     yield run.label, table.title, "protocol", in_words(table.panel)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from commands.options.figures import as_json
 from commands.options.parsers import measuring_parser, with_machine
-from commands.records.evaluations import as_json
-from commands.records.run_folder import read_run
+from records.diagnosis import Findings
+from records.folder import read_run
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,12 +32,11 @@ def run(arguments: Sequence[str]) -> int:
     if options.num_samples < 10 or options.batch_size < 1:
         raise ValueError("--num_samples must be at least 10, --batch_size at least 1")
 
-    from callbacks.diagnosis import as_plain, diagnose, in_words
+    from callbacks.diagnosis import diagnose, in_words
     from callbacks.measuring import model_samples
     from commands.options.checkpoints import loaded, run_folder_of, usable_device
     from commands.options.sources import config_of_run, data_from, pictures_at
     from features.extractors import make_extractor
-    from media.files import write_json_whole
     from media.pictures import save_png
     from metrics.cache import default_folder
 
@@ -73,11 +73,11 @@ def run(arguments: Sequence[str]) -> int:
     save_png(diagnosed.closest, out)
     if model is not None and run_folder is not None:
         (run_folder / "diagnosis").mkdir(exist_ok=True)
-        found = {"samples_seen": model.samples_seen, "num_samples": options.num_samples, "weights": options.weights}
-        found["findings"] = as_plain(diagnosed.findings)
-        write_json_whole(run_folder / "diagnosis" / f"{path.stem}.json", found)  # run.json belongs to the fit
+        found = Findings(model.samples_seen, diagnosed.findings, options.num_samples, options.weights)
+        found.write(run_folder / "diagnosis" / f"{path.stem}.json")  # run.json belongs to the fit
     if options.json:
-        print(as_json({"findings": as_plain(diagnosed.findings), "picture": str(out)}))
+        findings = [finding.to_json() for finding in diagnosed.findings]
+        print(as_json({"findings": findings, "picture": str(out)}))
         return 0
     print(in_words(diagnosed.findings))
     print(f"\nthe samples closest to training pictures, with these beside them: {out}")
@@ -93,4 +93,4 @@ def curves_of(run_folder: Path, samples_seen: int) -> tuple[list[dict[str, Any]]
         rows = [row for row in run.rows() if row["samples_seen"] <= samples_seen]
     except (OSError, ValueError):
         return None
-    return rows, next(iter(run.record.get("figures") or {}), "")
+    return rows, next(iter(run.record.figures), "")

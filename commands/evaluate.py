@@ -4,18 +4,21 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from commands.options.figures import as_json, figure_lines, protocol_lines
 from commands.options.parsers import measuring_parser, require_suffix, with_machine
 from commands.options.sampler import add_arguments, sampled_with, settings_of, sweep_of
-from commands.records.evaluations import as_json, evaluation, figure_lines, keep, protocol_lines
+from records.evaluation import NUM_SAMPLES, Evaluation
+from records.figures import Figure
 
 if TYPE_CHECKING:
     from features.extractors import Extractor
-    from metrics.evaluation import Figure
+    from metrics.metric import Context, Metric, Need
     from metrics.observation import Observation
-    from metrics.reference import KnownStatistics, Metric, PictureSet, Reference
+    from metrics.reference import KnownStatistics, PictureSet, Reference
     from models.training.base import GenerativeModel
 
 
@@ -32,11 +35,10 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--samples_split", choices=("train", "test"), default="test", help="of --samples' data (test)")
     parser.add_argument(
         "--metrics", nargs="+", metavar="METRIC",
-        help="frechet kernel inception_score precision_recall density_coverage class_accuracy modes lpips, and "
-        "bits_per_dim (of text bits_per_character) of a checkpoint's held-out data (all that apply, but lpips and what "
-        "takes long)",
+        help="by name, such as frechet or precision_recall (a name that is unknown lists them), and bits_per_dim (of "
+        "text bits_per_character) of a checkpoint's held-out data (all that apply, but lpips and what takes long)",
     )  # fmt: skip
-    parser.add_argument("--num_samples", type=int, help="samples to measure (10000 of a checkpoint, else all)")
+    parser.add_argument("--num_samples", type=int, help=f"samples to measure ({NUM_SAMPLES} of a checkpoint, else all)")
     parser.add_argument("--reference_samples", type=int, help="real pictures to measure, drawn with a fixed seed (all)")
     parser.add_argument("--resize", choices=("bicubic", "tf1-bilinear"), default="bicubic", help="filter (bicubic)")
     parser.add_argument("--extractor_precision", choices=("float32", "bfloat16"), default="float32")
@@ -64,18 +66,20 @@ def run(arguments: Sequence[str]) -> int:
     from commands.options.checkpoints import draws_pictures, loaded, run_folder_of, usable_device
     from features.extractors import make_extractor
     from metrics.cache import default_folder
-    from metrics.evaluation import check_metrics, figures
+    from metrics.evaluation import chosen, figures, needs_of, require_available
+    from metrics.likelihood import PREFIX
+    from metrics.metric import Context
 
     device = usable_device(options.device)
     model, checkpoint = loaded(options) if options.ckpt_path is not None else (None, None)
     run_folder = run_folder_of(checkpoint) if checkpoint is not None else None
     if likelihoods.wanted(model, options.metrics) and model is not None and checkpoint is not None:
         name, figure, how = likelihoods.bits(model, checkpoint, options)
-        result = evaluation({name: figure}, how)
-        keep(result, run_folder)
+        result = Evaluation.of({name: figure}, how)
+        result.keep(run_folder)
         lines = [*figure_lines({name: figure}), *protocol_lines(how), ""]
-        print(as_json(result) if options.json else "\n".join(lines))
-        others = [metric for metric in options.metrics or () if metric not in likelihoods.BITS]
+        print(as_json(result.to_json()) if options.json else "\n".join(lines))
+        others = [metric for metric in options.metrics or () if not metric.startswith(PREFIX)]
         if (options.metrics and not others) or not draws_pictures(model) or model.why_no_samples is not None:
             return 0
         options.metrics = others or None
@@ -92,30 +96,32 @@ def run(arguments: Sequence[str]) -> int:
     if options.reference is None and checkpoint is None:
         if options.save_statistics is None:
             raise ValueError("--samples needs --reference (or --save_statistics, to write their statistics)")
-        seen = observe(["frechet"], extractor, fake, None, folder, options)
+        seen = observe({"gaussian"}, extractor, fake, None, folder, options)
         save(seen, extractor, fake, options.save_statistics)
         return 0
     real = reference(options, checkpoint, extractor, shape, folder)
     pictures = getattr(real, "pictures", None)
-    metrics = options.metrics or applicable(extractor, pictures, fake)
-    check_metrics(metrics, extractor, pictures, fake, real.count or 2)
-    real.prepare(metrics)
+    context = Context(extractor, pictures, fake, real.count or 2)
+    metrics = chosen(options.metrics) if options.metrics else applicable(context)
+    require_available(metrics, context)
+    needs = needs_of(metrics)
+    real.prepare(needs)
     rows: list[tuple[dict[str, Figure], dict[str, Any]]] = []
-    results = []
+    results: list[Evaluation] = []
     for fake, facts in sides:
-        seen = observe(metrics, extractor, fake, pictures, folder, options)
+        seen = observe(needs, extractor, fake, pictures, folder, options)
         found = figures(metrics, real, seen)
         if options.save_statistics is not None:
             save(seen, extractor, fake, options.save_statistics)
         protocol = {**extractor.protocol(), **described(real, options, checkpoint), "num_samples": fake.count, **facts}
         rows.append((found, protocol))
-        results.append(evaluation(found, protocol))
-        keep(results[-1], run_folder)
+        results.append(Evaluation.of(found, protocol))
+        results[-1].keep(run_folder)
     found, protocol = rows[0]
     notes = _notes(found, protocol, extractor, real.count)
     if options.json:
-        sweep = {"swept": swept, "values": getattr(options, swept), "results": results} if swept else results[0]
-        print(as_json(sweep))
+        plain = [result.to_json() for result in results]
+        print(as_json({"swept": swept, "values": getattr(options, swept), "results": plain} if swept else plain[0]))
     elif swept is not None:
         print(sweep_table(swept, getattr(options, swept), rows, notes))
     else:
@@ -145,7 +151,7 @@ def judged(
     sides = []
     for variant in variants:
         settings = settings_of(model, variant)
-        fake = model_samples(model, options.num_samples or 10_000, options.seed, settings)
+        fake = model_samples(model, options.num_samples or NUM_SAMPLES, options.seed, settings)
         sides.append((fake, sampled_with(model, options.seed, settings)))
     return sides, model.data_shape
 
@@ -188,28 +194,26 @@ def reference(
     return Reference(pictures, extractor, folder, options.batch_size, quiet=options.json)
 
 
-def applicable(extractor: "Extractor", real: "PictureSet | None", fake: "PictureSet") -> "list[Metric]":
-    """The metrics that can be measured here; lpips, whose weights may have to be downloaded, only when asked for."""
-    from metrics.evaluation import check_metrics
-    from metrics.reference import METRICS
+def applicable(context: "Context") -> "list[Metric]":
+    """The metrics that can be measured here; says which cannot. LPIPS, which may download weights, must be named.
 
-    found: list[Metric] = []
-    for metric in METRICS:
-        try:
-            check_metrics([metric], extractor, real, fake, real.count if real is not None else 2)
-        except ValueError as error:
-            if metric == "frechet":  # nothing less can be measured
-                raise
-            if metric == "kernel" and real is not None:
-                print(f"left out: {error}", file=sys.stderr)
-            continue
-        if metric != "lpips":
-            found.append(metric)
+    Raises:
+        ValueError: none can.
+    """
+    from metrics.evaluation import METRICS, unavailable
+
+    reasons = {metric.name: unavailable(metric, context) for metric in METRICS if not metric.only_if_named}
+    found = [metric for metric in METRICS if metric.name in reasons and reasons[metric.name] is None]
+    left_out = [f"{name} ({why})" for name, why in reasons.items() if why is not None]
+    if not found:
+        raise ValueError(f"nothing can be measured: {', '.join(left_out)}")
+    if left_out:
+        print(f"left out: {', '.join(left_out)}", file=sys.stderr)
     return found
 
 
 def observe(
-    metrics: "Sequence[Metric]",
+    needs: "AbstractSet[Need]",
     extractor: "Extractor",
     fake: "PictureSet",
     real: "PictureSet | None",
@@ -224,7 +228,7 @@ def observe(
     from metrics.observation import Observation
 
     modes = real.modes if real is not None else None
-    seen = Observation(metrics, extractor, fake.count, range(fake.count), folder, modes, usable_device(options.device))
+    seen = Observation(needs, extractor, fake.count, range(fake.count), folder, modes, usable_device(options.device))
     quiet = options.json or not sys.stderr.isatty()
     with tqdm(total=fake.count, desc=f"Features of {fake.name}", unit="picture", disable=quiet) as bar:
         for pictures, labels in in_batches(fake, range(fake.count), options.batch_size):

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from commands.options.figures import as_json, figure_lines, protocol_lines
 from commands.options.parsers import add_distance, checkpoint_parser, with_sampling
 from commands.options.sampler import sampled_with, settings_of
-from commands.records.evaluations import as_json, evaluation, figure_lines, keep, protocol_lines
+from records.evaluation import Evaluation
+from records.figures import Figure
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +56,6 @@ def run(arguments: Sequence[str]) -> int:
     from commands.options.checkpoints import loaded, run_folder_of
     from commands.options.distances import distance_of
     from commands.options.latents import with_latents, with_styles
-    from metrics.evaluation import Figure
     from metrics.path_length import TRIMMED, trimmed_mean
 
     model, path = loaded(options)
@@ -77,9 +78,13 @@ def run(arguments: Sequence[str]) -> int:
         **sampled_with(model, options.seed, settings),
     }
     figures = {name: Figure(mean, "lower", error, {"spread": "standard error", "kept": kept})}
-    result = evaluation(figures, protocol)
-    keep(result, run_folder_of(path))
-    print(as_json(result) if options.json else "\n".join([*figure_lines(figures), "", *protocol_lines(protocol)]))
+    result = Evaluation.of(figures, protocol)
+    result.keep(run_folder_of(path))
+    print(
+        as_json(result.to_json())
+        if options.json
+        else "\n".join([*figure_lines(figures), "", *protocol_lines(protocol)])
+    )
     return 0
 
 

@@ -6,11 +6,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from commands.comparison.markdown import as_markdown
+from commands.comparison.protocols import in_words, panels
+from commands.comparison.tables import Column, Group, Row, Table, number, table_of
 from commands.options.parsers import verb_parser
-from commands.records.markdown import as_markdown
-from commands.records.protocols import in_words, panels
-from commands.records.run_folder import RunFolder, printable, read_run
-from commands.records.tables import Column, Group, Row, Table, number, table_of
+from records.figures import best_of
+from records.folder import RunFolder, read_run
+from records.record import printable
 
 KINDS = ("checkpoints", "samples", "wandb")
 
@@ -64,9 +66,10 @@ def listing(found: Sequence[RunFolder]) -> Table:
     """Every run in a line."""
 
     def cells(run: RunFolder) -> dict[Column, object]:
-        known = {name: figure["value"] for name, figure in (run.record.get("figures") or {}).items()}
+        known = {name: figure.value for name, figure in run.record.figures.items()}
         figures = [f"{printable(name)} {number(value)}" for name, value in known.items() if value is not None]
-        return {Column("model"): run.model, Column("status"): run.status, Column("kimg", "number"): run.kimg,
+        record = run.record
+        return {Column("model"): record.model.name, Column("status"): run.status, Column("kimg", "number"): record.kimg,
                 Column("newest figure"): next(iter(figures), None),
                 Column("size (MB)", "number"): sum(sizes(run.folder).values()) / 1e6}  # fmt: skip
 
@@ -81,17 +84,16 @@ def best(found: Sequence[RunFolder]) -> Table:
         for panel in panels(found, likelihood):
             for name in panel.own:
                 newest = {(m.run.folder, m.samples_seen, m.drawn_with): m for m in panel.measurements if m.name == name}
-                candidates = [m for m in newest.values() if m.value is not None]
+                candidates = [(m.value, m) for m in newest.values() if m.value is not None]
                 better = panel.better(name)
                 if better is None or not candidates:
                     continue
-                choose = min if better == "lower" else max
-                winner = choose(candidates, key=lambda m: m.value if m.value is not None else 0.0)
+                value, winner = best_of(candidates, lambda pair: pair[0], better)
                 values = {
                     "best run": winner.run.label,
-                    "value": winner.value,
+                    "value": value,
                     "kimg": None if winner.samples_seen is None else winner.samples_seen / 1000,
-                    "runs": len({m.run.folder for m in candidates}),
+                    "runs": len({m.run.folder for _, m in candidates}),
                     "better": better,
                     "protocol": in_words(panel),
                 }

@@ -1,7 +1,6 @@
 """sweep: the trials of a W&B sweep file, here and without an account; `wandb sweep` takes the same file."""
 
 import contextlib
-import dataclasses
 import fcntl
 import json
 import os
@@ -19,10 +18,10 @@ from typing import Any, TextIO
 from commands.options.errors import InputError
 from commands.options.parsers import verb_parser
 from commands.sweeps.file import OF_THE_SWEEP, SweepFile, is_beaten, read_sweep_file
-from commands.sweeps.proposals import State, Trial, next_trial
-from media.files import write_json_whole
+from commands.sweeps.proposals import next_trial
+from records.figures import Direction, best_of
+from records.sweep import SCHEMA, BestTrial, State, SweepRecord, SweepStatus, Trial
 
-SCHEMA = 1
 POLL_S = 0.1
 ORPHAN_PATIENCE_S = 20.0
 """How long a trial that outlived a killed sweep may take to end after SIGTERM."""
@@ -201,8 +200,8 @@ class Sweep:
     def best(self) -> Trial | None:
         """The trial with the best last measurement; the earlier of equal ones."""
         counted = [trial for trial in self.trials if trial.counts]
-        sign = 1 if self.file.goal == "minimize" else -1
-        return min(counted, key=lambda trial: sign * (trial.value or 0.0), default=None)
+        better: Direction = "lower" if self.file.goal == "minimize" else "higher"
+        return best_of(counted, lambda trial: trial.value or 0.0, better) if counted else None
 
     def _say_best(self) -> None:
         best = self.best
@@ -242,27 +241,21 @@ class Sweep:
         if not path.exists():
             return
         try:
-            kept = json.loads(path.read_text())
-            trials = [Trial(**trial) for trial in kept["trials"]]
-            content, seed = kept["file"], kept["seed"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is no record of a sweep; give another --name") from error
-        if content != json.loads(json.dumps(self.file.content)) or seed != self.seed:
+            kept = SweepRecord.read(path, "sweep's record")
+        except ValueError as error:
+            raise InputError(f"{error}; give another --name") from error
+        if kept.file != json.loads(json.dumps(self.file.content)) or kept.seed != self.seed:
             raise InputError(f"{path} is of a sweep with another file or seed; give another --name to begin one")
-        self.trials = trials
+        self.trials = kept.trials
 
-    def _write(self, status: str) -> None:
+    def _write(self, status: SweepStatus) -> None:
         best = self.best
         found = None
         if best is not None:
-            command = self.file.words(best.settings, "python")
-            found = {"trial": best.number, "value": best.value, "run": best.run, "command": shlex.join(command)}
-        trials = [dataclasses.asdict(trial) for trial in self.trials]
-        write_json_whole(
-            self.folder / "sweep.json",
-            {"schema": SCHEMA, "name": self.name, "status": status, "seed": self.seed, "best": found,
-             "file": self.file.content, "trials": trials},
-        )  # fmt: skip
+            command = shlex.join(self.file.words(best.settings, "python"))
+            found = BestTrial(best.number, best.value, best.run, command)
+        kept = SweepRecord(SCHEMA, self.name, status, self.seed, self.file.content, found, self.trials)
+        kept.write(self.folder / "sweep.json")
 
 
 class Process:

@@ -22,6 +22,7 @@ from commands.options.init_from import take_weights
 from datamodules.base import DataModule
 from models.training.base import GenerativeModel, OutOfMemoryInPhaseError
 from models.training.checkpoint import own_fields, read_checkpoint
+from records.run import InitFrom, ResumeOverride
 from settings.configurable import completed, describe, differences
 
 MENDABLE = (OutOfMemoryInPhaseError, NonFiniteError, CheckpointError)
@@ -67,7 +68,7 @@ def fit(cli: TrainingCLI, overrides: Sequence[str] = ()) -> int:
             if changed:
                 require_loadable(checkpoint, cli.model, changed)
                 seen = own_fields(checkpoint)["samples_seen"]
-                record.resume_override = {"samples_seen": seen, "changed": changed}
+                record.resume_override = ResumeOverride(seen, changed)
         record.resume_folder = run_folder_of(Path(ckpt_path))
     try:
         with quietly(), cli.stops.handling():
@@ -87,7 +88,7 @@ def fit(cli: TrainingCLI, overrides: Sequence[str] = ()) -> int:
     return cli.stops.exit_code
 
 
-def begin_from(cli: TrainingCLI, path: str) -> dict[str, Any]:
+def begin_from(cli: TrainingCLI, path: str) -> InitFrom:
     """Gives the model what fits of a checkpoint's weights, and says what that is; gives what run.json keeps of it.
 
     Raises:
@@ -101,7 +102,7 @@ def begin_from(cli: TrainingCLI, path: str) -> dict[str, Any]:
             raise InputError(f"--init_from {path}: {error}") from error
     if cli.trainer.is_global_zero:
         print("\n".join([f"weights of {path}", *transfer.lines()]), file=sys.stderr)
-    return {"path": path, "taken": len(transfer.taken), "left": list(transfer.left)}
+    return InitFrom(path, len(transfer.taken), list(transfer.left))
 
 
 def evaluate(cli: TrainingCLI, verb: str) -> int:
@@ -125,8 +126,8 @@ def evaluate(cli: TrainingCLI, verb: str) -> int:
             trainer.validate(cli.model, datamodule=cli.datamodule, ckpt_path=ckpt_path)
         else:
             trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=ckpt_path)
-    for name, figure in run_of(trainer).record.get("figures", {}).items():
-        print(f"{name} {figure['value']:.6g}  {json.dumps(figure['protocol'])}")
+    for name, figure in run_of(trainer).record.figures.items():
+        print(f"{name} {figure.value:.6g}  {json.dumps(figure.protocol)}")
     return 0
 
 

@@ -6,35 +6,13 @@ judgement, its comment says so.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from metrics.neighbours import nearest, neighbour_distances, neighbour_figures
-
-Verdict = Literal["fine", "suspect", "found", "unknown"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked for.
-
-    Attributes:
-        name: What was looked for.
-        verdict: Whether it is there.
-        says: What was seen, in a sentence with its figures.
-        helps: What usually helps; empty where nothing is wrong.
-        figures: What it rests on.
-    """
-
-    name: str
-    verdict: Verdict
-    says: str
-    helps: str
-    figures: dict[str, float]
+from records.diagnosis import Finding, Verdict
 
 
 def mode_collapse(real: np.ndarray, others: np.ndarray, fake: np.ndarray, adversarial: bool = True) -> Finding:

@@ -5,12 +5,50 @@ Fitted on real features and asked about generated ones, it says class by class w
 
 import math
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from metrics.finite import finite
+from metrics.metric import Context, Metric
+from records.figures import Direction, Figure
+
+if TYPE_CHECKING:
+    from features.extractors import Extractor
+    from metrics.observation import Observation
+    from metrics.reference import Reference
+
+
+class ClassAccuracy(Metric):
+    """How often a classifier of real features finds the class that a sample was drawn for."""
+
+    name = "class_accuracy"
+    needs = frozenset({"rows", "labels"})
+
+    def directions(self, extractor: "Extractor") -> dict[str, Direction]:
+        return {"class_accuracy": "higher"}
+
+    def unavailable(self, context: Context) -> str | None:
+        if context.real is None or not context.real.num_classes:
+            return "the real pictures have no labels"
+        if context.fake.num_classes != context.real.num_classes:
+            return f"samples of {context.fake.num_classes or 'no'} classes, real pictures of {context.real.num_classes}"
+        return None
+
+    def figures(self, real: "Reference", fake: "Observation") -> dict[str, Figure]:
+        ((name, better),) = self.directions(fake.extractor).items()
+        classifier, accuracy = real.classifier
+        starts = range(0, fake.total, 4096)
+        predicted = [classifier.predict(torch.from_numpy(np.array(fake.rows[i : i + 4096]))) for i in starts]
+        by_class = class_accuracy(torch.cat(predicted), torch.cat(fake.labels), real.pictures.num_classes)
+        settings = {
+            "classifier": "linear discriminant on the extractor's features",
+            "classifier_accuracy": round(accuracy, 6),
+            "by_class": [round(value, 6) for value in by_class.tolist()],
+        }
+        return {name: Figure(float(by_class.nanmean()), better, None, settings)}
 
 
 @dataclass(eq=False)

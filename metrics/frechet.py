@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -11,6 +11,32 @@ from torch import Tensor
 
 from media.files import write_whole
 from metrics.finite import finite
+from metrics.metric import Context, Metric, named
+from records.figures import Direction, Figure
+
+if TYPE_CHECKING:
+    from features.extractors import Extractor
+    from metrics.observation import Observation
+    from metrics.reference import Reference
+
+
+class Frechet(Metric):
+    """The Fréchet distance of Gaussians fitted to the features: FID on Inception's, FD-<extractor> on others'."""
+
+    name = "frechet"
+    needs = frozenset({"gaussian"})
+
+    def directions(self, extractor: "Extractor") -> dict[str, Direction]:
+        return {named(extractor, "fd", "fid"): "lower"}
+
+    def unavailable(self, context: Context) -> str | None:
+        if context.fewest >= 2:
+            return None
+        return f"needs 2 pictures on each side, there are {context.real_count} and {context.fake.count}"
+
+    def figures(self, real: "Reference", fake: "Observation") -> dict[str, Figure]:
+        ((name, better),) = self.directions(fake.extractor).items()
+        return {name: Figure(frechet_distance(real.gaussian, fake.gaussian), better)}
 
 
 @dataclass(eq=False)

@@ -1,12 +1,46 @@
 """The Inception Score, gathered batch by batch, in float64 on the CPU."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
 
 from metrics.finite import finite
+from metrics.metric import Context, Metric, named
+from records.figures import Direction, Figure
+
+if TYPE_CHECKING:
+    from features.extractors import Extractor
+    from metrics.observation import Observation
+    from metrics.reference import Reference
+
+SPLITS = 10
+"""As it was published."""
+
+
+class Score(Metric):
+    """The Inception Score, by the logits of whatever extractor has some."""
+
+    name = "inception_score"
+    needs = frozenset({"logits"})
+
+    def directions(self, extractor: "Extractor") -> dict[str, Direction]:
+        return {named(extractor, "is", "is"): "higher"}
+
+    def unavailable(self, context: Context) -> str | None:
+        if not context.extractor.num_logits:
+            return f"{context.extractor.name} has no logits; take another extractor"
+        if context.fake.count < SPLITS:
+            return f"{context.fake.count} samples do not make {SPLITS} splits; take more"
+        return None
+
+    def figures(self, real: "Reference", fake: "Observation") -> dict[str, Figure]:
+        ((name, better),) = self.directions(fake.extractor).items()
+        assert fake.scores is not None
+        score = inception_score(fake.scores)
+        settings = {"splits": SPLITS, "spread": "standard deviation over splits"}
+        return {name: Figure(score.mean, better, score.deviation, settings)}
 
 
 @dataclass(frozen=True)
@@ -39,7 +73,7 @@ class ScoreStatistics:
     """(splits,) float64: the sum of p log p over samples and classes, in nats."""
 
     @classmethod
-    def empty(cls, count: int, classes: int, splits: int = 10) -> Self:
+    def empty(cls, count: int, classes: int, splits: int = SPLITS) -> Self:
         """Statistics of no samples, of `count` to come. ValueError unless 1 ≤ splits ≤ count and classes ≥ 1."""
         if not 1 <= splits <= count:
             raise ValueError(f"{count} samples don't fill {splits} splits; take from 1 split to one a sample")

@@ -1,8 +1,46 @@
 """The kernel distance of two sets of features (KID on Inception features), in float64 on the CPU."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from metrics.metric import Context, Metric, named
+from records.figures import Direction, Figure
+
+if TYPE_CHECKING:
+    from features.extractors import Extractor
+    from metrics.observation import Observation
+    from metrics.reference import Reference
+
+SUBSETS, SUBSET_SIZE = 100, 1000
+"""As torch-fidelity draws them."""
+
+
+class Kernel(Metric):
+    """The kernel distance: KID on Inception's features, KD-<extractor> on others'."""
+
+    name = "kernel"
+    needs = frozenset({"rows"})
+
+    def directions(self, extractor: "Extractor") -> dict[str, Direction]:
+        return {named(extractor, "kd", "kid"): "lower"}
+
+    def unavailable(self, context: Context) -> str | None:
+        if context.fewest >= SUBSET_SIZE:
+            return None
+        return (
+            f"draws subsets of {SUBSET_SIZE}, and there are {context.real_count} real pictures and "
+            f"{context.fake.count} samples; take more"
+        )
+
+    def figures(self, real: "Reference", fake: "Observation") -> dict[str, Figure]:
+        ((name, better),) = self.directions(fake.extractor).items()
+        found = kernel_distance(fake.rows, real.rows, subsets=SUBSETS, subset_size=SUBSET_SIZE)
+        settings = {"subsets": SUBSETS, "subset_size": SUBSET_SIZE, "spread": "standard error over subsets"}
+        # Subsets that are the whole set are all the same, and say nothing about an error.
+        error = found.standard_error if max(len(fake.rows), len(real.rows)) > SUBSET_SIZE else None
+        return {name: Figure(found.mean, better, error, settings)}
 
 
 @dataclass(frozen=True)
@@ -21,7 +59,7 @@ class KernelDistance:
 
 
 def kernel_distance(
-    generated: np.ndarray, real: np.ndarray, *, subsets: int = 100, subset_size: int = 1000, seed: int = 2020
+    generated: np.ndarray, real: np.ndarray, *, subsets: int = SUBSETS, subset_size: int = SUBSET_SIZE, seed: int = 2020
 ) -> KernelDistance:
     """Unbiased MMD² with the kernel (x·y / D + 1)³ (Bińkowski et al. 2018, §4; Gretton et al. 2012, eq. 3).
 

@@ -4,7 +4,11 @@ import math
 
 import torch
 
-from metrics.evaluation import Figure
+from records.figures import Direction, Figure
+
+BETTER: Direction = "lower"
+PREFIX = "bits_per_"
+"""What the figure's name begins with, before what a sample consists of: bits_per_dim, bits_per_character."""
 
 
 def bits_per_dimension(log_probs: torch.Tensor, dimensions: int) -> Figure:
@@ -23,4 +27,4 @@ def bits_per_dimension(log_probs: torch.Tensor, dimensions: int) -> Figure:
     if bits.isnan().any():
         raise ValueError(f"{int(bits.isnan().sum())} of {len(bits)} log-probabilities are no numbers")
     error = float(bits.std() / len(bits) ** 0.5) if len(bits) > 1 else None
-    return Figure(float(bits.mean()), "lower", error, {"spread": "standard error over samples"})
+    return Figure(float(bits.mean()), BETTER, error, {"spread": "standard error over samples"})

@@ -1,9 +1,43 @@
 """Mode coverage where the modes are known, because the data were drawn by formula."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from metrics.metric import Context, Metric
+from records.figures import Direction, Figure
+
+if TYPE_CHECKING:
+    from features.extractors import Extractor
+    from metrics.observation import Observation
+    from metrics.reference import Reference
+
+
+class Modes(Metric):
+    """How many modes of drawn data the samples show, and how evenly."""
+
+    name = "modes"
+    needs = frozenset({"modes"})
+
+    def directions(self, extractor: "Extractor") -> dict[str, Direction]:
+        return {"modes_covered": "higher", "modes_kl": "lower", "modes_unrecognised": "lower"}
+
+    def unavailable(self, context: Context) -> str | None:
+        known = context.real is not None and context.real.modes is not None
+        return None if known else "the modes of these data are not known"
+
+    def figures(self, real: "Reference", fake: "Observation") -> dict[str, Figure]:
+        count = real.pictures.num_modes
+        coverage = mode_coverage(torch.cat(fake.modes), torch.ones(count))
+        values = (coverage.covered, coverage.divergence, coverage.unrecognised)
+        directions = self.directions(fake.extractor).items()
+        return {
+            name: Figure(value, better, None, {"modes": count})
+            for (name, better), value in zip(directions, values, strict=True)
+            if value is not None
+        }
 
 
 @dataclass(frozen=True)

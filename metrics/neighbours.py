@@ -13,6 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+PRECISION_NEIGHBOURS, DENSITY_NEIGHBOURS = 3, 5
+"""The k of precision and recall, and that of density and coverage, as they were published."""
+NEIGHBOURS = 10_000
+"""Real pictures, and samples, that neighbours are sought among at most: the work grows with the square."""
 BLOCK = 1024
 """Rows multiplied at once. A block of distances is then 4 MiB, and two blocks of 2048 features 16 MiB, whatever the
 number of rows; larger ones would not multiply faster, but leave the processor's caches."""
@@ -67,8 +71,8 @@ def neighbour_figures(
     real: np.ndarray,
     *,
     real_distances: np.ndarray | None = None,
-    precision_neighbours: int = 3,
-    density_neighbours: int = 5,
+    precision_neighbours: int = PRECISION_NEIGHBOURS,
+    density_neighbours: int = DENSITY_NEIGHBOURS,
 ) -> NeighbourFigures:
     """Precision and recall (Kynkäänniemi et al. 2019, eq. 1, 2), density and coverage (Naeem et al. 2020, eq. 4, 5).
 

@@ -1,6 +1,8 @@
 """The samples' side of every figure: one pass over them, in as many parts as there are processes."""
 
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,11 +13,10 @@ from torch import Tensor
 from features.extractors import Extractor
 from metrics.frechet import GaussianStatistics
 from metrics.inception_score import ScoreStatistics
-from metrics.lpips import LPIPSDiversity
-from metrics.reference import NEED_ROWS, Metric, RowStore
-
-SPLITS = 10
-"""Of the Inception Score, as it was published."""
+from metrics.lpips import PairDistances
+from metrics.metric import Need
+from metrics.neighbours import NeighbourFigures, neighbour_figures
+from metrics.reference import Reference, RowStore, some_rows
 
 
 class Part(NamedTuple):
@@ -27,29 +28,28 @@ class Part(NamedTuple):
     scores: ScoreStatistics | None
     labels: list[Tensor]
     modes: list[Tensor]
-    lpips_total: Tensor
-    lpips_pairs: int
+    pairs: list[Tensor]
 
 
 class Observation:
-    """What one pass over samples keeps for the metrics asked for.
+    """What one pass over samples keeps of them.
 
-    Memory does not grow with the number of samples but for labels and modes; features go to disk, and only where a
-    metric needs them.
+    Memory does not grow with the number of samples but for one number a label, a mode and a pair; features go to disk,
+    and only where they are needed.
 
     Args:
-        metrics: What will be asked of it.
+        needs: What is to be kept.
         extractor: Of the features.
         total: Samples over all ranks.
         share: The indices of this rank.
         folder: For what does not belong in memory.
-        modes: The mode of each of some samples, where a metric asks.
+        modes: The mode of each of some samples, where modes are needed.
         device: Of the LPIPS network.
     """
 
     def __init__(
         self,
-        metrics: Sequence[Metric],
+        needs: AbstractSet[Need],
         extractor: Extractor,
         total: int,
         share: range,
@@ -57,18 +57,20 @@ class Observation:
         modes: Callable[[Tensor], Tensor] | None = None,
         device: torch.device | None = None,
     ) -> None:
-        self.metrics, self.extractor, self.total, self.share, self.folder = metrics, extractor, total, share, folder
+        self.needs, self.extractor, self.total, self.share, self.folder = needs, extractor, total, share, folder
         self.seen = 0
         self.gaussian = GaussianStatistics.empty(extractor.dimension)
-        self.scores: ScoreStatistics | None = None
-        if "inception_score" in metrics:
-            self.scores = ScoreStatistics.empty(total, extractor.num_logits, SPLITS)
-        self.store = RowStore(len(share), extractor.dimension, folder) if NEED_ROWS & set(metrics) else None
+        self.scores = ScoreStatistics.empty(total, extractor.num_logits) if "logits" in needs else None
+        self.store = RowStore(len(share), extractor.dimension, folder) if "rows" in needs else None
         self.labels: list[Tensor] = []
+        """The class that each sample was drawn for, int64, batch by batch."""
         self.modes: list[Tensor] = []
-        self._mode_of = modes if "modes" in metrics else None
-        self._lpips = LPIPSDiversity(device or torch.device("cpu")) if "lpips" in metrics else None
-        self.lpips_total, self.lpips_pairs = torch.zeros(2, dtype=torch.float64), 0
+        """The mode that each shows, int64, -1 for none."""
+        self.pairs: list[Tensor] = []
+        """The perceptual distance of each pair, float64."""
+        self._of_neighbours: NeighbourFigures | None = None
+        self._mode_of = modes if "modes" in needs else None
+        self._distances_of = PairDistances(device or torch.device("cpu")) if "pairs" in needs else None
 
     @property
     def complete(self) -> bool:
@@ -79,19 +81,18 @@ class Observation:
         """Takes the next of this rank's samples: uint8 (n, C, H, W), and the classes that were asked for."""
         features = self.extractor(pictures)
         start = self.share.start + self.seen
-        if "frechet" in self.metrics:
+        if "gaussian" in self.needs:
             self.gaussian.update(features)
         if self.scores is not None:
             self.scores.update(start, self.extractor.logits(features))
         if self.store is not None:
             self.store.write(self.seen, features)
-        if labels is not None and "class_accuracy" in self.metrics:
+        if labels is not None and "labels" in self.needs:
             self.labels.append(labels.cpu())
         if self._mode_of is not None:
             self.modes.append(self._mode_of(pictures))
-        if self._lpips is not None:
-            self._lpips.update(pictures)
-            self.lpips_total, self.lpips_pairs = self._lpips.total, self._lpips.pairs
+        if self._distances_of is not None:
+            self.pairs.append(self._distances_of(pictures))
         self.seen += len(pictures)
 
     @property
@@ -100,10 +101,20 @@ class Observation:
         assert self.store is not None
         return self.store.rows
 
+    @cached_property
+    def neighbours(self) -> np.ndarray:
+        """The features that neighbours are sought among."""
+        return some_rows(self.rows)
+
+    def neighbour_figures(self, real: Reference) -> NeighbourFigures:
+        """Precision, recall, density and coverage: computed at the first call, as each costs nearly what all cost."""
+        if self._of_neighbours is None:
+            self._of_neighbours = neighbour_figures(self.neighbours, real.neighbours, real_distances=real.distances)
+        return self._of_neighbours
+
     def part(self) -> Part:
         """What other ranks are told of this one's samples."""
-        sums = (self.gaussian, self.scores, self.labels, self.modes, self.lpips_total, self.lpips_pairs)
-        return Part(self.share, self.seen, *sums)
+        return Part(self.share, self.seen, self.gaussian, self.scores, self.labels, self.modes, self.pairs)
 
     def merge(self, others: Sequence[Part], store: RowStore | None) -> None:
         """Takes in the parts of the ranks after this one, in their order; `store` has the features of all samples."""
@@ -115,8 +126,7 @@ class Observation:
                 self.scores.merge(part.scores)
             self.labels += part.labels
             self.modes += part.modes
-            self.lpips_total = self.lpips_total + part.lpips_total
-            self.lpips_pairs += part.lpips_pairs
+            self.pairs += part.pairs
 
 
 def share_of(count: int, rank: int, world: int) -> range:

@@ -2,10 +2,10 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -16,19 +16,9 @@ from features.extractors import Extractor
 from metrics.cache import cached_arrays
 from metrics.discriminant import DiscriminantStatistics, LinearDiscriminant
 from metrics.frechet import GaussianStatistics
-from metrics.neighbours import neighbour_distances
+from metrics.metric import Need
+from metrics.neighbours import DENSITY_NEIGHBOURS, NEIGHBOURS, neighbour_distances
 
-Metric = Literal[
-    "frechet", "kernel", "inception_score", "precision_recall", "density_coverage", "lpips", "class_accuracy", "modes"
-]
-METRICS: tuple[Metric, ...] = get_args(Metric)
-NEED_ROWS = {"kernel", "precision_recall", "density_coverage", "class_accuracy"}
-"""Metrics that need every feature, not only sums of them."""
-
-DENSITY_NEIGHBOURS = 5
-"""The k of density and coverage, as they were published; the largest of any metric."""
-NEIGHBOURS = 10_000
-"""Real pictures, and samples, that neighbours are sought among at most: the work grows with the square."""
 CLASSIFIER_HOLD_OUT = 5
 """One in so many real pictures is kept from the classifier, to state its accuracy."""
 
@@ -122,13 +112,13 @@ class Reference:
         """How many real pictures there are."""
         return self.pictures.count
 
-    def prepare(self, metrics: Sequence[Metric]) -> None:
-        """Computes what these metrics need, in one pass of the network, so that nothing is computed twice."""
-        if NEED_ROWS & set(metrics):
+    def prepare(self, needs: AbstractSet[Need]) -> None:
+        """Computes what is needed, in one pass of the network, so that nothing is computed twice."""
+        if "rows" in needs:
             self.rows  # noqa: B018 - computed on first access
-        if {"precision_recall", "density_coverage"} & set(metrics):
+        if "neighbours" in needs:
             self.distances  # noqa: B018
-        if "frechet" in metrics:
+        if "gaussian" in needs:
             self.gaussian  # noqa: B018
 
     @cached_property
@@ -228,7 +218,7 @@ class KnownStatistics:
     count: int
     fingerprint: str
 
-    def prepare(self, metrics: Sequence[Metric]) -> None:
+    def prepare(self, needs: AbstractSet[Need]) -> None:
         """Nothing is left to compute."""
 
 

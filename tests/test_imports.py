@@ -10,29 +10,37 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-PACKAGES = ("settings", "models", "datamodules", "callbacks", "features", "media", "metrics", "commands")
+PACKAGES = ("settings", "records", "models", "datamodules", "callbacks", "features", "media", "metrics", "commands")
 
 ROOMS: dict[str, set[str]] = {
     "settings": set(),
+    "records": {"media"},
     "media": set(),
     "features": {"media"},
-    "metrics": {"features", "media"},
+    "metrics": {"records", "features", "media"},
     "datamodules": {"settings", "media"},
     "models.parts": {"settings", "models.parts.augment", "features", "media"},
     "models.parts.augment": {"settings", "models.parts", "media"},
     "models.training": {"settings", "models.parts", "models.parts.augment", "media"},
     "models": {"settings", "models.training", "models.parts", "models.parts.augment", "media"},
-    "callbacks": {"settings", "models.training", "models.parts", "metrics", "features", "media"},
-    "commands.records": {"media"},
-    "commands.sweeps": {"commands.options", "media"},
+    "callbacks": {"settings", "records", "models.training", "models.parts", "metrics", "features", "media"},
+    "commands.comparison": {"records", "media"},
+    "commands.sweeps": {"commands.options", "records", "media"},
     "commands.official": {"settings", "commands.options", "models.parts", "media"},
     "commands.options": {
-        *("settings", "callbacks", "datamodules", "metrics", "features", "media"),
-        *("models", "models.training", "models.parts", "commands.records"),
+        *("settings", "records", "callbacks", "datamodules", "metrics", "features", "media"),
+        *("models", "models.training", "models.parts"),
     },
     "commands": {
-        *("commands.options", "commands.official", "commands.sweeps", "commands.records", "callbacks", "datamodules"),
-        *("settings", "metrics", "features", "media", "models", "models.training", "models.parts"),
+        *(
+            "commands.options",
+            "commands.official",
+            "commands.sweeps",
+            "commands.comparison",
+            "callbacks",
+            "datamodules",
+        ),
+        *("settings", "records", "metrics", "features", "media", "models", "models.training", "models.parts"),
     },
     "": {"commands", "commands.options"},
 }
@@ -43,7 +51,7 @@ NOT_HERE = {
         ("media", "features", "metrics", "models", "models.parts", "models.parts.augment"), ("lightning", "wandb")
     ),
     "datamodules": ("wandb",),
-    **dict.fromkeys(("settings", "commands.records"), ("lightning", "wandb", "torch")),
+    **dict.fromkeys(("settings", "records", "commands.comparison"), ("lightning", "wandb", "torch")),
     "commands.sweeps": ("lightning", "wandb", "torch"),
 }
 """Packages that no file of a folder imports, by folder: what lies there works without them."""
@@ -237,7 +245,7 @@ FAMILY = "from models.training.gan import GAN\nclass Other(GAN): ...\n"
         ("media/new.py", "import features.resize", "media.new: imports features.resize"),
         ("features/new.py", "import metrics.frechet", "features.new: imports metrics.frechet"),
         ("features/new.py", "import wandb", "features.new: imports wandb"),
-        ("commands/records/new.py", "import torch", "commands.records.new: imports torch"),
+        ("commands/comparison/new.py", "import torch", "commands.comparison.new: imports torch"),
         ("commands/sweeps/new.py", "import callbacks.run", "commands.sweeps.new: imports callbacks.run"),
         ("metrics/new.py", "import lightning.pytorch as pl", "metrics.new: imports lightning.pytorch"),
         ("metrics/new.py", "import models.parts.layers", "metrics.new: imports models.parts.layers"),

@@ -11,13 +11,10 @@ from tqdm import tqdm
 
 from callbacks.measuring import held_out, likelihood_protocol, likelihood_settings, log_probs, some_indices
 from commands.options.sources import config_of_run, data_from
-from metrics.evaluation import Figure
-from metrics.likelihood import bits_per_dimension
+from metrics.likelihood import PREFIX, bits_per_dimension
 from models.training.base import GenerativeModel
 from models.training.capabilities import HasLikelihood
-
-BITS = ("bits_per_dim", "bits_per_character")
-"""By either name `--metrics` asks for it; the model decides the unit."""
+from records.figures import Figure
 
 
 def why_not(model: GenerativeModel) -> str | None:
@@ -36,7 +33,7 @@ def wanted(model: GenerativeModel | None, metrics: list[str] | None) -> bool:
     reason = "finished samples have no likelihood; give --ckpt_path" if model is None else why_not(model)
     if metrics is None:
         return reason is None and isinstance(model, HasLikelihood) and not model.likelihood_on_demand
-    asked = [metric for metric in metrics if metric in BITS]
+    asked = [metric for metric in metrics if metric.startswith(PREFIX)]
     if asked and reason is not None:
         raise ValueError(f"--metrics {asked[0]}: {reason}")
     return bool(asked)
@@ -72,4 +69,4 @@ def bits(model: GenerativeModel, checkpoint: Path, options: argparse.Namespace) 
     figure = bits_per_dimension(torch.cat(found), math.prod(model.data_shape))
     protocol = likelihood_protocol(model, data, split, len(indices), options.seed, settings)
     facts = {"model": type(model).__name__, "samples_seen": model.samples_seen}
-    return f"bits_per_{model.likelihood_unit}", figure, {**protocol, **facts}
+    return f"{PREFIX}{model.likelihood_unit}", figure, {**protocol, **facts}

@@ -3,47 +3,11 @@
 import random
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from commands.options.errors import InputError
 from commands.sweeps.file import SweepFile
-
-State = Literal["running", "done", "early", "failed", "stopped"]
-
-
-@dataclass
-class Trial:
-    """One trial, as sweep.json keeps it.
-
-    Attributes:
-        number: from 0.
-        settings: its parameters.
-        quantiles: where in each distribution they lie, in [0, 1); empty for a grid.
-        state: early: ended by hyperband; stopped: by a signal, and to be run again.
-        value: the metric's last measurement.
-        measurements: how many there were.
-        attempt: from 1; a trial that was killed or stopped is run again from its beginning.
-        run: the folder of its run.
-    """
-
-    number: int
-    settings: dict[str, Any]
-    quantiles: dict[str, float] = field(default_factory=dict)
-    state: State = "running"
-    value: float | None = None
-    measurements: int = 0
-    seconds: float = 0.0
-    attempt: int = 1
-    run: str = ""
-    pid: int | None = None
-    exit_code: int | None = None
-    error: str | None = None
-
-    @property
-    def counts(self) -> bool:
-        """Whether its value says something of its parameters."""
-        return self.state in ("done", "early") and self.value is not None
+from records.sweep import Trial
 
 
 def next_trial(file: SweepFile, trials: Sequence[Trial], seed: int) -> Trial | None:

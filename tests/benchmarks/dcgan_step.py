@@ -249,11 +249,10 @@ def row(name: str, values: list[float], digits: int) -> str:
 def report(turns: Turns) -> str:
     """The ratios of each round, and the speeds."""
     seconds = turns.seconds
-    machine = hardware(turns.device)
-    shown = {key: value for key, value in machine.items() if value is not None}
+    machine = hardware(turns.device).to_json()
     lines = [
         f"{turns.rounds} rounds of {turns.steps} steps; {turns.precision}, plain in float32; torch {torch.__version__}",
-        ", ".join(f"{key} {value}" for key, value in shown.items()),
+        ", ".join(f"{key} {value}" for key, value in machine.items()),
         "",
         f"{'':<24}{'min':>10}{'median':>10}{'max':>10}",
         row("ours / bare, time", [a / b for a, b in zip(seconds["ours"], seconds["bare"], strict=True)], 3),

@@ -108,7 +108,7 @@ def row(name: str, values: list[float], digits: int) -> str:
 
 def report(speeds: dict[str, list[float]], device: torch.device) -> str:
     """The ratios of each round, and the speeds."""
-    shown = {key: value for key, value in hardware(device).items() if value is not None}
+    shown = hardware(device).to_json()
     lines = [f"torch {torch.__version__}, " + ", ".join(f"{key} {value}" for key, value in shown.items()), ""]
     lines.append(f"{'features/s':<44}{'min':>10}{'median':>10}{'max':>10}")
     lines += [row(name, values, 1) for name, values in speeds.items()]

@@ -290,7 +290,7 @@ def main() -> None:
         print(json.dumps(peaks_of(arguments.peaks, *sizes)))
         return
     model, data = network(*sizes[:2]), real_batch(arguments.resolution, arguments.batch)
-    shown = {key: value for key, value in hardware(torch.device("cpu")).items() if value is not None}
+    shown = hardware(torch.device("cpu")).to_json()
     counts = [sum(p.numel() for p in net.parameters()) for net in model.networks().values()]
     print(f"StyleGAN2 at {sizes[0]} px, {counts[0]:,} and {counts[1]:,} parameters, batch {arguments.batch}")
     print(f"ours in {precision()}; torch {torch.__version__}; {shown}")

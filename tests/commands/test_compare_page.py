@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from commands.records.page import PARTS, look
+from commands.comparison.page import PARTS, look
 from main import main
 from tests.browser import Browser, why_no_browser
-from tests.commands.made_up import bits, figure, make_run
+from tests.commands.golden import bits, figure, make_run
 
 EVIL = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
 
@@ -108,7 +108,7 @@ def test_grids_know_when_they_were_drawn_and_are_no_more_than_asked_for(tmp_path
 def test_only_settings_that_differ_are_listed(page: Path) -> None:
     text = page.read_text()
     section = text[text.index('id="table-settings-that-differ"') :]
-    assert "model.init_args.adversarial.lr" in section
+    assert "model.init_args.adversarial.init_args.lr" in section
     assert "model.init_args.width" not in section
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from commands.runs import sizes
 from main import main
-from tests.commands.made_up import figure, make_run
+from tests.commands.golden import figure, make_run
 from tests.commands.test_compare import table
 
 

@@ -16,24 +16,26 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 import callbacks.ranks
-import metrics.evaluation
-import metrics.observation
+import metrics.kernel
 import metrics.reference
 from callbacks.ranks import brought_together
 from features.extractors import Extractor
 from metrics.discriminant import class_accuracy
-from metrics.evaluation import Figure, check_metrics, figures, headline, suffix_of
+from metrics.evaluation import METRICS, chosen, figures, headline, needs_of, require_available
 from metrics.frechet import GaussianStatistics, frechet_distance
 from metrics.inception_score import ScoreStatistics, inception_score
 from metrics.kernel import kernel_distance
 from metrics.lpips import lpips_diversity
+from metrics.metric import Context
 from metrics.modes import mode_coverage
 from metrics.neighbours import neighbour_figures
 from metrics.observation import Observation, share_of
-from metrics.reference import METRICS, KnownStatistics, Metric, PictureSet, Reference
+from metrics.reference import KnownStatistics, PictureSet, Reference
+from records.figures import Figure
 
 CLASSES, DIMENSION = 4, 12
-ALL: tuple[Metric, ...] = tuple(metric for metric in METRICS if metric != "lpips")
+ALL = [metric for metric in METRICS if metric.name != "lpips"]
+NEEDS = needs_of(ALL)
 
 
 class Projection:
@@ -85,17 +87,15 @@ def picture_set(count: int, seed: int, classes: int = CLASSES) -> PictureSet:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Subsets and splits that a few samples fill, and chunks that ranks send several of."""
-    monkeypatch.setattr(metrics.evaluation, "SUBSET_SIZE", 30)
-    monkeypatch.setattr(metrics.evaluation, "SUBSETS", 7)
-    monkeypatch.setattr(metrics.evaluation, "SPLITS", 3)
-    monkeypatch.setattr(metrics.observation, "SPLITS", 3)
+    """Subsets that a few samples fill, and chunks that ranks send several of."""
+    monkeypatch.setattr(metrics.kernel, "SUBSET_SIZE", 30)
+    monkeypatch.setattr(metrics.kernel, "SUBSETS", 7)
     monkeypatch.setattr(callbacks.ranks, "ROWS_AT_ONCE", 7)
 
 
 def observed(fake: PictureSet, folder: Path, batch: int = 7, rank: int = 0, world: int = 1) -> Observation:
     share = share_of(fake.count, rank, world)
-    seen = Observation(ALL, Projection(), fake.count, share, folder, fake.modes)
+    seen = Observation(NEEDS, Projection(), fake.count, share, folder, fake.modes)
     for start in range(0, len(share), batch):
         seen.update(*fake.read(share[start : start + batch]))
     return seen
@@ -118,7 +118,7 @@ def test_every_figure_is_the_plain_functions(tmp_path: Path) -> None:
     statistics = [GaussianStatistics.empty(DIMENSION) for _ in range(2)]
     statistics[0].update(theirs)
     statistics[1].update(ours)
-    scores = ScoreStatistics.empty(61, CLASSES, 3)
+    scores = ScoreStatistics.empty(61, CLASSES)
     scores.update(0, extract.logits(ours))
     score = inception_score(scores)
     kernel = kernel_distance(ours.numpy(), theirs.numpy(), subsets=7, subset_size=30)
@@ -203,16 +203,16 @@ def test_shares_are_whole_pairs_without_gap_or_double(count: int, world: int) ->
 def test_the_real_side_is_computed_once(tmp_path: Path) -> None:
     first = Projection()
     reference = Reference(picture_set(90, 1), first, tmp_path)
-    reference.prepare(ALL)
+    reference.prepare(NEEDS)
     assert first.calls == 90  # one pass serves all
     again = Projection()
     kept = Reference(picture_set(90, 1), again, tmp_path)
-    kept.prepare(ALL)
+    kept.prepare(NEEDS)
     found = [values(figures(ALL, side, observed(picture_set(61, 2), tmp_path))) for side in (reference, kept)]
     assert again.calls == 0
     assert found[0] == found[1]
     other = Projection()
-    Reference(picture_set(90, 5), other, tmp_path).prepare(["frechet"])
+    Reference(picture_set(90, 5), other, tmp_path).prepare({"gaussian"})
     assert other.calls == 90  # other data are not mistaken for these
 
 
@@ -226,11 +226,11 @@ def test_what_is_left_in_the_cache_are_the_real_statistics_alone(tmp_path: Path)
 
 def test_no_figure_is_given_for_a_part_of_the_samples(tmp_path: Path) -> None:
     fake = picture_set(61, 2)
-    seen = Observation(["frechet"], Projection(), 61, range(61), tmp_path)
+    seen = Observation({"gaussian"}, Projection(), 61, range(61), tmp_path)
     seen.update(*fake.read(range(60)))
     assert not seen.complete
     with pytest.raises(ValueError, match="60 of 61 samples were seen"):
-        figures(["frechet"], Reference(picture_set(90, 1), Projection(), tmp_path), seen)
+        figures(chosen(["frechet"]), Reference(picture_set(90, 1), Projection(), tmp_path), seen)
 
 
 def test_a_subset_is_drawn_the_same_each_time_and_is_other_data(tmp_path: Path) -> None:
@@ -252,12 +252,11 @@ def test_only_the_published_inception_makes_a_fid() -> None:
             return {"weights_sha256": self.sha256}
 
     published = Named("Inception", "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2")
-    assert suffix_of(published) == ""
-    assert headline(["frechet"], published) == ("fid", "lower")
-    assert headline(["kernel"], published) == ("kid", "lower")
+    assert headline(chosen(["frechet"]), published) == ("fid", "lower")
+    assert headline(chosen(["kernel"]), published) == ("kid", "lower")
     for other in (Named("Inception", "0" * 64), Named("EffNet", published.sha256)):
-        assert headline(["precision_recall", "frechet"], other)[0] == f"fd_{other.name.lower()}"
-        assert headline(["inception_score"], other) == (f"is_{other.name.lower()}", "higher")
+        assert headline(chosen(["precision_recall", "frechet"]), other)[0] == f"fd_{other.name.lower()}"
+        assert headline(chosen(["inception_score"]), other) == (f"is_{other.name.lower()}", "higher")
 
 
 class Headless(Projection):
@@ -272,8 +271,8 @@ class Headless(Projection):
         (["kernel"], Projection(), picture_set(90, 1), 20, "subsets of 30, and there are 90 real pictures and 20"),
         (["kernel"], Projection(), None, 61, "kernel: needs the real pictures, and only their statistics are given"),
         (["inception_score"], Headless(), picture_set(90, 1), 61, "Projection has no logits"),
-        (["inception_score"], Projection(), picture_set(90, 1), 2, "2 samples do not make 3 splits"),
-        (["density_coverage"], Projection(), picture_set(90, 1), 5, "need 6 pictures on each side"),
+        (["inception_score"], Projection(), picture_set(90, 1), 2, "2 samples do not make 10 splits"),
+        (["density_coverage"], Projection(), picture_set(90, 1), 5, "needs 6 pictures on each side"),
         (["class_accuracy"], Projection(), picture_set(90, 1, classes=0), 61, "the real pictures have no labels"),
         (["class_accuracy"], Projection(), picture_set(90, 1), 61, "samples of no classes, real pictures of 4"),
         (["lpips"], Projection(), picture_set(90, 1), 3, "fewer than two pairs"),
@@ -283,14 +282,14 @@ def test_what_cannot_be_measured_is_said_beforehand(
     asked: list[str], extractor: Extractor, real: PictureSet | None, fake: int, says: str
 ) -> None:
     with pytest.raises(ValueError, match=says) as caught:
-        check_metrics(asked, extractor, real, picture_set(fake, 2, classes=0), 90)
+        require_available(chosen(asked), Context(extractor, real, picture_set(fake, 2, classes=0), 90))
     assert "\n" not in str(caught.value)
 
 
 def test_unknown_modes_are_said_beforehand() -> None:
     plain = PictureSet("folder", "0", 90, picture_set(90, 1).read)
     with pytest.raises(ValueError, match="modes of these data are not known"):
-        check_metrics(["modes"], Projection(), plain, picture_set(61, 2), 90)
+        require_available(chosen(["modes"]), Context(Projection(), plain, picture_set(61, 2), 90))
 
 
 def test_samples_that_are_no_numbers_give_no_figure(tmp_path: Path) -> None:
@@ -298,7 +297,7 @@ def test_samples_that_are_no_numbers_give_no_figure(tmp_path: Path) -> None:
         def __call__(self, pictures: Tensor) -> Tensor:
             return super().__call__(pictures) / 0
 
-    seen = Observation(["frechet"], Broken(), 61, range(61), tmp_path)
+    seen = Observation({"gaussian"}, Broken(), 61, range(61), tmp_path)
     with pytest.raises(ValueError, match="hold NaN or infinity"):
         seen.update(*picture_set(61, 2).read(range(61)))
 
@@ -307,12 +306,12 @@ def test_published_statistics_serve_the_distance(tmp_path: Path) -> None:
     reference = Reference(picture_set(90, 1), Projection(), tmp_path)
     seen = observed(picture_set(61, 2), tmp_path)
     known = KnownStatistics(reference.gaussian, 0, "x")
-    assert values(figures(["frechet"], known, seen)) == values(figures(["frechet"], reference, seen))
+    assert values(figures(chosen(["frechet"]), known, seen)) == values(figures(chosen(["frechet"]), reference, seen))
 
 
 def test_lpips_diversity_is_the_mean_over_pairs() -> None:
     distances = torch.rand(50, dtype=torch.float64)
-    mean, error = lpips_diversity(torch.stack([distances.sum(), distances.square().sum()]), 50)
+    mean, error = lpips_diversity(distances)
     assert mean == pytest.approx(float(distances.mean()))
     assert error == pytest.approx(float(distances.std()) / 50**0.5)
 

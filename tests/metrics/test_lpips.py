@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from metrics.lpips import LPIPSDiversity, lpips_diversity
+from metrics.lpips import PairDistances, lpips_diversity
 
 
 @pytest.fixture
@@ -31,12 +31,11 @@ def test_it_is_torchmetrics_distance_of_neighbouring_samples() -> None:
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
     x = pictures(9)
-    ours = LPIPSDiversity(torch.device("cpu"))
-    ours.update(x)
+    ours = PairDistances(torch.device("cpu"))(x)
     reference = LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
     distances = torch.stack([reference(x[i : i + 1] / 255, x[i + 1 : i + 2] / 255) for i in (0, 2, 4, 6)]).double()
-    assert ours.pairs == 4  # the ninth has no partner
-    mean, error = lpips_diversity(ours.total, ours.pairs)
+    assert len(ours) == 4  # the ninth has no partner
+    mean, error = lpips_diversity(ours)
     assert mean == pytest.approx(float(distances.mean()), rel=1e-4)
     assert error == pytest.approx(float(distances.std()) / 2, rel=1e-3)
 
@@ -44,15 +43,13 @@ def test_it_is_torchmetrics_distance_of_neighbouring_samples() -> None:
 @pytest.mark.usefixtures("random_alexnet")
 def test_a_pair_may_span_two_batches_and_grey_is_as_good() -> None:
     x = pictures(8)[:, :1]
-    whole, parts = LPIPSDiversity(torch.device("cpu")), LPIPSDiversity(torch.device("cpu"))
-    whole.update(x)
-    for part in (x[:1], x[1:4], x[4:5], x[5:]):
-        parts.update(part)
-    assert parts.pairs == whole.pairs == 4
+    whole, distances = PairDistances(torch.device("cpu"))(x), PairDistances(torch.device("cpu"))
+    parts = torch.cat([distances(part) for part in (x[:1], x[1:4], x[4:5], x[5:])])
     # Convolutions of other batch sizes round otherwise, in every layer.
-    assert parts.total.tolist() == pytest.approx(whole.total.tolist(), rel=1e-4)
+    assert parts.tolist() == pytest.approx(whole.tolist(), rel=1e-4)
+    assert len(parts) == 4
 
 
 def test_too_few_pairs_are_refused() -> None:
     with pytest.raises(ValueError, match="1 pairs of samples; take at least 4"):
-        lpips_diversity(torch.tensor([0.3, 0.09]), 1)
+        lpips_diversity(torch.tensor([0.3]))

@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional as transforms
 from datamodules.fashion_mnist import FashionMNIST
 from features.efficientnet import EfficientNetFeatures
 from media.pictures import to_uint8
-from metrics.evaluation import figures
+from metrics.evaluation import chosen, figures, needs_of
 from metrics.observation import Observation
 from metrics.reference import PictureSet, Reference
 
@@ -43,8 +43,8 @@ def reference(extractor: EfficientNetFeatures, tmp_path_factory: pytest.TempPath
 
 def measured(reference: Reference, extractor: EfficientNetFeatures, folder: Path, pictures: Tensor) -> list[float]:
     """FD-EffNet, precision, recall of the first pictures."""
-    metrics = ("frechet", "precision_recall")
-    seen = Observation(metrics, extractor, COUNT, range(COUNT), folder)
+    metrics = chosen(["frechet", "precision_recall"])
+    seen = Observation(needs_of(metrics), extractor, COUNT, range(COUNT), folder)
     for part in pictures[:COUNT].split(100):
         seen.update(part, None)
     found = figures(metrics, reference, seen)
@@ -75,11 +75,11 @@ def test_classes_are_told_apart_and_their_share_is_right(
     reference: Reference, extractor: EfficientNetFeatures, others: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:
     x, y = others
-    seen = Observation(["class_accuracy"], extractor, 1000, range(1000), tmp_path)
+    seen = Observation({"rows", "labels"}, extractor, 1000, range(1000), tmp_path)
     wrong = y[:1000].clone()
     wrong[wrong == 3] = 7  # dresses that were asked for as sneakers
     seen.update(x[:1000], wrong)
-    figure = figures(["class_accuracy"], reference, seen)["class_accuracy"]
+    figure = figures(chosen(["class_accuracy"]), reference, seen)["class_accuracy"]
     by_class = figure.settings["by_class"]
     right = figure.settings["classifier_accuracy"]
     assert right > 0.5  # from 800 pictures of 32 pixels, in 1,280 dimensions

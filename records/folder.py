@@ -1,8 +1,7 @@
-"""Runs as `compare` and `runs` read them: run.json and what lies beside it. Standard library and yaml, no torch."""
+"""A run's folder as it is read: run.json and what lies beside it."""
 
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,27 +9,10 @@ from typing import Any
 
 import yaml
 
-SCHEMA = 1
-"""The schema of run.json that is understood here: `callbacks.run.SCHEMA`, whose import would take seconds."""
-
-NUMBER = (int, float)
-DIAGNOSIS: dict[str, Any] = {"samples_seen": int, "findings": list}
-SHAPE: dict[str, Any] = {
-    "status": str, "started": str, "ended": str, "error": str, "precision": str, "commit": str, "devices": int,
-    "samples_seen": int, "seconds": NUMBER, "model": {"class_path": str}, "parameters": {"*": NUMBER},
-    "data": {"class_path": str, "train_size": int, "data_shape": list, "num_classes": int},
-    "hardware": {"cores": int, "threads": int, "memory_gib": NUMBER, "gpu_gib": NUMBER}, "versions": {},
-    "memory": {"source": str, "peak_gib": {"*": NUMBER}, "kept_bytes": {"*": NUMBER}},
-    "throughput": {"samples_per_s": NUMBER, "s_per_kimg": NUMBER}, "diagnosis": DIAGNOSIS,
-    "origin": {"code": str}, "init_from": {"path": str},
-}  # fmt: skip
-"""Of run.json, what is read here: the type of a value, or of each inner one ("*": of all, and none is null)."""
-
-FIGURE = {
-    "value": NUMBER, "spread": NUMBER, "samples_seen": int, "better": str,
-    "best": {"value": NUMBER, "samples_seen": int}, "protocol": {},
-}  # fmt: skip
-"""Likewise, of each figure."""
+from records.diagnosis import Findings
+from records.evaluation import Evaluation
+from records.record import printable
+from records.run import RunRecord
 
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where PyYAML has it, is eight times as fast
 
@@ -40,7 +22,7 @@ class RunFolder:
     """One run: its folder and its record."""
 
     folder: Path
-    record: dict[str, Any]
+    record: RunRecord
 
     @property
     def name(self) -> str:
@@ -53,17 +35,7 @@ class RunFolder:
 
     @property
     def status(self) -> str:
-        return self.record.get("status") or "unknown"
-
-    @property
-    def kimg(self) -> float | None:
-        seen = self.record.get("samples_seen")
-        return None if seen is None else seen / 1000
-
-    @property
-    def model(self) -> str:
-        """The class's name."""
-        return str((self.record.get("model") or {}).get("class_path", "")).rpartition(".")[2]
+        return self.record.status or "unknown"
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -88,17 +60,17 @@ class RunFolder:
         return self.config.get("seed_everything")
 
     @cached_property
-    def evaluations(self) -> list[dict[str, Any]]:
+    def evaluations(self) -> list[Evaluation]:
         """What `evaluate` measured, oldest first."""
-        return [_read_evaluation(path) for path in sorted((self.folder / "evaluations").glob("*.json"))]
+        return [Evaluation.read(path, "evaluation") for path in sorted((self.folder / "evaluations").glob("*.json"))]
 
     @cached_property
-    def diagnosis(self) -> dict[str, Any] | None:
+    def diagnosis(self) -> Findings | None:
         """What the diagnosis furthest in training found, the fit's own or one by `diagnose`; None without any."""
-        own = self.record.get("diagnosis")
-        later = [_read_diagnosis(path) for path in sorted((self.folder / "diagnosis").glob("*.json"))]
+        own = self.record.diagnosis
+        later = [Findings.read(path, "diagnosis") for path in sorted((self.folder / "diagnosis").glob("*.json"))]
         known = [*([own] if own else []), *later]
-        return max(reversed(known), key=lambda found: found.get("samples_seen") or 0, default=None)
+        return max(reversed(known), key=lambda found: found.samples_seen, default=None)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The rows of metrics.jsonl; a line that a kill cut short is left out."""
@@ -150,16 +122,7 @@ def read_run(folder: Path) -> RunFolder:
     path = folder / "run.json"
     if not path.is_file():
         raise FileNotFoundError(f"no run.json in {folder}; is it a run's folder, runs/<name>/<id>?")
-    record = _read_json(path, "run's record")
-    if not isinstance(record.get("schema"), int):
-        raise ValueError(f"{path} is broken: it is no run's record")
-    if record["schema"] > SCHEMA:
-        raise ValueError(
-            f"{path} has schema {record['schema']}, of a later version of Atelier; this one reads {SCHEMA}: update it"
-        )
-    _check(path, record, SHAPE)
-    _check_figures(path, record.get("figures") or {})
-    return RunFolder(folder, record)
+    return RunFolder(folder, RunRecord.read(path, "run's record"))
 
 
 def runs_at(paths: Sequence[Path]) -> list[RunFolder]:
@@ -185,53 +148,3 @@ def runs_at(paths: Sequence[Path]) -> list[RunFolder]:
         for folder in folders:
             found.setdefault(folder.resolve(), read_run(folder))
     return list(found.values())
-
-
-def printable(text: object) -> str:
-    """Text of a file in one line, without what would steer a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in re.sub(r"\s+", " ", str(text)))
-
-
-def _read_evaluation(path: Path) -> dict[str, Any]:
-    found = _read_json(path, "evaluation")
-    if not isinstance(found.get("figures"), dict):
-        raise ValueError(f"{path} is broken: it is no evaluation")
-    _check_figures(path, found["figures"])
-    return found
-
-
-def _read_diagnosis(path: Path) -> dict[str, Any]:
-    found = _read_json(path, "diagnosis")
-    _check(path, found, DIAGNOSIS)
-    return found
-
-
-def _read_json(path: Path, what: str) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is broken: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} is broken: it is no {what}")
-    return found
-
-
-def _check_figures(path: Path, figures: object) -> None:
-    if not isinstance(figures, dict):
-        raise ValueError(f"{path} is broken: figures is {str(figures)[:40]!r}")
-    for name, figure in figures.items():
-        if not isinstance(figure, dict) or "value" not in figure or not isinstance(figure.get("protocol"), dict):
-            raise ValueError(f"{path} is broken: the figure {printable(name)} has no value or no protocol")
-        _check(path, figure, FIGURE, f"figures.{name}.")
-
-
-def _check(path: Path, value: dict[str, Any], shape: Mapping[str, Any], prefix: str = "") -> None:
-    kinds = dict.fromkeys(value, shape["*"]) if "*" in shape else shape
-    for name, kind in kinds.items():
-        inner = value.get(name)
-        if inner is None and "*" not in shape:
-            continue
-        if not isinstance(inner, dict if isinstance(kind, dict) else kind):
-            raise ValueError(f"{path} is broken: {printable(prefix + name)} is {str(inner)[:40]!r}")
-        if isinstance(kind, dict):
-            _check(path, inner, kind, f"{prefix}{name}.")

@@ -3,17 +3,20 @@
 import datetime
 import json
 import math
-import re
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from commands.records.protocols import Panel, difference, in_words, is_likelihood, panels
-from commands.records.run_folder import RunFolder, printable
+from commands.comparison.protocols import Panel, difference, in_words, panels
+from records.figures import Direction, best_of
+from records.folder import RunFolder
+from records.record import printable
 
 Kind = Literal["text", "count", "number", "duration"]
+
+QUALITY, LIKELIHOODS = "Quality", "Bits per dimension"
 
 BOUNDS = {
     "lower bound": "a bound: the likelihood is at least this high, so that the bits are at most these",
@@ -42,22 +45,28 @@ class Column:
 
     name: str
     kind: Kind = "text"
-    better: str | None = None
+    better: Direction | None = None
 
 
 @dataclass(frozen=True)
 class Row:
-    """Values of some runs of a group, one dictionary a run, by the columns' names; a spread under name + SPREAD."""
+    """Values of some runs of a group.
+
+    Attributes:
+        label: What the row is called.
+        runs: The runs.
+        values: Of each run, what it has by the columns' names.
+        spreads: Likewise, the spread of a value that has one; () where none has.
+    """
 
     label: str
     runs: tuple[RunFolder, ...]
     values: tuple[dict[str, Any], ...]
+    spreads: tuple[dict[str, float | None], ...] = ()
 
-
-SPREAD = " ±"
-QUALITY = "Quality"
-LIKELIHOOD = "Bits per dimension"
-PROBLEMS = "What went wrong"
+    def spread(self, run: int, column: str) -> float | None:
+        """The spread of one run's value."""
+        return self.spreads[run].get(column) if self.spreads else None
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,8 @@ class Table:
         rows: A row a group.
         note: Sentences on what is counted, and how it was measured.
         panel: Of figures: those that it shows.
+        of: What a row is of, in a word.
+        place: Of figures: " 2" for the second of several protocols, "" where there is but one.
     """
 
     title: str
@@ -77,6 +88,8 @@ class Table:
     rows: list[Row]
     note: str = ""
     panel: Panel | None = None
+    place: str = ""
+    of: str = "run"
 
     def cell(self, row: Row, column: Column) -> str:
         """A cell's text; several runs' numbers as mean ± standard deviation."""
@@ -87,8 +100,7 @@ class Table:
             return " / ".join(dict.fromkeys(printable(value) for value in found))
         if len(set(found)) > 1:
             return _with_spread(statistics.fmean(found), statistics.stdev(found), column.kind)
-        spread = row.values[0].get(column.name + SPREAD) if len(row.values) == 1 else None
-        return _with_spread(found[0], spread, column.kind)
+        return _with_spread(found[0], row.spread(0, column.name) if len(row.values) == 1 else None, column.kind)
 
     def number(self, row: Row, column: Column) -> float | None:
         """A cell's value, by which rows are sorted; None for text."""
@@ -100,8 +112,7 @@ class Table:
         found = [(value, row) for row in self.rows if (value := self.number(row, column)) is not None]
         if column.better is None or len({row.runs[0].folder for _, row in found}) < 2:
             return None
-        choose: Callable[..., tuple[float, Row]] = min if column.better == "lower" else max
-        return choose(found, key=lambda pair: pair[0])[1]
+        return best_of(found, lambda pair: pair[0], column.better)[1]
 
 
 def groups(runs: Sequence[RunFolder]) -> list[Group]:
@@ -150,63 +161,58 @@ SHARABLE = ("what went wrong", "data", "hardware", "memory read from")
 
 
 def summary(found: Sequence[Group], made: Sequence[Table]) -> Table:
-    """What is asked first, a row a group: how good, at what price, how it failed; all of it from the other tables.
+    """What is asked first, a row a group: how good, at what price, how it failed.
 
     A protocol has a column of its own, so that none is ranked against another; what all runs share is in the note.
     """
     judged = [table for table in made if table.panel is not None]
-    figures = []
-    bits = [table for table in judged if is_likelihood(table.columns[1].name)]
-    for table in [each for each in judged if each not in bits][:SUMMARIZED] + bits[:SUMMARIZED]:
-        first = table.columns[1]  # the panel's first figure; before it stands kimg
-        figures.append((table, first.name, Column(_headline(table), "number", first.better)))
-    wrong: dict[int, list[str]] = {}
-    for table in made:
-        for row in table.rows if table.title == PROBLEMS else ():
-            what = row.values[0]["what"].removesuffix(": found")
-            wrong.setdefault(id(row.runs[0]), []).append(re.sub(": suspect$", "?", what))
+    bits = [table for table in judged if table.panel is not None and table.panel.is_likelihood]
+    figures = [(table, _headline(table)) for table in
+               [each for each in judged if each not in bits][:SUMMARIZED] + bits[:SUMMARIZED]]  # fmt: skip
 
-    def values(run: RunFolder) -> dict[str, Any]:
-        cells: dict[str, Any] = {}
-        for table, name, column in figures:
-            own = [row.values[row.runs.index(run)] for row in table.rows if run in row.runs]
+    def values(run: RunFolder) -> tuple[dict[str, Any], dict[str, float | None]]:
+        record, cells, spreads = run.record, {}, {}
+        for table, column in figures:
+            assert table.panel is not None
+            name = table.panel.names[0]
+            known = [m for m in table.panel.measurements if m.run is run and m.name == name and m.value is not None]
             # Of several at the same number of samples the one measured last.
-            known = [each for each in reversed(own) if each.get(name) is not None]
-            if known:
-                newest = max(known, key=lambda each: each["kimg"] or 0)
-                cells |= {column.name: newest[name], column.name + SPREAD: newest.get(name + SPREAD)}
-        record = run.record
-        data, machine = record.get("data") or {}, record.get("hardware") or {}
-        named = str(data.get("class_path", "")).rpartition(".")[2]
-        examples = data.get("train_size")
-        device, count = machine.get("gpu") or machine.get("cpu"), record.get("devices") or 1
-        cores = f", {machine['cores']} cores" if machine.get("cores") and not machine.get("gpu") else ""
+            newest = max(reversed(known), key=lambda m: m.samples_seen or 0, default=None)
+            if newest is not None:
+                cells[column.name], spreads[column.name] = newest.value, newest.spread
+        data, machine = record.data, record.hardware
+        device = machine.gpu or machine.cpu
+        cores = f", {machine.cores} cores" if machine.cores and not machine.gpu else ""
         return cells | {
-            "model": run.model,
-            "wall time": record.get("seconds"),
-            "kimg": run.kimg,
-            "s/kimg": (record.get("throughput") or {}).get("s_per_kimg"),
-            "parameters": sum((record.get("parameters") or {}).values()) or None,
-            "memory (GiB)": training_peak_gib(run),
-            "memory read from": (record.get("memory") or {}).get("source"),
-            "data": f"{named}, {examples:,} examples" if named and examples is not None else named or None,
-            "hardware": f"{count} x {device}{cores}" if device and count > 1 else device and f"{device}{cores}",
-            "what went wrong": ", ".join(wrong.get(id(run), []))
+            "model": record.model.name,
+            "wall time": record.seconds,
+            "kimg": record.kimg,
+            "s/kimg": record.throughput.s_per_kimg,
+            "parameters": sum(record.parameters.values()) or None,
+            "memory (GiB)": record.memory.training_peak_gib,
+            "memory read from": record.memory.source,
+            "data": f"{data.name}, {data.train_size:,} examples" if data.name and data.train_size is not None
+            else data.name or None,
+            "hardware": f"{record.devices} x {device}{cores}" if device and record.devices > 1
+            else device and f"{device}{cores}",
+            "what went wrong": ", ".join(problem.short for problem in problems_of(run))
             or ("nothing found" if run.diagnosis else "not diagnosed"),
-        }
+        }, spreads  # fmt: skip
 
-    columns = [*(column for _, _, column in figures), Column("wall time", "duration"), Column("kimg", "number"),
+    columns = [*(column for _, column in figures), Column("wall time", "duration"), Column("kimg", "number"),
                Column("s/kimg", "number"), Column("parameters", "count"), Column("memory (GiB)", "number"),
                Column("what went wrong"), Column("model"), Column("data"), Column("hardware"),
                Column("memory read from")]  # fmt: skip
-    table = Table("At a glance", columns, _rows(found, values))
+    both = [(group, [values(run) for run in group.runs]) for group in found]
+    rows = [Row(group.label, group.runs, tuple(v for v, _ in own), tuple(s for _, s in own)) for group, own in both]
+    table = Table("At a glance", columns, rows)
     shared = [column for column in columns if column.name in SHARABLE]
     shared = [c for c in shared if len(table.rows) > 1 and len({table.cell(row, c) for row in table.rows}) == 1]
     note = [
         "Figures are the newest; those of a column have one protocol, those of two columns do not compare. Memory is "
         "the peak of training steps; s/kimg is training alone."
     ]
-    if any(what.endswith("?") for each in wrong.values() for what in each):
+    if any(problem.suspected for group in found for run in group.runs for problem in problems_of(run)):
         note.append("A ? marks what is only suspected.")
     if len(judged) > len(figures):
         note.append(f"Figures of {len(judged) - len(figures)} further protocols stand in their own tables.")
@@ -230,7 +236,8 @@ def differing_settings(found: Sequence[Group]) -> Table:
         if len(set(cells)) > 1 and key not in ("run.root", "run.name"):
             values = {column.name: cell for column, cell in zip(columns, cells, strict=True)}
             rows.append(Row(printable(key), (), (values,)))
-    return Table("Settings that differ", columns, rows, "From config.yaml, `not set` where a run has no such key.")
+    note = "From config.yaml, `not set` where a run has no such key."
+    return Table("Settings that differ", columns, rows, note, of="setting")
 
 
 # The tables.
@@ -252,10 +259,10 @@ def table_of(
 
 def _runs(found: Sequence[Group]) -> Table:
     def cells(run: RunFolder) -> dict[Column, Any]:
-        origin = (run.record.get("init_from") or {}).get("path") or (run.record.get("origin") or {}).get("code")
-        return {Column("model"): run.model, Column("status"): run.status, Column("kimg", "number"): run.kimg,
-                Column("seed"): run.seed, Column("started"): (run.record.get("started") or "")[:16].replace("T", " "),
-                Column("began with"): origin, Column("folder"): str(run.folder)}  # fmt: skip
+        record = run.record
+        return {Column("model"): record.model.name, Column("status"): run.status, Column("kimg", "number"): record.kimg,
+                Column("seed"): run.seed, Column("started"): (record.started or "")[:16].replace("T", " "),
+                Column("began with"): record.began_with, Column("folder"): str(run.folder)}  # fmt: skip
 
     return table_of("Runs", found, cells)
 
@@ -265,58 +272,57 @@ def _figures(found: Sequence[Group], likelihood: bool) -> list[Table]:
     all_panels = panels([run for group in found for run in group.runs], likelihood)
     made: list[Table] = []
     for number, panel in enumerate(all_panels, 1):
-        name = LIKELIHOOD if likelihood else QUALITY
-        title = name if len(all_panels) == 1 else f"{name} {number}"
+        name = LIKELIHOODS if likelihood else QUALITY
+        place = f" {number}" if len(all_panels) > 1 else ""
         note = [f"Protocol: {in_words(panel)}."]
         if number > 1:
             note.insert(0, f"Not to be compared with {name} 1: {difference(panel, all_panels[0])}.")
+        kind = f" ({panel.likelihood})" if panel.likelihood else ""
         if likelihood:
-            kind = panel.protocol.get("likelihood", "")
-            title += f" ({kind})" if kind else ""
-            about = next((words for begins, words in BOUNDS.items() if kind.startswith(begins)), kind)
+            about = next((words for begins, words in BOUNDS.items() if panel.likelihood.startswith(begins)),
+                         panel.likelihood)  # fmt: skip
             note.insert(0, f"The figures are {about}; lower is better.")
         columns, rows = _panel_rows(panel, group_of)
-        made.append(Table(title, columns, rows, " ".join(note), panel))
+        made.append(Table(f"{name}{place}{kind}", columns, rows, " ".join(note), panel, place))
     return made
 
 
 def _panel_rows(panel: Panel, group_of: dict[int, Group]) -> tuple[list[Column], list[Row]]:
     """A row for each group, samples seen and settings; a newer measurement of the same replaces an older one."""
-    values: dict[tuple[str, int | None, str], dict[int, dict[str, Any]]] = {}
+    values: dict[tuple[str, int | None, str], dict[int, tuple[dict[str, Any], dict[str, float | None]]]] = {}
     runs = {id(m.run): m.run for m in panel.measurements}
-    names = list(dict.fromkeys(m.name for m in panel.measurements))
+    first = panel.names[0]
     for m in panel.measurements:
-        cells = values.setdefault((group_of[id(m.run)].label, m.samples_seen, m.drawn_with), {}).setdefault(
-            id(m.run), {}
-        )
-        seen = None if m.samples_seen is None else m.samples_seen / 1000
-        cells |= {"kimg": seen, m.name: m.value, m.name + SPREAD: m.spread}
-        if m.best is not None and m.name == names[0]:
+        row = values.setdefault((group_of[id(m.run)].label, m.samples_seen, m.drawn_with), {})
+        cells, spreads = row.setdefault(id(m.run), ({}, {}))
+        cells |= {"kimg": None if m.samples_seen is None else m.samples_seen / 1000, m.name: m.value}
+        spreads[m.name] = m.spread
+        if m.best is not None and m.name == first:
             cells |= {f"best {m.name}": m.best, "best at kimg": m.best_kimg}
         if m.drawn_with:
             cells["settings"] = m.drawn_with
     rows = []
     for (label, _, _), cells_of in values.items():
         whole = len(cells_of) == len(group_of[next(iter(cells_of))].runs)
-        members = tuple(runs[key] for key in cells_of)
         part = "" if whole else f", {len(cells_of)} of them"
-        rows.append(Row(label + part, members, tuple(cells_of.values())))
-    columns = [Column("kimg", "number"), *(Column(name, "number", panel.better(name)) for name in names)]
-    has = {key for row in rows for each in row.values for key in each}
-    if f"best {names[0]}" in has:
-        columns += [Column(f"best {names[0]}", "number", panel.better(names[0])), Column("best at kimg", "number")]
+        each = cells_of.values()
+        rows.append(Row(label + part, tuple(runs[key] for key in cells_of), tuple(c for c, _ in each),
+                        tuple(s for _, s in each)))  # fmt: skip
+    columns = [Column("kimg", "number"), *(Column(name, "number", panel.better(name)) for name in panel.names)]
+    has = {key for row in rows for each_run in row.values for key in each_run}
+    if f"best {first}" in has:
+        columns += [Column(f"best {first}", "number", panel.better(first)), Column("best at kimg", "number")]
     return columns + [Column("settings")] * ("settings" in has), rows
 
 
 def _time(found: Sequence[Group]) -> Table:
     def cells(run: RunFolder) -> dict[Column, Any]:
-        seconds, speed = run.record.get("seconds"), run.record.get("throughput") or {}
-        devices = run.record.get("devices") or 1
-        return {Column("kimg", "number"): run.kimg, Column("wall time", "duration"): seconds,
+        seconds, speed, devices = run.record.seconds, run.record.throughput, run.record.devices
+        return {Column("kimg", "number"): run.record.kimg, Column("wall time", "duration"): seconds,
                 Column("devices", "count"): devices,
                 Column("device hours", "number"): None if seconds is None else seconds * devices / 3600,
-                Column("samples/s", "number"): speed.get("samples_per_s"),
-                Column("s/kimg", "number"): speed.get("s_per_kimg")}  # fmt: skip
+                Column("samples/s", "number"): speed.samples_per_s,
+                Column("s/kimg", "number"): speed.s_per_kimg}  # fmt: skip
 
     note = (
         "Wall time and device hours count everything, evaluations too; samples/s and s/kimg training alone. "
@@ -326,44 +332,28 @@ def _time(found: Sequence[Group]) -> Table:
 
 
 def _parameters(found: Sequence[Group]) -> Table:
-    names = dict.fromkeys(name for group in found for run in group.runs for name in run.record.get("parameters") or {})
+    names = dict.fromkeys(name for group in found for run in group.runs for name in run.record.parameters)
 
     def cells(run: RunFolder) -> dict[Column, Any]:
-        networks = run.record.get("parameters") or {}
+        networks = run.record.parameters
         counts = {Column(printable(name), "count"): networks.get(name) for name in names}
         return {**counts, Column("all", "count"): sum(networks.values()) or None}
 
     return table_of("Parameters", found, cells)
 
 
-def peak_gib(run: RunFolder) -> dict[str, float]:
-    """The peak of each phase."""
-    return (run.record.get("memory") or {}).get("peak_gib") or {}
-
-
-def training_peak_gib(run: RunFolder) -> float | None:
-    """The highest peak of the phases that every step has; measuring, sampling and saving are left out."""
-    phases = {
-        phase: gib
-        for phase, gib in peak_gib(run).items()
-        if phase not in ("sampling", "metrics", "checkpoint", "likelihood")
-    }
-    return max(phases.values(), default=None)
-
-
 def _memory(found: Sequence[Group]) -> Table:
-    phases = dict.fromkeys(phase for group in found for run in group.runs for phase in peak_gib(run))
+    phases = dict.fromkeys(phase for group in found for run in group.runs for phase in run.record.memory.peak_gib)
 
     def cells(run: RunFolder) -> dict[Column, Any]:
-        memory = run.record.get("memory") or {}
-        kept = memory.get("kept_bytes") or {}
-        activations = [size for name, size in kept.items() if name.startswith("activations")]
-        state = sum(kept.values()) - sum(activations)
+        memory = run.record.memory
+        activations = [size for name, size in memory.kept_bytes.items() if name.startswith("activations")]
+        state = sum(memory.kept_bytes.values()) - sum(activations)
         return {
-            **{Column(printable(phase), "number"): peak_gib(run).get(phase) for phase in phases},
+            **{Column(printable(phase), "number"): memory.peak_gib.get(phase) for phase in phases},
             Column("parameters, gradients, optimizer, averages (MiB)", "number"): state / 2**20 if state else None,
             Column("activations (MiB)", "number"): max(activations) / 2**20 if activations else None,
-            Column("read from"): memory.get("source"),
+            Column("read from"): memory.source,
         }
 
     note = (
@@ -376,81 +366,106 @@ def _memory(found: Sequence[Group]) -> Table:
 
 def _data(found: Sequence[Group]) -> Table:
     def cells(run: RunFolder) -> dict[Column, Any]:
-        data = run.record.get("data") or {}
-        shape = data.get("data_shape")
-        return {Column("data"): str(data.get("class_path", "")).rpartition(".")[2] or None,
-                Column("training examples", "count"): data.get("train_size"),
-                Column("shape"): None if shape is None else " x ".join(map(str, shape)),
-                Column("classes", "count"): data.get("num_classes"),
-                Column("fingerprint"): str(data.get("fingerprint") or "")[:12] or None}  # fmt: skip
+        data = run.record.data
+        return {Column("data"): data.name or None, Column("training examples", "count"): data.train_size,
+                Column("shape"): None if data.data_shape is None else " x ".join(map(str, data.data_shape)),
+                Column("classes", "count"): data.num_classes,
+                Column("fingerprint"): (data.fingerprint or "")[:12] or None}  # fmt: skip
 
     return table_of("Data", found, cells)
 
 
 def _machine(found: Sequence[Group]) -> Table:
     def cells(run: RunFolder) -> dict[Column, Any]:
-        machine, versions = run.record.get("hardware") or {}, run.record.get("versions") or {}
-        commit = run.record.get("commit") or ""
-        return {Column("device"): machine.get("gpu") or machine.get("cpu"),
-                Column("cores", "count"): machine.get("cores"), Column("threads", "count"): machine.get("threads"),
-                Column("memory (GiB)", "number"): machine.get("gpu_gib") or machine.get("memory_gib"),
-                Column("precision"): run.record.get("precision"),
-                **{Column(name): versions.get(name) for name in ("torch", "lightning", "python")},
+        machine, commit = run.record.hardware, run.record.commit or ""
+        return {Column("device"): machine.gpu or machine.cpu, Column("cores", "count"): machine.cores,
+                Column("threads", "count"): machine.threads,
+                Column("memory (GiB)", "number"): machine.gpu_gib or machine.memory_gib,
+                Column("precision"): run.record.precision,
+                **{Column(name): run.record.versions.get(name) for name in ("torch", "lightning", "python")},
                 Column("commit"): commit[:10] + "+" * commit.endswith("+") or None}  # fmt: skip
 
     return table_of("Hardware and versions", found, cells, "A + marks uncommitted changes of the code.")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that went wrong in a run, what is known of it, and what usually helps."""
+
+    what: str
+    says: str
+    helps: str | None = None
+    verdict: str | None = None
+    """Of a diagnosis: "suspect" or "found"."""
+
+    @property
+    def suspected(self) -> bool:
+        return self.verdict == "suspect"
+
+    @property
+    def short(self) -> str:
+        """For a cell of a table."""
+        return f"{self.what}?" if self.suspected else self.what
 
 
 def problems(found: Sequence[Group]) -> Table:
     """What went wrong, a row a problem."""
     runs = [run for group in found for run in group.runs]
     rows = [
-        Row(run.label, (run,), ({"what": what, "says": says, "what usually helps": helps},))
+        Row(run.label, (run,), ({"what": f"{problem.what}: {problem.verdict}" if problem.verdict else problem.what,
+                                 "says": problem.says, "what usually helps": problem.helps},))
         for run in runs
-        for what, says, helps in _problems(run)
-    ]
+        for problem in problems_of(run)
+    ]  # fmt: skip
     looked = [run for run in runs if run.diagnosis]
     note = f"Of {len(runs)} runs {len(looked)} were diagnosed (`diagnose`, or `--diagnosis.every_kimg`)"
     note += "." if len(looked) == len(runs) else "; the others may hide what only a diagnosis finds."
     columns = [Column("what"), Column("says"), Column("what usually helps")]
-    return Table(PROBLEMS, columns, rows, note)
+    return Table("What went wrong", columns, rows, note)
 
 
-def _problems(run: RunFolder) -> Iterator[tuple[str, str, str | None]]:
+def problems_of(run: RunFolder) -> list[Problem]:
+    """What went wrong in one run."""
+    found = []
     if run.status == "running":
         path = run.folder / "metrics.jsonl"
         last = (path if path.exists() else run.folder / "run.json").stat().st_mtime
         since = datetime.datetime.fromtimestamp(last, datetime.UTC).strftime("%Y-%m-%d %H:%M")
-        yield "not finished", f"it runs, or was killed: its last word is of {since} UTC", None
+        found.append(Problem("not finished", f"it runs, or was killed; it last wrote at {since} UTC"))
     elif run.status == "stopped":
-        yield "stopped", "a signal ended it before its budget was used up", "fit --ckpt_path last goes on with it"
+        says = "a signal ended it before its budget was used up"
+        found.append(Problem("stopped", says, "fit --ckpt_path last goes on with it"))
     elif run.status != "done":
-        yield run.status, printable(run.record.get("error") or "without an error message"), None
+        found.append(Problem(run.status, printable(run.record.error or "without an error message")))
     if damaged := run.damaged_lines():
         lines = "1 line" if damaged == 1 else f"{damaged} lines"
-        yield "damaged", f"{lines} of metrics.jsonl cannot be read and left out of the curves", None
+        found.append(Problem("damaged", f"{lines} of metrics.jsonl cannot be read and left out of the curves"))
     if (no_number := run.no_number()) is not None:
-        yield "not finite", no_number, None
-    for name, figure in (run.record.get("figures") or {}).items():
-        if figure["value"] is None:
-            yield "not finite", f"the newest {printable(name)} is no number", None
-    for finding in (run.diagnosis or {}).get("findings") or []:
-        if isinstance(finding, dict) and finding.get("verdict") in ("suspect", "found"):
-            says = printable(finding.get("says", ""))
-            yield f"{printable(finding.get('name'))}: {finding['verdict']}", says, finding.get("helps") or None
+        found.append(Problem("not finite", no_number))
+    for name, figure in run.record.figures.items():
+        if figure.value is None:
+            found.append(Problem("not finite", f"the newest {printable(name)} is not a number"))
+    for finding in run.diagnosis.findings if run.diagnosis else ():
+        if finding.verdict in ("suspect", "found"):
+            says = printable(finding.says)
+            found.append(Problem(printable(finding.name), says, finding.helps or None, finding.verdict))
+    return found
 
 
 # Details.
 
 
-def _headline(table: Table) -> str:
-    """The name of a protocol's first figure, and which table has the rest."""
-    name, title = table.columns[1].name, table.title
-    if not is_likelihood(name):
-        return name if title == QUALITY else f"{name} ({title})"
-    place, _, kind = title.partition(" (")
-    number = place.removeprefix(LIKELIHOOD)
-    return f"{name}{number} ({next((b for b in BOUNDS if kind.startswith(b)), kind.removesuffix(')'))})"
+def _headline(table: Table) -> Column:
+    """A protocol's first figure as a column of the summary, with the table that has the rest."""
+    panel = table.panel
+    assert panel is not None
+    name = panel.names[0]
+    if panel.is_likelihood:
+        kind = next((bound for bound in BOUNDS if panel.likelihood.startswith(bound)), panel.likelihood)
+        title = f"{name}{table.place} ({kind})"
+    else:
+        title = f"{name} ({QUALITY}{table.place})" if table.place else name
+    return Column(title, "number", panel.better(name))
 
 
 def _pooled_by(run: RunFolder) -> tuple[object, ...]:
@@ -458,7 +473,8 @@ def _pooled_by(run: RunFolder) -> tuple[object, ...]:
     config = {key: value for key, value in run.config.items() if key not in ("seed_everything", "run", "ckpt_path")}
     if not config:
         return (str(run.folder),)
-    machine = [run.record.get(key) for key in ("hardware", "precision", "devices", "samples_seen", "status")]
+    record = run.record
+    machine = [record.hardware.to_json(), record.precision, record.devices, record.samples_seen, record.status]
     return (run.name, json.dumps([config, machine], sort_keys=True, default=str))
 
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from commands.records.protocols import is_likelihood
-from commands.records.run_folder import RunFolder, printable
-from commands.records.tables import Column, Group, Table, counted, differing_settings, training_peak_gib
+from commands.comparison.tables import Column, Group, Row, Table, counted, differing_settings
+from records.folder import RunFolder
+from records.record import printable
 
 PARTS = Path(__file__).parent / "compare_page"
 
@@ -101,13 +101,13 @@ def curves(found: Sequence[Group], made: Sequence[Table]) -> list[dict[str, Any]
     for table in made:
         if table.panel is None:
             continue
-        for name in dict.fromkeys(m.name for m in table.panel.measurements):
+        for name in table.panel.names:
             runs = [m.run for m in table.panel.measurements if m.name == name and m.by_fit]
             plotted |= {(id(run), name) for run in runs}
             series = [_series(run, group_of, points) for run in runs if (points := logged[id(run)].get(name))]
             if series:
                 title = f"{name} · {table.title}"
-                kind = "likelihood" if is_likelihood(name) else "quality"
+                kind = "likelihood" if table.panel.is_likelihood else "quality"
                 better = table.panel.better(name)
                 figures.append({"title": title, "kind": kind, "better": better, "series": series})
     rest: dict[str, list[dict[str, Any]]] = {}
@@ -164,15 +164,14 @@ def scatter(found: Sequence[Group], made: Sequence[Table]) -> list[dict[str, Any
 
 def _cost(run: RunFolder) -> dict[str, float]:
     record = run.record
-    networks = record.get("parameters") or {}
-    source = (record.get("memory") or {}).get("source") or "unknown source"
     cost = {
-        "parameters, all networks": sum(networks.values()),
-        f"peak memory in training, GiB ({printable(source)})": training_peak_gib(run),
-        "device hours, evaluations included": (record.get("seconds") or 0) * (record.get("devices") or 1) / 3600,
-        "training time, s/kimg": (record.get("throughput") or {}).get("s_per_kimg"),
-        "kimg": run.kimg,
-    }
+        "parameters, all networks": sum(record.parameters.values()),
+        f"peak memory in training, GiB ({printable(record.memory.source or 'unknown source')})":
+            record.memory.training_peak_gib,
+        "device hours, evaluations included": (record.seconds or 0) * record.devices / 3600,
+        "training time, s/kimg": record.throughput.s_per_kimg,
+        "kimg": record.kimg,
+    }  # fmt: skip
     return {name: _short(value) for name, value in cost.items() if _is_number(value) and value}
 
 
@@ -230,8 +229,7 @@ def _shown(path: Path) -> dict[str, str]:
 def _table(table: Table, marks: Mapping[int, str]) -> str:
     columns = [column for column in table.columns if any(table.cell(row, column) for row in table.rows)]
     best = {column.name: table.best(column) for column in columns}
-    first = "setting" if table.title.startswith("Settings") else "run"
-    heads = [_head(first, False), *(_head(column.name, column.kind != "text") for column in columns)]
+    heads = [_head(table.of, False), *(_head(column.name, column.kind != "text") for column in columns)]
     rows = []
     for row in table.rows:
         dot = marks[id(row.runs[0])] if row.runs else ""
@@ -261,7 +259,7 @@ def _head(name: str, is_number: bool) -> str:
     return f'<th scope="col" aria-sort="none"{kind}><button type="button">{html.escape(name)}</button></th>'
 
 
-def _sorted_by(table: Table, row: Any, column: Column) -> str:  # noqa: ANN401
+def _sorted_by(table: Table, row: Row, column: Column) -> str:
     if column.kind == "text":
         return ' class="text"'
     value = table.number(row, column)

@@ -5,10 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from commands.records.run_folder import RunFolder, printable
+from records.figures import LIKELIHOOD, Direction, FigureRecord, Protocol
+from records.folder import RunFolder
+from records.record import printable
 
 SHARED = (
-    "likelihood", "extractor", "weights_sha256", "resolution", "resize", "precision", "data", "data_shape", "reference",
+    LIKELIHOOD, "extractor", "weights_sha256", "resolution", "resize", "precision", "data", "data_shape", "reference",
     "reference_samples", "num_samples", "samples", "samples_data", "seed", "sampler",
 )  # fmt: skip
 """What all figures of one measurement have in common; other keys of a protocol belong to one figure: k, subsets."""
@@ -25,8 +27,6 @@ NEUTRAL = {
 measured as one that has it at this value; at another value figures are not comparable. A family's other settings
 (steps, standing statistics) are how that model draws, and stand in a column."""
 
-Protocol = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class Measurement:
@@ -36,7 +36,7 @@ class Measurement:
     name: str
     value: float | None
     spread: float | None
-    better: str | None
+    better: Direction | None
     best: float | None
     """The best value of the fit so far."""
     best_kimg: float | None
@@ -49,6 +49,7 @@ class Measurement:
     """The family's own settings, in words."""
     by_fit: bool
     """Measured while training; else by `evaluate`."""
+    is_likelihood: bool
 
 
 @dataclass(frozen=True)
@@ -60,22 +61,33 @@ class Panel:
     """By figure."""
     measurements: list[Measurement]
 
-    def better(self, name: str) -> str | None:
+    @property
+    def is_likelihood(self) -> bool:
+        """Whether these are likelihoods of data; else figures of samples."""
+        return LIKELIHOOD in self.protocol
+
+    @property
+    def likelihood(self) -> str:
+        """What kind of likelihoods these are: "exact", "lower bound", "estimate"; "" for other figures."""
+        return str(self.protocol.get(LIKELIHOOD, ""))
+
+    @property
+    def names(self) -> list[str]:
+        """Its figures, the one that stands for all first."""
+        return list(dict.fromkeys(m.name for m in self.measurements))
+
+    def better(self, name: str) -> Direction | None:
         """Which way a figure is better, if any of the runs says so."""
         return next((m.better for m in self.measurements if m.name == name and m.better), None)
 
 
-def is_likelihood(name: str) -> bool:
-    return name.startswith("bits_per_")
-
-
 def measurements(run: RunFolder) -> Iterator[Measurement]:
     """A run's figures: those of the fit, then those of `evaluate`, oldest first."""
-    for name, figure in (run.record.get("figures") or {}).items():
-        yield _measurement(run, name, figure, figure.get("samples_seen"), True)
+    for name, figure in run.record.figures.items():
+        yield _measurement(run, name, figure, figure.samples_seen, True)
     for evaluation in run.evaluations:
-        for name, figure in evaluation["figures"].items():
-            seen = figure["protocol"].get("samples_seen", run.record.get("samples_seen"))
+        for name, figure in evaluation.figures.items():
+            seen = figure.protocol.get("samples_seen", run.record.samples_seen)
             yield _measurement(run, name, figure, seen, False)
 
 
@@ -85,7 +97,7 @@ def panels(runs: Sequence[RunFolder], likelihood: bool) -> list[Panel]:
     variants: dict[tuple[str, str], list[Protocol]] = {}
     for run in runs:
         for found in measurements(run):
-            if is_likelihood(found.name) != likelihood:
+            if found.is_likelihood != likelihood:
                 continue
             shared = json.dumps(found.protocol, sort_keys=True)
             seen = variants.setdefault((shared, found.name), [])
@@ -122,14 +134,14 @@ def short(value: object) -> str:
     return f"{text[:12]}…" if is_hash or len(text) > 60 else text
 
 
-def _measurement(run: RunFolder, name: str, figure: Mapping[str, Any], seen: Any, by_fit: bool) -> Measurement:  # noqa: ANN401
-    protocol = dict(figure["protocol"])
+def _measurement(run: RunFolder, name: str, figure: FigureRecord, seen: int | None, by_fit: bool) -> Measurement:
+    protocol = dict(figure.protocol)
     if isinstance(protocol.get("samples"), int):  # how many of them a figure of neighbours looked at
         protocol["samples looked at"] = protocol.pop("samples")
     shared = {key: protocol[key] for key in SHARED if key in protocol and key != "sampler"}
     came_about = ""
-    if isinstance(shared.get("likelihood"), str):  # "exact", "lower bound, ...": the rest says how it comes about
-        shared["likelihood"], _, came_about = shared["likelihood"].partition(",")
+    if figure.is_likelihood:  # "exact", "lower bound, ...": the rest says how it comes about
+        shared[LIKELIHOOD], _, came_about = str(shared[LIKELIHOOD]).partition(",")
     settings = {**_dict(protocol.get("sampler")), **_dict(protocol.get("settings"))}
     shared["sampler"] = {
         key: value
@@ -142,15 +154,14 @@ def _measurement(run: RunFolder, name: str, figure: Mapping[str, Any], seen: Any
         if key not in ("weights", "precision") and key not in NEUTRAL and value is not None
         if settings.get("standing_statistics") or not key.startswith("standing_")  # how, where they are off
     }
-    best = _dict(figure.get("best"))
     return Measurement(
         run,
         printable(name),
-        figure["value"],
-        figure.get("spread"),
-        figure.get("better") or _better_by(figure["value"], best.get("value")),
-        best.get("value"),
-        None if best.get("samples_seen") is None else best["samples_seen"] / 1000,
+        figure.value,
+        figure.spread,
+        figure.better,
+        None if figure.best is None else figure.best.value,
+        None if figure.best is None else figure.best.samples_seen / 1000,
         seen,
         shared,
         {key: value for key, value in protocol.items() if key not in SHARED and key not in NOT_HOW},
@@ -159,14 +170,8 @@ def _measurement(run: RunFolder, name: str, figure: Mapping[str, Any], seen: Any
             + [f"{printable(k)} {short(v)}" for k, v in theirs.items()]
         ),
         by_fit,
+        figure.is_likelihood,
     )
-
-
-def _better_by(value: float | None, best: float | None) -> str | None:
-    """Which way is better, of a record that does not say so itself."""
-    if value is None or best is None or value == best:
-        return None
-    return "lower" if best < value else "higher"
 
 
 def _dict(value: object) -> dict[str, Any]:

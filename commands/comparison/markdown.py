@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from commands.records.tables import Table
+from commands.comparison.tables import Table
 
 
 def as_markdown(made: Sequence[Table]) -> str:

@@ -1,1 +1,0 @@
-"""What finished runs left behind: records, figures by protocol, tables and a page of them; without torch."""
