@@ -10,7 +10,18 @@ PAGE = (REPOSITORY / "docs" / "architecture.md").read_text()
 PROSE = re.sub(r"^```.*?^```$", "", PAGE, flags=re.MULTILINE | re.DOTALL)
 QUOTED = set(re.findall(r"`([^`\n]+)`", PROSE))
 DRAWING = re.findall(r"^```\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)[0]
-CODE = ("settings", "records", "models", "datamodules", "callbacks", "features", "media", "metrics", "commands", "tests")
+CODE = (
+    "settings",
+    "records",
+    "models",
+    "datamodules",
+    "callbacks",
+    "features",
+    "media",
+    "metrics",
+    "commands",
+    "tests",
+)
 
 
 def definitions() -> set[str]:
