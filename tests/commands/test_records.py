@@ -18,7 +18,7 @@ from tests.commands.golden import golden
 from tests.commands.test_compare import compared, table
 
 EARLIER = Path(__file__).parent / "run_of_version_0_1"
-"""What `fit`, `evaluate` and `diagnose` of an earlier commit, 979ebb7, left of a tiny DCGAN; without its checkpoints."""
+"""What `fit`, `evaluate` and `diagnose` of an earlier commit, 979ebb7, left of a tiny DCGAN, without checkpoints."""
 
 
 class FeatureSpread(Metric):
@@ -87,7 +87,7 @@ def test_runs_of_an_earlier_version_are_compared_with_those_of_today(capsys: pyt
     assert [name[1:] for name in names] == [("done", "DCGAN")] * 2
     earlier = json.loads((EARLIER / "run.json").read_text())
     quality = table(text, "Quality")
-    assert [row["fd_effnet"].strip("*") for row in quality][0] == f"{earlier['figures']['fd_effnet']['value']:.4g}"
+    assert quality[0]["fd_effnet"].strip("*") == f"{earlier['figures']['fd_effnet']['value']:.4g}"
     assert len(quality) == 2  # one protocol: the data, too, are the same
     assert table(text, "Peak memory")[0]["D step"] == f"{earlier['memory']['peak_gib']['D step']:.4g}"
     assert "mode collapse: found" in [row["what"] for row in table(text, "What went wrong")]
