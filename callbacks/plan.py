@@ -217,6 +217,7 @@ def plan_lines(
     data = data_of(trainer)
     shape = " x ".join(map(str, model.data_shape))
     lines = [f"{type(model).__name__} on {type(data).__name__}: {data.train_size:,} examples of {shape}"]
+    lines += [f"  {'data':<12} {data.note}"] if data.note else []
     lines += [f"  {name:<12} {text}" for name, text in describe_cost(model, cost).items()]
     budget = budget_of(trainer)
     if budget.kimg is not None:

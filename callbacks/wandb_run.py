@@ -65,6 +65,13 @@ class WandbRun(Logger):
         self._worker: threading.Thread | None = None
 
         def start(mode: Literal["online", "offline"]) -> Any:  # noqa: ANN401 - wandb's own type
+            settings = wandb.Settings(
+                console="off",  # its progress bar would fill output.log
+                git_commit=commit,  # of this code; W&B would look where the command was given
+            )
+            if mode == "online":  # offline there is nobody to lose patience with, only W&B's own service, maybe slow
+                settings.init_timeout = settings.finish_timeout = patience_s
+                settings.finish_timeout_raises = True
             return wandb.init(
                 id=run_id,
                 name=name,
@@ -73,13 +80,7 @@ class WandbRun(Logger):
                 mode=mode,
                 resume="allow" if mode == "online" else None,
                 config=config,
-                settings=wandb.Settings(
-                    console="off",  # its progress bar would fill output.log
-                    init_timeout=patience_s,
-                    finish_timeout=patience_s,
-                    finish_timeout_raises=True,
-                    git_commit=commit,  # of this code; W&B would look where the command was given
-                ),
+                settings=settings,
             )
 
         try:

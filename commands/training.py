@@ -172,14 +172,20 @@ def require_same(
     """
     own = own_fields(checkpoint)
     found = differences(completed(own["model"]), describe(model), "model")
+    flags = []
     if data is not None and "atelier_data" in checkpoint:  # written by a fit; a checkpoint made otherwise has none
-        found += differences(checkpoint["atelier_data"], data.settings(), "data")
+        theirs, mine = checkpoint["atelier_data"], data.settings()
+        found += differences(theirs, mine, "data")
+        if theirs["class_path"] == mine["class_path"]:
+            changes = {name: old for name, old in theirs["init_args"].items() if old != mine["init_args"].get(name)}
+            flags = [f"--data.{name} {json.dumps(old)}" for name, old in changes.items()]
     if seed is not None and own["training_seed"] is not None and own["training_seed"] != seed:
         found.append(f"seed_everything: {own['training_seed']} -> {seed}")
     changed = [line for line in found if any(re.match(rf"{re.escape(key)}[.:\[]", line) for key in overrides)]
     refused = [line for line in found if line not in changed]
     if refused:
         remedy = "; change one of the model's with --resume_override key=value" if data is not None else ""
+        remedy += f"; keep its data with {' '.join(flags)}" if flags else ""
         raise InputError(f"the checkpoint was trained with other settings (its -> yours): {'; '.join(refused)}{remedy}")
     return changed
 

@@ -116,6 +116,11 @@ class DataModule(LightningDataModule, ABC):
         self.seed = seed
         self.num_workers = num_workers
 
+    @property
+    def note(self) -> str | None:
+        """After `setup`, what a user should know of the data before training, in one line for the plan, or None."""
+        return None
+
     def splits(self) -> tuple[Split, ...]:
         """The splits there are, "train" first: both, unless a subclass says otherwise."""
         return ("train", "test")

@@ -59,13 +59,15 @@ class FashionMNIST(PictureDataModule):
     """Fashion-MNIST: 60,000 pictures to train on, 10,000 to test on, grey, ten classes.
 
     The files are looked for in `data_dir`, in `data_dir`/FashionMNIST/raw (torchvision's layout), and where Debian's
-    package dataset-fashion-mnist puts them; otherwise they are downloaded into `data_dir`.
+    package dataset-fashion-mnist puts them.
 
     Args:
         data_dir: The folder with the four idx files, or to download into.
         resolution: Height and width. 28 is native; 32 pads with black, which keeps every pixel; any other size is
             resampled.
-        excerpt: Use only the 10,000 training pictures that come with this project: no network, no test split.
+        excerpt: True for the 10,000 training pictures that come with this project, which have no test split; False for
+            all 60,000, downloaded into `data_dir` where they are missing. None, the default, never downloads: it takes
+            all 60,000 where they are found, else the excerpt, and the attribute says which.
         flip: Mirror half of the training pictures. Off, because every shoe in this set points to the left.
         batch_size: Of one D step, over all ranks.
         seed: Of the order and of the flips.
@@ -81,7 +83,7 @@ class FashionMNIST(PictureDataModule):
         self,
         data_dir: str = "data",
         resolution: int = 32,
-        excerpt: bool = False,
+        excerpt: bool | None = None,
         flip: bool = False,
         batch_size: int = 64,
         seed: int = 0,
@@ -90,7 +92,20 @@ class FashionMNIST(PictureDataModule):
     ) -> None:
         super().__init__(resolution, 1, len(CLASS_NAMES), CLASS_NAMES, flip, batch_size, seed, num_workers, train_limit)
         self.data_dir = data_dir
-        self.excerpt = excerpt
+        self.excerpt = bool(excerpt)
+        if excerpt is None:  # settled here, for checkpoints and config.yaml to keep
+            self.excerpt = self._find_files() is None
+
+    @property
+    def note(self) -> str:
+        """Which of the two it is, and where from."""
+        if not self.excerpt:
+            return f"all pictures, from {self._files()['train'][0].parent}"
+        held_out = "" if "test" in self.splits() else ", none held out"
+        return (
+            f"the bundled 10,000 pictures{held_out}; for all 60,000: --data.excerpt false, which downloads what is not "
+            "found"
+        )
 
     def stored_splits(self) -> tuple[Split, ...]:
         """Only "train" for the excerpt."""

@@ -1,6 +1,7 @@
 """Every shipped config, built by the real parser without running."""
 
 import re
+import socket
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +15,14 @@ from PIL import Image
 
 from commands.options.command_line import DEFAULTS, KEYED_CALLBACKS, TrainingCLI, as_input_errors, quietly
 from commands.options.errors import InputError
+from datamodules import fashion_mnist
 from datamodules.base import DataModule
 from models.training.base import GenerativeModel
 from tests.models.toy_coder import ToyCoder, save_model
 
 CONFIGS = DEFAULTS.parent
 RUN_CONFIGS = sorted(path for path in CONFIGS.glob("*.yaml") if path != DEFAULTS)
+FASHION_MNIST = [path for path in RUN_CONFIGS if "datamodules.fashion_mnist" in path.read_text()]
 TRAINER_FRAGMENTS = sorted((CONFIGS / "trainer").glob("*.yaml"))
 HERE = ("--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.strategy=auto", "--trainer.precision=32-true")
 
@@ -113,6 +116,24 @@ def test_published_and_measured_figures_stand_apart(path: Path) -> None:
     """A line of the opening comment speaks of one of them."""
     for line in opening_comment(path):
         assert not ("Published" in line and "Measured" in line), line
+
+
+# Data.
+
+
+def refused(*_args: object, **_settings: object) -> None:
+    raise OSError("no network")
+
+
+@pytest.mark.parametrize("path", FASHION_MNIST, ids=names(FASHION_MNIST))
+def test_a_fashion_mnist_config_needs_no_download(path: Path, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fashion_mnist, "DEBIAN", Path("nowhere"))
+    monkeypatch.setattr(socket, "socket", refused)
+    data = build(path).datamodule
+    data.prepare_data()
+    data.setup("validate")
+    assert data.size("train") == (data.train_limit or 10_000)
+    assert "the bundled 10,000" in data.note
 
 
 # Trainer fragments.

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torchvision
 from PIL import Image
 
+from datamodules import fashion_mnist
 from datamodules.fashion_mnist import EXCERPT, find_idx, read_idx
 from main import main
 
@@ -38,21 +40,24 @@ def shortened(arguments: list[str]) -> list[str]:
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the configs, a few of Fashion-MNIST's files as downloaded, and a folder of faces."""
+    """A folder with the configs and one of faces; a download of Fashion-MNIST brings a few of its pictures."""
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for split in ("train", "t10k"):
-        for kind, dimensions in (("images-idx3", 3), ("labels-idx1", 1)):
-            source = find_idx(EXCERPT, f"train-{kind}-ubyte")
-            assert source is not None
-            values = read_idx(source)[:200].numpy()
-            header = bytes([0, 0, 8, dimensions]) + np.array(values.shape, dtype=">i4").tobytes()
-            path = tmp_path / "data" / f"{split}-{kind}-ubyte.gz"
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(gzip.compress(header + values.tobytes()))
+    monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "debian")
+
+    def download(root: str, download: bool) -> None:
+        for split in ("train", "t10k"):
+            for kind, dimensions in (("images-idx3", 3), ("labels-idx1", 1)):
+                source = find_idx(EXCERPT, f"train-{kind}-ubyte")
+                assert source is not None
+                values = read_idx(source)[:200].numpy()
+                header = bytes([0, 0, 8, dimensions]) + np.array(values.shape, dtype=">i4").tobytes()
+                (Path(root) / f"{split}-{kind}-ubyte.gz").write_bytes(gzip.compress(header + values.tobytes()))
+
+    monkeypatch.setattr(torchvision.datasets, "FashionMNIST", download)
     faces = tmp_path / "data" / "celeba"
-    faces.mkdir()
+    faces.mkdir(parents=True)
     pixels = np.random.default_rng(0).integers(0, 256, (20, 218, 178, 3), dtype=np.uint8)
     for i, picture in enumerate(pixels):
         Image.fromarray(picture).save(faces / f"{i}.png")

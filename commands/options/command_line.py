@@ -145,6 +145,9 @@ class TrainingCLI(LightningCLI):
         parser = self._parser(self.subcommand)
         text = parser.dump(self.arguments, skip_none=False, skip_link_targets=True, format="yaml")
         config: dict[str, Any] = yaml.safe_load(text)
+        settled, given = self.datamodule.settings()["init_args"], config["data"].get("init_args", {})
+        # A setting left open is kept as the data module settled it: another machine may find other files.
+        given.update({name: settled.get(name) for name, value in given.items() if value is None})
         config.pop("ckpt_path", None)
         config.pop("resume_override", None)  # its value is the setting's own by now
         return config

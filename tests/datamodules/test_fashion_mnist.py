@@ -9,9 +9,12 @@ from urllib.error import URLError
 import pytest
 import torch
 import torchvision
+import yaml
 
 from datamodules import fashion_mnist
 from datamodules.fashion_mnist import FashionMNIST, read_idx
+from main import main
+from tests.commands.conftest import CONFIG, only_run, record
 
 
 def idx(shape: tuple[int, ...], values: bytes) -> bytes:
@@ -87,13 +90,13 @@ def test_a_corrupt_gzip_file_is_named(tmp_path: Path) -> None:
 def test_where_the_files_are_looked_for(tmp_path: Path, offline: Path) -> None:
     home = tmp_path / "data"
     with pytest.raises(FileNotFoundError) as missing:
-        level(FashionMNIST(str(home)))
+        level(FashionMNIST(str(home), excerpt=False))
     line = str(missing.value)
     assert "\n" not in line
     for part in (str(home), "download failed", "dataset-fashion-mnist", "excerpt: true"):
         assert part in line
     with pytest.raises(FileNotFoundError, match="excerpt: true"):
-        FashionMNIST(str(home)).setup("fit")
+        FashionMNIST(str(home), excerpt=False).setup("fit")
 
     write(offline, 10)
     assert level(FashionMNIST(str(home))) == 10
@@ -111,7 +114,7 @@ def test_a_download_lands_in_data_dir(tmp_path: Path, offline: Path, monkeypatch
         write(Path(root) / "FashionMNIST" / "raw", 40, zipped=False)
 
     monkeypatch.setattr(torchvision.datasets, "FashionMNIST", download)
-    assert level(FashionMNIST(str(tmp_path / "new"))) == 40
+    assert level(FashionMNIST(str(tmp_path / "new"), excerpt=False)) == 40
 
 
 def test_pictures_and_labels_that_do_not_fit_are_named(tmp_path: Path, offline: Path) -> None:
@@ -180,6 +183,53 @@ def test_padding_keeps_every_pixel_and_other_sizes_are_resampled() -> None:
     assert (padded == -1).all()
     assert large.shape == (8, 1, 64, 64)
     assert (large.mean((1, 2, 3)) - native.mean((1, 2, 3))).abs().max() < 0.02
+
+
+def test_left_open_it_is_the_files_that_are_found_else_the_excerpt(tmp_path: Path, offline: Path) -> None:
+    none_found = FashionMNIST(str(tmp_path))
+    write(tmp_path, 10)
+    found = FashionMNIST(str(tmp_path))
+    for data, excerpt, size in ((none_found, True, 10_000), (found, False, 3)):
+        data.prepare_data()
+        data.setup("fit")
+        assert (data.excerpt, data.train_size) == (excerpt, size)
+        assert data.settings()["init_args"]["excerpt"] is excerpt
+        assert "\n" not in data.note
+    assert "10,000 pictures, none held out; for all 60,000: --data.excerpt false" in none_found.note
+    assert str(tmp_path) in found.note
+    assert found.fingerprint != none_found.fingerprint
+    assert "none held out" not in FashionMNIST(excerpt=True, train_limit=9000).note
+
+
+def test_a_run_goes_on_with_the_data_that_it_began_with(
+    tmp_path: Path, offline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "small.yaml"
+    config.write_text(CONFIG.format(root=tmp_path / "runs", cache=tmp_path / "cache"))
+    settings = {"data_dir": str(tmp_path), "resolution": 16, "batch_size": 8}
+    data = {"class_path": "datamodules.fashion_mnist.FashionMNIST", "init_args": settings}
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump(data))
+    fit = ["fit", "--config", str(config), f"--data={tmp_path / 'data.yaml'}", "--quality.reference_samples=16"]
+
+    assert main([*fit, "--budget.kimg=0.008"]) == 0
+    err = capsys.readouterr().err
+    assert err.count("the bundled 10,000 pictures") == 1
+    assert err.index("the bundled 10,000 pictures") < err.index("kimg [")  # in the plan, before the first batch
+    folder = only_run(config)
+    kept = yaml.safe_load((folder / "config.yaml").read_text())["data"]["init_args"]
+    assert (kept["excerpt"], kept["train_limit"]) == (True, None)
+    began_with = record(folder)["data"]["fingerprint"]
+
+    write(tmp_path, 10, count=50)
+    resumed = ["--ckpt_path=last", "--budget.kimg=0.016"]
+    assert main([*fit, *resumed]) == 2
+    line = capsys.readouterr().err.strip()
+    assert "data.excerpt: True -> False" in line
+    assert line.endswith("keep its data with --data.excerpt true")
+    assert "\n" not in line
+    assert main(["fit", "--config", str(folder / "config.yaml"), "--run.name=small", *resumed]) == 0
+    assert main([*fit, *resumed, "--data.excerpt=true", "--budget.kimg=0.024"]) == 0
+    assert (record(folder)["samples_seen"], record(folder)["data"]["fingerprint"]) == (24, began_with)
 
 
 @pytest.mark.skipif(not fashion_mnist.DEBIAN.is_dir(), reason="optional data: Debian's dataset-fashion-mnist")
