@@ -26,7 +26,7 @@ def modules_with(name: str) -> list[str]:
 def like(name: str) -> str:
     """What to add to the message that there is no class of this name: those with a name much like it, if any."""
     known = {each.lower(): each for each in _by_name(_folders())}
-    found = difflib.get_close_matches(name.lower(), known, n=3)
+    found = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.7)
     return f"; did you mean {' or '.join(known[each] for each in found)}?" if found else ""
 
 
@@ -89,7 +89,7 @@ def _by_name(folders: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
                         ast.unparse(base).partition("[")[0].rpartition(".")[2] for base in node.bases
                     )
 
-    def is_named(name: str) -> bool:
-        return name in ROOTS or any(is_named(base) for base in bases.get(name, ()) if base != name)
-
-    return {name: modules for name, modules in found.items() if is_named(name)}
+    derived = set(ROOTS)
+    while further := {name for name, over in bases.items() if over & derived} - derived:
+        derived |= further
+    return {name: modules for name, modules in found.items() if name in derived}

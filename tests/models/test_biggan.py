@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import load
 from commands.options.configs import read_config
+from models import load
 from models.biggan import BigGAN, BigGANSettings, Discriminator, Generator
 from models.parts.attention import SelfAttention
 from models.parts.layers import BatchNorm2d
