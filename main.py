@@ -30,7 +30,7 @@ COMMANDS = {
 MODULES = {"import": "importing"}
 """Of verbs whose name no module can have."""
 
-USAGE = "usage: python main.py VERB [--help] [--debug] [arguments]"
+USAGE = "usage: python main.py VERB [--help] [--debug] [--import FILE] [arguments]"
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -46,8 +46,12 @@ def main(args: Sequence[str] | None = None) -> int:
         return _complain(f"no verb {verb!r}; there are {', '.join({**TRAINING, **COMMANDS})}")
     # Imported here: some verbs need neither torch nor Lightning, whose import takes ten seconds on a small machine.
     from commands.options.errors import BAD_INPUT, InputError, one_line
+    from commands.options.own_files import import_own, split_imports
 
     try:
+        rest, files = split_imports(rest)
+        for file in files:
+            import_own(file)
         if verb in TRAINING:
             return int(importlib.import_module("commands.training").run(verb, rest))
         return int(importlib.import_module(f"commands.{MODULES.get(verb, verb)}").run(rest))
@@ -72,7 +76,8 @@ def help_text() -> str:
     rows = [f"  {verb:<{width}}  {line}" for verb, line in {**TRAINING, **COMMANDS}.items()]
     return "\n".join(
         [USAGE, "", "Train, measure and compare generative models.", "", *rows, "",
-         "--debug shows the traceback behind an error; VERB --help shows a verb's arguments."]
+         "--debug shows the traceback behind an error; VERB --help shows a verb's arguments.",
+         "--import FILE runs a Python file of yours first, whose classes a checkpoint or a config names."]
     )  # fmt: skip
 
 

@@ -17,7 +17,8 @@ from callbacks.predictions import Predictions, SampleIndices
 from callbacks.run import run_of
 from commands.options.checkpoints import run_folder_of
 from commands.options.command_line import TrainingCLI, as_input_errors, quietly
-from commands.options.errors import BAD_INPUT, InputError, one_line, read_yaml
+from commands.options.configs import read_config
+from commands.options.errors import BAD_INPUT, InputError, one_line
 from commands.options.init_from import take_weights
 from datamodules.base import DataModule
 from models.training.base import GenerativeModel, OutOfMemoryInPhaseError
@@ -35,9 +36,9 @@ def run(verb: str, arguments: Sequence[str]) -> int:
     Raises:
         InputError: for everything the user can mend, in one line.
     """
-    require_readable(arguments)
     words, overrides = split_overrides(arguments) if verb == "fit" else (list(arguments), [])
     with as_input_errors(), quietly():
+        require_readable(arguments)
         cli = TrainingCLI([verb, *words, *(f"--{override}" for override in overrides)])
     keys = [override.partition("=")[0] for override in overrides]
     return fit(cli, keys) if verb == "fit" else evaluate(cli, verb)
@@ -132,15 +133,15 @@ def evaluate(cli: TrainingCLI, verb: str) -> int:
 
 
 def require_readable(arguments: Sequence[str]) -> None:
-    """Looks at the syntax of every config file named: the parser's own message would not name the file.
+    """Looks at the syntax of every config file named, and of those it includes: the parser's own message names no file.
 
     Raises:
-        InputError: naming file, line and column.
+        FileNotFoundError, InputError: as `read_config`, naming the file, line and column.
     """
     for word, following in itertools.pairwise([*arguments, ""]):
         path = Path(following if word in ("--config", "-c") else word.removeprefix("--config="))
         if path.suffix in (".yaml", ".yml") and path.is_file():
-            read_yaml(path)
+            read_config(path)
 
 
 def require_resumable(checkpoint: dict[str, Any], path: str | Path) -> None:

@@ -5,11 +5,11 @@ it loads with `weights_only=True`. The convention is scikit-learn's: every const
 of the same name.
 """
 
-import importlib
 import inspect
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
+
+from settings.names import named
 
 Plain: TypeAlias = bool | int | float | str | list["Plain"] | dict[str, "Plain"] | None
 
@@ -50,9 +50,9 @@ def _plain(value: object, where: str) -> Plain:
 def build(description: object) -> Any:  # noqa: ANN401 - the type is named by the description itself
     """The inverse of `describe`. Lists and plain values pass through.
 
-    Only subclasses of `Configurable` are ever called, whatever a checkpoint says, and only modules of `models` are
-    imported (one from elsewhere must be imported by its user first): a description from a stranger can choose among our
-    classes, not run a function, nor a module's top level.
+    Only subclasses of `Configurable` are ever called, whatever a checkpoint says, and only modules of the project are
+    imported (see `settings.names.named`): a description from a stranger can choose among our classes, not run a
+    function, nor a module's top level.
 
     Raises:
         ValueError: if a class path does not lead to a Configurable, or the arguments do not fit its constructor.
@@ -95,14 +95,7 @@ def completed(description: Plain) -> Plain:
 def _owner(description: Mapping[str, object]) -> type[Configurable]:
     """The class that a description names; see `build`."""
     path = str(description["class_path"])
-    module, _, name = path.rpartition(".")
-    try:
-        ours = module.split(".")[0] == "models"
-        owner = getattr(importlib.import_module(module) if ours else sys.modules[module], name)
-    except KeyError as error:
-        raise ValueError(f"class_path {path!r} is not one of Atelier's, and its module is not imported") from error
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"class_path {path!r} cannot be imported: {error}") from error
+    owner = named(path)
     if not (isinstance(owner, type) and issubclass(owner, Configurable)):
         raise ValueError(f"class_path {path!r} is not a part of a model, and is not called")
     return owner

@@ -45,9 +45,13 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folders = {name: tmp_path.joinpath(*name.split(".")) for name in packages}
     added = {f"{name}.{path.stem}" for name, folder in folders.items() for path in folder.glob("*.py")}
     for name, package in packages.items():
-        monkeypatch.setattr(package, "__path__", [*package.__path__, str(folders[name])])
+        package.__path__.append(str(folders[name]))
+    monkeypatch.setattr(sys, "path", [*sys.path])
     importlib.invalidate_caches()
     yield tmp_path
+    for name, package in packages.items():
+        package.__path__.remove(str(folders[name]))
+    sys.modules.pop("my_models", None)
     for name in added:
         package, _, module = name.rpartition(".")
         sys.modules.pop(name, None)
@@ -57,13 +61,15 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_a_model_or_data_set_is_two_files_and_a_loss_a_penalty_or_a_layer_one() -> None:
     parts = [f"models/parts/{name}.py" for name in ("exponential", "between", "bumps")]
     data, model = ["datamodules/rings.py", "configs/data/rings.yaml"], ["models/toy.py", "configs/toy_rings.yaml"]
-    assert list(FILES) == [*data, *model, *parts]
+    assert list(FILES) == [*data, *model, *parts, "my_models.py", "my_run.yaml"]
     assert max(len(text.splitlines()) for text in FILES.values()) <= 70
 
 
 def test_the_commands_of_the_page_work(project: Path) -> None:
     commands = [shlex.split(line) for line in SHELL.splitlines()]
-    assert [command[:3] for command in commands] == [["python", "main.py", verb] for verb in ("fit", "fit", "sample")]
+    assert [command[:3] for command in commands] == [
+        ["python", "main.py", verb] for verb in ("fit", "fit", "sample", "fit", "sample")
+    ]
     for _, _, verb, *arguments in commands:
         expanded = [name for word in arguments for name in (map(str, Path().glob(word)) if "*" in word else [word])]
         assert main([verb, *expanded, *SMALL[verb]]) == 0
@@ -84,3 +90,6 @@ def test_the_commands_of_the_page_work(project: Path) -> None:
         assert models.load(run / "checkpoints" / "last.ckpt").sample(range(3)).shape == (3, 1, 16, 16)
         assert Image.open(max((run / "samples").glob("*.png"))).size >= (8 * 16, 8 * 16)
     assert Image.open(project / "rings.png").size >= (2 * 16, 2 * 16)
+    (run,) = (project / "runs" / "my_run").iterdir()
+    assert json.loads((run / "run.json").read_text())["model"]["class_path"] == "my_models.MyGAN"
+    assert (project / "mine.png").exists()

@@ -32,6 +32,7 @@ from callbacks.stops import Stops
 from callbacks.text_samples import TextSamples
 from callbacks.throughput import Throughput
 from commands.options.checkpoints import checkpoint_at, newest_of_runs, why_unreadable
+from commands.options.configs import MODE, import_classes
 from commands.options.errors import BAD_INPUT, InputError, one_line, parser_error
 from datamodules.base import DataModule
 from models.training.base import GenerativeModel
@@ -68,13 +69,19 @@ class TrainingCLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            parser_kwargs={"exit_on_error": False, **{verb: dict(own) for verb in LightningCLI.subcommands()}},
+            parser_kwargs={
+                "exit_on_error": False,
+                "parser_mode": MODE,
+                **{verb: dict(own) for verb in LightningCLI.subcommands()},
+            },
             args=list(arguments),
             run=True,
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401 - Lightning's signature
         """Without Lightning's warning about `sys.argv`, which is where our arguments usually come from."""
+        for word in args:  # --model.help NAME, which jsonargparse reads by other ways than configs and settings
+            import_classes(word.rpartition("=")[2], Path.cwd())
         self.config = parser.parse_args(args)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

@@ -1,8 +1,11 @@
 """What the user can mend is said in one line, with exit code 2; everything else is a crash with its traceback."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from settings.names import like, modules_with
 
 BAD_INPUT = (ValueError, OSError, TypeError, ModuleNotFoundError)
 """What our own checks, and Lightning's for hardware that is not there, raise for bad input."""
@@ -41,15 +44,21 @@ def parser_error(message: str) -> str:
             continue
         if text.startswith("Expected a <class 'NoneType'>"):
             continue
-        if depth > best[0]:
+        name = re.match(r"Expected a dot import path string: (.*)", text)
+        if depth > best[0] or (name and like(name[1])):
             best = (depth, [key for _, key in path], text)
     _, keys, reason = best
+    if name := re.match(r"Expected a dot import path string: (.*)", reason):
+        full = [f"{module}.{name[1]}" for module in modules_with(name[1])]
+        reason = f"the class {full[0]} does not fit here" if full else f"there is no class {name[1]!r}{like(name[1])}"
+    if re.match("No module named", reason):
+        reason += "; a file of yours lies in the working directory or beside the config"
     joined = ".".join(keys)
     return f"{joined}: {reason}" if joined and not reason.startswith(joined) else reason
 
 
-def read_yaml(path: Path) -> Any:  # noqa: ANN401 - whatever YAML holds
-    """What a file holds; OSError where it cannot be read.
+def read_yaml(path: Path, load: Callable[[str], Any] | None = None) -> Any:  # noqa: ANN401 - whatever YAML holds
+    """What a file holds, by `load` or PyYAML's safe loader; OSError where it cannot be read.
 
     Raises:
         InputError: it is not YAML, with file, line and column.
@@ -57,6 +66,6 @@ def read_yaml(path: Path) -> Any:  # noqa: ANN401 - whatever YAML holds
     import yaml  # not at the top: every verb imports this module, and few of them read YAML
 
     try:
-        return yaml.safe_load(path.read_text())
+        return (load or yaml.safe_load)(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not YAML: {one_line(error)}") from error

@@ -1,6 +1,5 @@
 """What a verb may be pointed at for pictures: a folder, a zip, an npz, or a data set's config."""
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,12 @@ from torch import Tensor
 
 from callbacks.measuring import real_pictures
 from commands.options.checkpoints import run_folder_of
-from commands.options.errors import one_line, read_yaml
+from commands.options.configs import read_config
+from commands.options.errors import one_line
 from datamodules.archives import open_archive
 from datamodules.base import DataModule
 from metrics.reference import PictureSet
+from settings.names import named
 
 
 def data_from(config: Path) -> DataModule:
@@ -22,35 +23,26 @@ def data_from(config: Path) -> DataModule:
         FileNotFoundError: there is no such file, or no such data.
         ValueError: it names no data module of this project, or one that cannot be built so; the line names the file.
     """
-    described, where = _section(config), config
-    if isinstance(described, str):  # a fragment's path, relative to the file that names it
-        where = config.parent / described
-        described = _section(where)
+    content = read_config(config)
+    described = content.get("data", content) if isinstance(content, dict) else content
+    if isinstance(described, str):
+        described = {"class_path": described}
     if not isinstance(described, dict) or not isinstance(described.get("class_path"), str):
-        raise ValueError(f"{where}: names no data set; it needs data: {{class_path: ..., init_args: {{...}}}}")
-    module, _, name = described["class_path"].rpartition(".")
+        raise ValueError(f"{config}: names no data set; it needs data: {{class_path: ..., init_args: {{...}}}}")
     try:
-        owner = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{where}: class_path {described['class_path']!r} cannot be imported: {error}") from error
+        owner = named(described["class_path"])
+    except ValueError as error:
+        raise ValueError(f"{config}: {error}") from error
     if not (isinstance(owner, type) and issubclass(owner, DataModule)):
-        raise ValueError(f"{where}: class_path {described['class_path']!r} is no data module")
+        raise ValueError(f"{config}: class_path {described['class_path']!r} is no data module")
     arguments: dict[str, Any] = described.get("init_args") or {}
     try:
         data: DataModule = owner(**arguments)
     except TypeError as error:
-        raise ValueError(f"{where}: {one_line(error)}") from error
+        raise ValueError(f"{config}: {one_line(error)}") from error
     data.prepare_data()
     data.setup("validate")
     return data
-
-
-def _section(config: Path) -> Any:  # noqa: ANN401 - whatever YAML holds
-    """The part of a config that describes the data: its `data` key, or the whole of a fragment."""
-    if not config.is_file():
-        raise FileNotFoundError(f"no config at {config}")
-    content = read_yaml(config)
-    return content.get("data", content) if isinstance(content, dict) else content
 
 
 def config_of_run(checkpoint: Path) -> Path | None:

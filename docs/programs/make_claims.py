@@ -3,16 +3,17 @@
 python docs/programs/make_claims.py
 """
 
+import json
 import sys
 from pathlib import Path
 
 import torch
-import yaml
+from jsonargparse import ArgumentParser
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from commands.options.configs import MODE, read_config
 from models.training.base import GenerativeModel
-from settings.configurable import build
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CLAIMED = {
@@ -29,23 +30,18 @@ ALL_RESOLUTIONS = {"batch_factors": [16, 16, 16, 8, 4, 2, 1, 1, 1]}
 
 def counted(config: str, data_shape: tuple[int, ...], num_classes: int) -> tuple[dict[str, int], float]:
     """Parameters by network, and GiB of weights, gradients, Adam's two moments and averages, all in float32."""
-    described = yaml.safe_load((CONFIGS / config).read_text())["model"]
-    arguments = {**described.get("init_args", {}), "data_shape": list(data_shape), "num_classes": num_classes}
+    described = read_config(CONFIGS / config)["model"]
+    arguments = {**described["init_args"], "data_shape": list(data_shape), "num_classes": num_classes}
     if "batch_factors" in arguments:
         arguments |= ALL_RESOLUTIONS
+    parser = ArgumentParser(parser_mode=MODE, exit_on_error=False)
+    parser.add_subclass_arguments(GenerativeModel, "model")
+    parsed = parser.parse_string(json.dumps({"model": {**described, "init_args": arguments}}))
     with torch.device("meta"):  # shapes alone: nothing is initialized
-        model: GenerativeModel = build({"class_path": described["class_path"], "init_args": _parts(arguments)})
+        model: GenerativeModel = parser.instantiate(parsed).model
     networks = {name: sum(p.numel() for p in net.parameters()) for name, net in model.networks().items()}
     averages = sum(p.numel() for net in model.averages().values() for p in net.parameters())
     return networks, (4 * sum(networks.values()) + averages) * 4 / 2**30
-
-
-def _parts(arguments: dict[str, object]) -> dict[str, object]:
-    """A config's shorthand as `build` reads it: a GAN's `adversarial` has no class_path of its own."""
-    adversarial = arguments.get("adversarial")
-    if isinstance(adversarial, dict) and "class_path" not in adversarial:
-        arguments["adversarial"] = {"class_path": "models.training.gan.AdversarialTraining", "init_args": adversarial}
-    return arguments
 
 
 if __name__ == "__main__":

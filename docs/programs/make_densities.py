@@ -8,17 +8,15 @@ learned density over the grid, the mean log-likelihood of the test points under 
 and the divergence KL(truth || model), which is their difference over the whole grid.
 """  # noqa: E501
 
-import importlib
 import sys
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
-import yaml
 
 import main
 from commands.options.checkpoints import checkpoint_at
+from commands.options.sources import data_from
 from models import load
 from models.training.capabilities import HasLikelihood
 
@@ -38,13 +36,6 @@ def trained(config: Path) -> HasLikelihood:
     return model
 
 
-def data_of(config: Path) -> Any:  # noqa: ANN401 - any data module with `log_density`
-    """The config's data module."""
-    described = yaml.safe_load(config.read_text())["data"]
-    module, _, name = described["class_path"].rpartition(".")
-    return getattr(importlib.import_module(module), name)(**described.get("init_args", {}))
-
-
 def log_densities(model: HasLikelihood, points: torch.Tensor) -> torch.Tensor:
     """What the model holds them for, float64 (N,)."""
     return torch.cat([model.log_prob(some).cpu() for some in points.float().split(CHUNK)])
@@ -56,7 +47,7 @@ def draw(out: Path, configs: list[Path]) -> None:
     grid, area = torch.cartesian_prod(ticks, ticks), (2 * SIDE / CELLS) ** 2
     figure, axes = plt.subplots(len(configs), 3, figsize=(9, 3.1 * len(configs)), layout="constrained", squeeze=False)
     for config, row in zip(configs, axes, strict=True):
-        data, model = data_of(config), trained(config)
+        data, model = data_from(config), trained(config)
         true, learned = data.log_density(grid), log_densities(model, grid)
         test, _ = data.examples("test", range(min(2000, data.size("test"))))
         gap = (true.exp() * (true - learned)).sum().item() * area

@@ -7,6 +7,7 @@ import torch
 from jsonargparse import ArgumentParser
 from PIL import Image
 
+from commands.options.configs import MODE
 from datamodules.base import DataModule
 
 FRAGMENTS = Path(__file__).parents[2] / "configs" / "data"
@@ -14,7 +15,7 @@ FRAGMENTS = Path(__file__).parents[2] / "configs" / "data"
 
 @pytest.mark.parametrize("fragment", sorted(path.name for path in FRAGMENTS.glob("*.yaml")))
 def test_a_fragment_builds_its_data_module(fragment: str, tmp_path: Path) -> None:
-    parser = ArgumentParser(exit_on_error=False)
+    parser = ArgumentParser(exit_on_error=False, parser_mode=MODE)
     parser.add_subclass_arguments(DataModule, "data")
     arguments = [f"--data={FRAGMENTS / fragment}", "--data.batch_size=32"]
     if fragment == "image_folder.yaml":

@@ -9,9 +9,9 @@ import lightning
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor, nn
 
+from commands.options.configs import read_config
 from models import load
 from models.biggan import BigGAN, BigGANSettings, Discriminator, Generator
 from models.parts.attention import SelfAttention
@@ -47,7 +47,7 @@ def test_parameter_counts_are_the_published_ones(
     name: str, resolution: int, classes: int, generator: int, discriminator: int
 ) -> None:
     """Of what the shipped configs ask for; without memory, and without the minutes that orthogonal weights take."""
-    asked = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["model"]["init_args"]
+    asked = read_config(CONFIGS / f"{name}.yaml")["model"]["init_args"]
     shared, hierarchical, attention = (
         asked.get("shared_dim"),
         asked.get("hierarchical", False),
