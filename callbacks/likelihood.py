@@ -24,7 +24,8 @@ from metrics.evaluation import Figure
 from metrics.likelihood import bits_per_dimension
 from metrics.observation import share_of
 from models.training.base import GenerativeModel
-from models.training.capabilities import HasLikelihood, LikelihoodSettings
+from models.training.capabilities import HasLikelihood
+from settings.likelihood import LikelihoodSettings
 
 
 class Likelihood(Measures):
@@ -95,7 +96,7 @@ class Likelihood(Measures):
     def _settings(self, model: GenerativeModel) -> LikelihoodSettings:
         assert isinstance(model, HasLikelihood)
         try:
-            return likelihood_settings(model, self.weights, self.draws, self.steps)
+            return likelihood_settings(model, {name: getattr(self, name) for name in ("weights", "draws", "steps")})
         except ValueError as error:
             raise ValueError(f"likelihood: {error}") from error
 

@@ -24,8 +24,9 @@ from metrics.cache import default_folder
 from metrics.evaluation import Figure, check_metrics, figures, headline
 from metrics.observation import Observation, share_of
 from metrics.reference import Metric, PictureSet, Reference
-from models.training.base import GenerativeModel, SamplerSettings
+from models.training.base import GenerativeModel
 from models.training.capabilities import Encodes
+from settings.sampling import SamplerSettings
 
 
 class Quality(Measures):

@@ -10,8 +10,9 @@ from callbacks.measuring import ReferenceData, held_out, in_batches, real_pictur
 from callbacks.run import kimg_name, run_of
 from media.pictures import grid, to_uint8, where_points_lie
 from metrics.reference import PictureSet
-from models.training.base import GenerativeModel, SamplerSettings
+from models.training.base import GenerativeModel
 from models.training.capabilities import Encodes
+from settings.sampling import SamplerSettings
 
 POINTS = 4096
 """Samples that a picture of points shows."""

@@ -23,7 +23,7 @@ ROOMS: dict[str, set[str]] = {
     "models.training": {"settings", "models.parts", "models.parts.augment", "media"},
     "models": {"settings", "models.training", "models.parts", "models.parts.augment", "media"},
     "callbacks": {"settings", "models.training", "models.parts", "metrics", "features", "media"},
-    "commands.records": {"media"},
+    "commands.records": {"settings", "media"},
     "commands.sweeps": {"commands.options", "media"},
     "commands.official": {"settings", "commands.options", "models.parts", "media"},
     "commands.options": {

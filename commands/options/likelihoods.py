@@ -15,6 +15,7 @@ from metrics.evaluation import Figure
 from metrics.likelihood import bits_per_dimension
 from models.training.base import GenerativeModel
 from models.training.capabilities import HasLikelihood
+from settings.likelihood import offered
 
 BITS = ("bits_per_dim", "bits_per_character")
 """By either name `--metrics` asks for it; the model decides the unit."""
@@ -61,7 +62,8 @@ def bits(model: GenerativeModel, checkpoint: Path, options: argparse.Namespace) 
         raise ValueError(f"{config}: its text has other characters than the model was trained on; name that text")
     if options.likelihood_samples < 1:
         raise ValueError("--likelihood_samples must be at least 1")
-    settings = likelihood_settings(model, options.weights, options.draws, options.likelihood_steps)
+    named = {each.name: getattr(options, f"likelihood_{each.name}") for each in offered()}
+    settings = likelihood_settings(model, {"weights": options.weights, **named})
     split = held_out(data)
     indices = some_indices(data.size(split), options.likelihood_samples)
     found = []

@@ -6,7 +6,6 @@ A family adds networks and, where it must, overrides a hook; the step itself is 
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -19,25 +18,14 @@ from models.parts.losses import AdversarialLoss, NonSaturating
 from models.parts.ranks import sum_over_ranks, world_size
 from models.parts.regularizers import MicroBatch, Penalty, Regularizer
 from models.parts.schedules import Schedule, value_at
-from models.training.base import Batch, SamplerSettings
+from models.training.base import Batch
 from models.training.capabilities import HasLatents
 from models.training.checkpoint import own_fields
 from models.training.ema import WeightAverage
 from models.training.manual import ManualOptimization
 from models.training.randomness import keyed_generator
 from settings.configurable import Configurable
-
-
-@dataclass(frozen=True)
-class LatentSettings(SamplerSettings):
-    """How a GAN's samples are drawn."""
-
-    truncation: float | None = None
-    """Latent values beyond this magnitude are drawn again (Brock et al. 2019, section 3.1): fewer modes, but clean."""
-
-    def __post_init__(self) -> None:
-        if self.truncation is not None and self.truncation <= 0:
-            raise ValueError(f"truncation must be positive, not {self.truncation}")
+from settings.sampling import GANSettings
 
 
 class AdversarialTraining(Configurable):
@@ -113,7 +101,7 @@ class GAN(ManualOptimization, HasLatents):
     Latents are standard normal, (N, latent_dim).
     """
 
-    settings_class: ClassVar[type[LatentSettings]] = LatentSettings
+    settings_class: ClassVar[type[GANSettings]] = GANSettings
     joint_pass: ClassVar[bool] = False
     """Whether the discriminator sees all that a loss compares in one pass: batch statistics are then joint, and a
     spectral norm's power iteration advances once."""
@@ -385,7 +373,7 @@ class GAN(ManualOptimization, HasLatents):
 
     # Sampling.
 
-    def latents_from(self, generators: Sequence[torch.Generator], settings: LatentSettings) -> Tensor:
+    def latents_from(self, generators: Sequence[torch.Generator], settings: GANSettings) -> Tensor:
         drawn = [_latent(generator, self.latent_dim, settings.truncation) for generator in generators]
         return torch.stack(drawn).to(self.device, non_blocking=True)
 
