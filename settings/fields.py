@@ -5,7 +5,9 @@ import inspect
 import types
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, dataclass
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
 
 
 def setting(
@@ -25,6 +27,13 @@ def setting(
         swept: whether verbs that take one value for each row of a table or a sheet take several of it.
     """
     return dataclasses.field(default=default, metadata={"help": help, "neutral": neutral, "swept": swept})
+
+
+def documented(owner: type[T]) -> type[T]:
+    """A dataclass whose docstring lists its fields with their help: `--help` of a config's keys reads it there."""
+    lines = [f"    {field.name}: {field.metadata['help']}" for field in dataclasses.fields(owner)]  # type: ignore[arg-type]
+    owner.__doc__ = "\n".join([f"{owner.__doc__}\n\nArgs:", *lines])
+    return owner
 
 
 @dataclass(frozen=True)
