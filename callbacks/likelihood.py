@@ -35,7 +35,6 @@ class Likelihood(Measures):
     examples are those of the "test" split; where there is none, training's own are taken, and the protocol says so.
 
     Args:
-        every_kimg: thousand samples between two measurements; a tenth of the budget where left out (50 without one).
         num_samples: so many examples, drawn with a fixed seed.
         draws: random draws an example: importance samples of a VAE, noises of dequantisation. The family's own (1)
             where left out; more give a tighter bound.

@@ -39,7 +39,6 @@ class Quality(Measures):
     computed once for a data set and kept in the cache.
 
     Args:
-        every_kimg: thousand samples between two measurements; a tenth of the budget where left out (50 without one).
         num_samples: samples of the model; a figure's bias depends on it, so only equal numbers compare.
         metrics: what to measure: frechet, kernel (1,000 samples at least), inception_score, precision_recall,
             density_coverage, lpips, class_accuracy (of a conditional model), modes (of drawn shapes). One pass over

@@ -26,7 +26,6 @@ class SampleGrid(Shows):
     the plane a picture shows where samples lie.
 
     Args:
-        every_kimg: thousand samples between two grids; a tenth of the budget where left out (50 without a budget).
         rows: rows of the grid; the number of classes (at most 32) for a conditional model.
         columns: columns of the grid.
         batch_size: samples drawn at once.

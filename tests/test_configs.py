@@ -12,7 +12,7 @@ import torch
 import yaml
 from PIL import Image
 
-from commands.options.command_line import DEFAULTS, KEYED_CALLBACKS, TrainingCLI, as_input_errors, quietly
+from commands.options.command_line import CALLBACKS, DEFAULTS, TrainingCLI, as_input_errors, quietly
 from commands.options.errors import InputError
 from datamodules.base import DataModule
 from models.training.base import GenerativeModel
@@ -147,6 +147,8 @@ def test_the_cpu_fragment_builds(build: Build) -> None:
     cli = build(CONFIGS / "dcgan_shapes.yaml", f"--trainer={CONFIGS / 'trainer' / 'cpu.yaml'}")
     assert cli.trainer.num_devices == 1
 
+
+KEYED_CALLBACKS = {key: callback for key, callback in CALLBACKS if key is not None}
 
 # Mistakes.
 
