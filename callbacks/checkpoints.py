@@ -5,7 +5,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning import LightningModule, Trainer
@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from callbacks.guard import require_finite_weights
-from callbacks.intervals import Interval
+from callbacks.intervals import AtIntervals
 from callbacks.lookup import model_of
 from callbacks.ranks import any_rank
 from callbacks.run import kimg_name, run_of
@@ -48,11 +48,11 @@ class WholeCheckpointIO(TorchCheckpointIO):
         return read_checkpoint(path)
 
 
-class Checkpoints(Checkpoint):
+class Checkpoints(AtIntervals, Checkpoint):
     """Saves `checkpoints/kimg<samples seen / 1000>.ckpt`; `last.ckpt` and `best.ckpt` are other names of two of them.
 
     Args:
-        every_kimg: thousand samples between two checkpoints; None leaves it to the minutes.
+        every_kimg: thousand samples between two times; where left out, minutes alone decide.
         every_minutes: wall time between two checkpoints.
         keep: the newest so many are kept, besides the best.
         save_top_k: so many are kept as the best; 0 keeps none for its figure.
@@ -60,6 +60,8 @@ class Checkpoints(Checkpoint):
         mode: whether a lower or a higher value of `monitor` is better. Where left out, a figure's own direction, and
             min for what is not a figure.
     """
+
+    always: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -74,12 +76,11 @@ class Checkpoints(Checkpoint):
             raise ValueError(f"checkpoints.keep must be at least 1, not {keep}")
         if save_top_k < 0:
             raise ValueError(f"checkpoints.save_top_k must not be negative, as {save_top_k} is")
-        self.every_kimg, self.every_minutes, self.keep, self.save_top_k = every_kimg, every_minutes, keep, save_top_k
+        super().__init__(every_kimg)
+        self.every_minutes, self.keep, self.save_top_k = every_minutes, keep, save_top_k
         self.monitor, self.mode = monitor, mode
         self.checkpoint_io = WholeCheckpointIO()
-        self._interval = Interval(every_kimg)
         self._saved_at = time.monotonic()
-        self._saved_samples = -1
         self._ranked: list[tuple[str, float]] = []
         """Names and figures of the best, best first."""
         self._ranked_by: str | None = None
@@ -88,21 +89,21 @@ class Checkpoints(Checkpoint):
         trainer.strategy.checkpoint_io = self.checkpoint_io
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         self._saved_at = time.monotonic()
-        self._interval.start(model_of(pl_module).samples_seen)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         model = model_of(pl_module)
-        due = self._interval.passed(model.samples_seen)
+        due = self.due(trainer, model.samples_seen)
         if self.every_minutes is not None:
             due |= any_rank(trainer, time.monotonic() - self._saved_at >= self.every_minutes * 60, batch_idx)
         if due or self._rank(trainer) is not None:
             self.save(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._saved_samples != model_of(pl_module).samples_seen:
+        if self._done_at != model_of(pl_module).samples_seen:
             self.save(trainer, pl_module)
 
     def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -120,7 +121,7 @@ class Checkpoints(Checkpoint):
             self._ranked_by = figure
         with model.phase("checkpoint"):
             trainer.save_checkpoint(path)
-        self._saved_at, self._saved_samples = time.monotonic(), model.samples_seen
+        self._saved_at, self._done_at = time.monotonic(), model.samples_seen
         if trainer.is_global_zero:
             link(path, folder / "last.ckpt")
             if rank == 0:

@@ -4,13 +4,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from torch import Tensor
 
-from callbacks.intervals import Interval
+from callbacks.intervals import AtIntervals
 from callbacks.lookup import data_of, find, model_of
 from callbacks.measuring import ReferenceData, in_batches, model_samples, real_pictures
 from callbacks.quality import Quality
@@ -145,21 +146,23 @@ def in_words(findings: Sequence[Finding]) -> str:
     return "\n".join(lines)
 
 
-class Diagnosis(Callback):
+class Diagnosis(AtIntervals):
     """Diagnoses the model at intervals: findings into run.json, the picture into `diagnosis/`. Off unless asked for.
 
     Features, samples and cache are the quality callback's.
 
     Args:
-        every_kimg: thousand samples between two diagnoses; none where left out.
+        every_kimg: thousand samples between two times; never where left out.
         num_samples: samples of the model.
     """
+
+    always: ClassVar[bool] = False
 
     def __init__(self, every_kimg: float | None = None, num_samples: int = 2000) -> None:
         if num_samples < 10:
             raise ValueError(f"diagnosis.num_samples must be at least 10, not {num_samples}")
-        self.every_kimg, self.num_samples = every_kimg, num_samples
-        self._interval = Interval(every_kimg)
+        super().__init__(every_kimg)
+        self.num_samples = num_samples
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says before the first batch that there would be nothing to look at."""
@@ -167,14 +170,11 @@ class Diagnosis(Callback):
         if self.every_kimg is not None and why is not None:
             raise ValueError(f"diagnosis.every_kimg: {why}")
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._interval.start(model_of(pl_module).samples_seen)
-
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         model = model_of(pl_module)
-        if not self._interval.passed(model.samples_seen) or not Quality.applies(model):
+        if not self.due(trainer, model.samples_seen) or not Quality.applies(model):
             return
         if trainer.is_global_zero:
             with model.phase("metrics"):

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from lightning import Callback, LightningModule, Trainer
 
@@ -12,40 +13,37 @@ from models.training.base import GenerativeModel
 from records.figures import Figure
 
 
-class Interval:
-    """True once each time `samples_seen` passes a multiple of `kimg` thousand samples; never where that is None."""
-
-    def __init__(self, kimg: float | None) -> None:
-        if kimg is not None and kimg <= 0:
-            raise ValueError(f"every_kimg must be positive, not {kimg}")
-        self.samples = math.inf if kimg is None else kimg * 1000
-        self._before = 0
-
-    def start(self, samples_seen: int) -> None:
-        """Where training starts or resumes."""
-        self._before = samples_seen
-
-    def passed(self, samples_seen: int) -> bool:
-        """Whether a multiple lies between the last call's count (exclusive) and this one's (inclusive)."""
-        before, self._before = self._before, samples_seen
-        return int(samples_seen // self.samples) > int(before // self.samples)
-
-
 class AtIntervals(Callback):
-    """A callback that is due whenever another `every_kimg` thousand samples were seen.
+    """A callback that is due each time training passes another multiple of its interval.
 
     Args:
-        every_kimg: thousand samples between two times; a tenth of the budget where left out (50 without one).
+        every_kimg: thousand samples between two times; a tenth of the budget where left out, 50 without a budget.
     """
 
-    def __init__(self, every_kimg: float | None) -> None:
+    always: ClassVar[bool] = True
+    """Whether it is due where `every_kimg` is left out, too."""
+
+    def __init__(self, every_kimg: float | None = None) -> None:
+        if every_kimg is not None and every_kimg <= 0:
+            raise ValueError(f"every_kimg must be positive, not {every_kimg}")
         self.every_kimg = every_kimg
-        self._interval = Interval(every_kimg or 50.0)
+        self._before = 0
         self._done_at = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._interval = Interval(self.every_kimg or (budget_of(trainer).kimg or 500.0) / 10)
-        self._interval.start(model_of(pl_module).samples_seen)
+        self._before = model_of(pl_module).samples_seen
+
+    def interval(self, trainer: Trainer) -> float:
+        """Samples between two times; infinite where it is never due."""
+        if self.every_kimg is None and not self.always:
+            return math.inf
+        return 1000 * (self.every_kimg or (budget_of(trainer).kimg or 500.0) / 10)
+
+    def due(self, trainer: Trainer, samples_seen: int) -> bool:
+        """Whether a multiple lies between the last call's count (exclusive) and this one's (inclusive)."""
+        interval, before = self.interval(trainer), self._before
+        self._before = samples_seen
+        return int(samples_seen // interval) > int(before // interval)
 
 
 class Shows(AtIntervals, ABC):
@@ -59,7 +57,7 @@ class Shows(AtIntervals, ABC):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        if self._interval.passed(model_of(pl_module).samples_seen):
+        if self.due(trainer, model_of(pl_module).samples_seen):
             self._show(trainer, model_of(pl_module))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -83,7 +81,7 @@ class Measures(AtIntervals, ABC):
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         model = model_of(pl_module)
-        if self._interval.passed(model.samples_seen) or budget_of(trainer).reached(model.samples_seen):
+        if self.due(trainer, model.samples_seen) or budget_of(trainer).reached(model.samples_seen):
             for name, figure in self._measure(trainer, model).items():
                 model.log(name, figure.value, logger=False)  # for ModelCheckpoint(monitor=...)
 

@@ -23,8 +23,9 @@ from callbacks.stops import interrupted
 from metrics.likelihood import BETTER, PREFIX, bits_per_dimension
 from metrics.observation import share_of
 from models.training.base import GenerativeModel
-from models.training.capabilities import HasLikelihood, LikelihoodSettings
+from models.training.capabilities import HasLikelihood
 from records.figures import Figure
+from settings.likelihood import LikelihoodSettings
 
 
 class Likelihood(Measures):
@@ -34,7 +35,6 @@ class Likelihood(Measures):
     examples are those of the "test" split; where there is none, training's own are taken, and the protocol says so.
 
     Args:
-        every_kimg: thousand samples between two measurements; a tenth of the budget where left out (50 without one).
         num_samples: so many examples, drawn with a fixed seed.
         draws: random draws an example: importance samples of a VAE, noises of dequantisation. The family's own (1)
             where left out; more give a tighter bound.
@@ -95,7 +95,7 @@ class Likelihood(Measures):
     def _settings(self, model: GenerativeModel) -> LikelihoodSettings:
         assert isinstance(model, HasLikelihood)
         try:
-            return likelihood_settings(model, self.weights, self.draws, self.steps)
+            return likelihood_settings(model, {name: getattr(self, name) for name in ("weights", "draws", "steps")})
         except ValueError as error:
             raise ValueError(f"likelihood: {error}") from error
 

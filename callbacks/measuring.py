@@ -1,7 +1,7 @@
 """A model's samples and a data set's pictures, as the evaluation engine takes them."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -9,8 +9,10 @@ from torch import Tensor
 
 from media.pictures import from_levels, to_uint8
 from metrics.reference import PictureSet, drawn
-from models.training.base import GenerativeModel, SamplerSettings
-from models.training.capabilities import Encodes, HasLikelihood, LikelihoodSettings
+from models.training.base import GenerativeModel
+from models.training.capabilities import Encodes, HasLikelihood
+from settings.likelihood import LikelihoodSettings
+from settings.sampling import SamplerSettings
 
 
 class ReferenceData(Protocol):
@@ -102,20 +104,18 @@ def reconstructions(model: GenerativeModel, pictures: PictureSet, settings: Samp
     )
 
 
-def likelihood_settings(
-    model: HasLikelihood, weights: Literal["ema", "raw"], draws: int | None, steps: int | None
-) -> LikelihoodSettings:
-    """The family's settings with what is named.
+def likelihood_settings(model: HasLikelihood, named: Mapping[str, Any]) -> LikelihoodSettings:
+    """The family's settings with what is named; None leaves one out.
 
     Raises:
         ValueError: the family has no such setting.
     """
-    named: dict[str, Any] = {name: value for name, value in (("draws", draws), ("steps", steps)) if value is not None}
+    given = {name: value for name, value in named.items() if value is not None}
     known = {field.name for field in dataclasses.fields(model.likelihood_class)}
-    unknown = [name for name in named if name not in known]
+    unknown = [name for name in given if name not in known]
     if unknown:
         raise ValueError(f"the likelihood of {type(model).__name__} has no {unknown[0]}")
-    return model.likelihood_class(weights=weights, **named)
+    return model.likelihood_class(**given)
 
 
 def some_indices(size: int, count: int | None) -> list[int]:

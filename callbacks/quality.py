@@ -25,10 +25,11 @@ from metrics.evaluation import chosen, figures, headline, needs_of, require_avai
 from metrics.metric import Context
 from metrics.observation import Observation, share_of
 from metrics.reference import PictureSet, Reference
-from models.training.base import GenerativeModel, SamplerSettings
+from models.training.base import GenerativeModel
 from models.training.capabilities import Encodes
 from records.evaluation import NUM_SAMPLES
 from records.figures import Figure
+from settings.sampling import SamplerSettings
 
 
 class Quality(Measures):
@@ -41,7 +42,6 @@ class Quality(Measures):
     computed once for a data set and kept in the cache.
 
     Args:
-        every_kimg: thousand samples between two measurements; a tenth of the budget where left out (50 without one).
         num_samples: samples of the model; a figure's bias depends on it, so only equal numbers compare.
         metrics: what to measure, by the names of `metrics.evaluation.METRICS`: frechet, kernel, inception_score,
             precision_recall ... One pass over samples and features serves them all.

@@ -10,8 +10,9 @@ from callbacks.measuring import ReferenceData, held_out, in_batches, real_pictur
 from callbacks.run import kimg_name, run_of
 from media.pictures import grid, to_uint8, where_points_lie
 from metrics.reference import PictureSet
-from models.training.base import GenerativeModel, SamplerSettings
+from models.training.base import GenerativeModel
 from models.training.capabilities import Encodes
+from settings.sampling import SamplerSettings
 
 POINTS = 4096
 """Samples that a picture of points shows."""
@@ -25,7 +26,6 @@ class SampleGrid(Shows):
     the plane a picture shows where samples lie.
 
     Args:
-        every_kimg: thousand samples between two grids; a tenth of the budget where left out (50 without a budget).
         rows: rows of the grid; the number of classes (at most 32) for a conditional model.
         columns: columns of the grid.
         batch_size: samples drawn at once.

@@ -15,7 +15,6 @@ class TextSamples(Shows):
     Of models whose samples are text only.
 
     Args:
-        every_kimg: thousand samples between two files; a tenth of the budget where left out (50 without a budget).
         num_samples: texts in a file, each as long as a training example.
     """
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from commands.options.parsers import checkpoint_parser, require_suffix, with_sampling
-from commands.options.sampler import settings_of
+from commands.options.sampler import parsed, settings_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from models.training.base import SamplerSettings
     from models.training.capabilities import HasLatents
+    from settings.sampling import SamplerSettings
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(arguments: Sequence[str]) -> int:
     """Draws and writes; prints where to."""
-    options = parser().parse_args(arguments)
+    options = parsed(parser(), arguments)
     if options.number < 1 or options.columns < 2 or options.batch_size < 1 or options.num_samples < 2:
         raise ValueError("--number and --batch_size must be at least 1, --columns and --num_samples at least 2")
     if not 0 < options.range < float("inf"):

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from commands.options.figures import as_json, figure_lines, protocol_lines
 from commands.options.parsers import measuring_parser, require_suffix, with_machine
-from commands.options.sampler import add_arguments, sampled_with, settings_of, sweep_of
+from commands.options.sampler import add_arguments, add_settings, parsed, refuse_settings, sampled_with, sweep_of
 from records.evaluation import NUM_SAMPLES, Evaluation
 from records.figures import Figure
+from settings import likelihood
 
 if TYPE_CHECKING:
     from features.extractors import Extractor
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from metrics.observation import Observation
     from metrics.reference import KnownStatistics, PictureSet, Reference
     from models.training.base import GenerativeModel
+    from settings.sampling import SamplerSettings
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,22 +47,20 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--save_statistics", type=Path, metavar="X.npz", help="write mu and sigma of the samples")
     add_arguments(parser, several=True)
     parser.add_argument("--likelihood_samples", type=int, default=1000, help="held-out examples for bits a dim (1000)")
-    parser.add_argument("--draws", type=int, help="random draws a likelihood: of a latent, of dequantisation (1)")
-    parser.add_argument("--likelihood_steps", type=int, help="of the ODE, where a likelihood solves one (the family's)")
+    add_settings(parser, likelihood.offered(), "likelihood_")
     return with_machine(parser, "of a checkpoint's samples", "pictures a pass", 128)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Measures and prints."""
-    options = parser().parse_args(arguments)
+    options = parsed(parser(), arguments)
     for name in ("num_samples", "reference_samples"):
         if getattr(options, name) is not None and getattr(options, name) < 2:
             raise ValueError(f"--{name} must be at least 2")
     if options.batch_size < 1:
         raise ValueError("--batch_size must be at least 1")
-    swept, variants = sweep_of(options)
-    if swept is not None and (options.ckpt_path is None or options.save_statistics is not None):
-        raise ValueError(f"several values of --{swept} need --ckpt_path, and leave no one sample for --save_statistics")
+    if options.ckpt_path is None:
+        refuse_settings(options)
 
     from commands.options import likelihoods
     from commands.options.checkpoints import draws_pictures, loaded, run_folder_of, usable_device
@@ -72,6 +72,9 @@ def run(arguments: Sequence[str]) -> int:
 
     device = usable_device(options.device)
     model, checkpoint = loaded(options) if options.ckpt_path is not None else (None, None)
+    swept, drawn_with = (None, []) if model is None else sweep_of(model, options)
+    if swept is not None and options.save_statistics is not None:
+        raise ValueError(f"several values of --{swept} leave no one sample for --save_statistics")
     run_folder = run_folder_of(checkpoint) if checkpoint is not None else None
     if likelihoods.wanted(model, options.metrics) and model is not None and checkpoint is not None:
         name, figure, how = likelihoods.bits(model, checkpoint, options)
@@ -91,7 +94,7 @@ def run(arguments: Sequence[str]) -> int:
         weights=options.extractor_weights,
     ).to(device)
     folder = options.cache_dir or default_folder()
-    sides, shape = judged(variants, model, checkpoint)
+    sides, shape = judged(options, model, checkpoint, drawn_with)
     fake = sides[0][0]
     if options.reference is None and checkpoint is None:
         if options.save_statistics is None:
@@ -119,26 +122,29 @@ def run(arguments: Sequence[str]) -> int:
         results[-1].keep(run_folder)
     found, protocol = rows[0]
     notes = _notes(found, protocol, extractor, real.count)
+    values = [getattr(settings, swept) for settings in drawn_with] if swept is not None else []
     if options.json:
         plain = [result.to_json() for result in results]
-        print(as_json({"swept": swept, "values": getattr(options, swept), "results": plain} if swept else plain[0]))
+        print(as_json({"swept": swept, "values": values, "results": plain} if swept else plain[0]))
     elif swept is not None:
-        print(sweep_table(swept, getattr(options, swept), rows, notes))
+        print(sweep_table(swept, values, rows, notes))
     else:
         print("\n".join([*figure_lines(found), *notes, "", *protocol_lines(protocol)]))
     return 0
 
 
 def judged(
-    variants: Sequence[argparse.Namespace], model: "GenerativeModel | None", path: Path | None
+    options: argparse.Namespace,
+    model: "GenerativeModel | None",
+    path: Path | None,
+    drawn_with: "Sequence[SamplerSettings]",
 ) -> "tuple[list[tuple[PictureSet, dict[str, Any]]], tuple[int, ...]]":
-    """What is measured: the pictures of each variant of the options, and how they came about; a picture's shape."""
+    """What is measured: the pictures drawn with each of the settings, and how they came about; a picture's shape."""
     from callbacks.measuring import model_samples
     from commands.options.checkpoints import require_pictures
     from commands.options.likelihoods import why_not
     from commands.options.sources import pictures_at
 
-    options = variants[0]
     if model is None or path is None:
         pictures, shape = pictures_at(options.samples, options.samples_split)
         count = options.num_samples or pictures.count
@@ -149,8 +155,7 @@ def judged(
         raise ValueError(f"{path}: {model.why_no_samples}")
     require_pictures(model, path, "" if why_not(model) else "; of this model measure --metrics bits_per_dim")
     sides = []
-    for variant in variants:
-        settings = settings_of(model, variant)
+    for settings in drawn_with:
         fake = model_samples(model, options.num_samples or NUM_SAMPLES, options.seed, settings)
         sides.append((fake, sampled_with(model, options.seed, settings)))
     return sides, model.data_shape

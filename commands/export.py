@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from commands.options.parsers import checkpoint_parser
-from commands.options.sampler import add_settings, settings_of
+from commands.options.sampler import add_settings, parsed, settings_of
+from settings.sampling import offered
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from models.training.base import GenerativeModel, SamplerSettings
+    from models.training.base import GenerativeModel
+    from settings.sampling import SamplerSettings
 
 TOLERANCE = 1e-3
 """Pictures in [-1, 1] may differ by this: an eighth of a step of 8 bits."""
@@ -32,6 +34,9 @@ Sampler: TypeAlias = "Callable[[Inputs], Tensor]"
 """What a file holds, opened: inputs to pictures (N, C, H, W)."""
 
 Written: TypeAlias = tuple[bytes, Sampler]
+
+OF_NETWORKS = ("truncation_psi", "truncation_cutoff", "noise")
+"""Settings of samplers that decide what a network computes: what others decide, such as latents, is the caller's."""
 
 NEEDS = {".safetensors": ("safetensors",), ".onnx": ("onnx", "onnxscript", "onnxruntime")}
 
@@ -48,14 +53,13 @@ def parser() -> argparse.ArgumentParser:
         "--out", required=True, type=Path,
         help="x.onnx, x.pt2 (torch.export), x.pt (TorchScript), or x.safetensors (weights alone)",
     )  # fmt: skip
-    add_settings(parser, ("truncation_psi", "truncation_cutoff"))
-    parser.add_argument("--noise", choices=("const", "none"), help="StyleGAN2: of its layers (const)")
+    add_settings(parser, [setting for setting in offered() if setting.name in OF_NETWORKS])
     return parser
 
 
 def run(arguments: Sequence[str]) -> int:
     """Converts, compares, writes; prints where to, and the largest difference."""
-    options = parser().parse_args(arguments)
+    options = parsed(parser(), arguments)
     write = WRITERS.get(options.out.suffix)
     if write is None:
         raise ValueError(f"--out {options.out} must end in {', '.join(WRITERS)}")
@@ -70,7 +74,7 @@ def run(arguments: Sequence[str]) -> int:
         raise ValueError(f"{path}: samples of a {type(model).__name__} are not those of one network, to be exported")
     settings = settings_of(model, options, still_noise=True)
     if options.out.suffix == ".safetensors":
-        for name in ("truncation_psi", "truncation_cutoff", "noise"):
+        for name in OF_NETWORKS:
             if getattr(options, name) is not None:
                 raise ValueError(f"--{name} has no place in {options.out}, which holds weights and not what uses them")
     network = model.deployed(settings)

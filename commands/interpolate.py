@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from commands.options.parsers import checkpoint_parser, require_suffix, with_sampling
-from commands.options.sampler import in_turn, settings_of
+from commands.options.sampler import in_turn, parsed, settings_of
 
 SUFFIXES = (".png", ".gif", ".mp4")
 
@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(arguments: Sequence[str]) -> int:
     """Draws and writes; prints where to."""
-    options = parser().parse_args(arguments)
+    options = parsed(parser(), arguments)
     animated = options.out.suffix != ".png"
     require_suffix("out", options.out, SUFFIXES)
     paths = indices_of(options, animated)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from commands.options.parsers import checkpoint_parser, require_suffix, with_sampling
-from commands.options.sampler import in_turn, settings_of
+from commands.options.sampler import in_turn, parsed, settings_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(arguments: Sequence[str]) -> int:
     """Draws and writes; prints where to."""
-    options = parser().parse_args(arguments)
+    options = parsed(parser(), arguments)
     rows, columns = options.rows, options.columns
     if rows < 1 or columns < 1 or options.batch_size < 1:
         raise ValueError("--rows, --columns and --batch_size must be at least 1")

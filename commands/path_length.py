@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from commands.options.figures import as_json, figure_lines, protocol_lines
 from commands.options.parsers import add_distance, checkpoint_parser, with_sampling
-from commands.options.sampler import sampled_with, settings_of
+from commands.options.sampler import parsed, sampled_with, settings_of
 from records.evaluation import Evaluation
 from records.figures import Figure
 
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
     from commands.options.latents import Decode
     from metrics.path_length import PathDistance
-    from models.training.base import GenerativeModel, SamplerSettings
+    from models.training.base import GenerativeModel
     from models.training.capabilities import HasLatents
+    from settings.sampling import SamplerSettings
 
 EPSILON = 1e-4
 """As published."""
@@ -41,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(arguments: Sequence[str]) -> int:
     """Measures and prints."""
-    options = parser().parse_args(arguments)
+    options = parsed(parser(), arguments)
     if options.num_samples < 2 or options.batch_size < 1:
         raise ValueError("--num_samples must be at least 2, --batch_size at least 1")
     if not 0 < options.epsilon < 1:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from commands.options.parsers import add_distance, checkpoint_parser, with_sampling
-from commands.options.sampler import settings_of
+from commands.options.sampler import parsed, settings_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from models.training.base import GenerativeModel, SamplerSettings
+    from models.training.base import GenerativeModel
     from models.training.capabilities import HasLatents
+    from settings.sampling import SamplerSettings
 
 Draw: TypeAlias = "Callable[[Tensor, Sequence[Tensor]], Tensor]"
 """(latent, noises) to a picture (1, C, H, W), differentiably by both."""
@@ -65,7 +66,7 @@ class Start:
 
 def run(arguments: Sequence[str]) -> int:
     """Projects and writes; prints where to."""
-    options = parser().parse_args(arguments)
+    options = parsed(parser(), arguments)
     check(options)
 
     import torch

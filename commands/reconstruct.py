@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from commands.options.parsers import checkpoint_parser, require_suffix, with_sampling
-from commands.options.sampler import settings_of
+from commands.options.sampler import parsed, settings_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(arguments: Sequence[str]) -> int:
     """Encodes, decodes and writes; prints where to, and the error."""
-    options = parser().parse_args(arguments)
+    options = parsed(parser(), arguments)
     require_suffix("out", options.out)
     if min(options.rows, options.columns, options.batch_size) < 1:
         raise ValueError("--rows, --columns and --batch_size must be at least 1")

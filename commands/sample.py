@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from commands.options.parsers import checkpoint_parser, with_sampling
-from commands.options.sampler import in_turn, settings_of, sweep_of
+from commands.options.sampler import in_turn, parsed, sweep_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,13 +25,9 @@ def parser() -> argparse.ArgumentParser:
 
 def run(arguments: Sequence[str]) -> int:
     """Draws and writes; prints where to."""
-    options = parser().parse_args(arguments)
-    swept, variants = sweep_of(options)
-    num = options.num if options.num is not None else 64 if swept is None else 8
-    if num < 1 or options.batch_size < 1:
+    options = parsed(parser(), arguments)
+    if (options.num is not None and options.num < 1) or options.batch_size < 1:
         raise ValueError("--num and --batch_size must be at least 1")
-    if swept is not None and options.out.suffix != ".png":
-        raise ValueError(f"--out {options.out}: several values of --{swept} make one sheet; name a file ending in .png")
 
     import torch
     from tqdm import tqdm
@@ -43,13 +39,16 @@ def run(arguments: Sequence[str]) -> int:
     from media.pictures import to_uint8, where_points_lie
 
     model, path = loaded(options)
+    swept, all_settings = sweep_of(model, options)
+    num = options.num if options.num is not None else 64 if swept is None else 8
+    if swept is not None and options.out.suffix != ".png":
+        raise ValueError(f"--out {options.out}: several values of --{swept} make one sheet; name a file ending in .png")
     of_text, of_points = model.alphabet is not None, tuple(model.data_shape) == (2,)
     if len(model.data_shape) != 3 and not of_text and not of_points:
         raise ValueError(f"{path}: samples of shape {model.data_shape} are no pictures")
     if of_text != (options.out.suffix == ".txt") or (of_points and (swept or options.out.suffix != ".png")):
         kind, where = ("text", "x.txt") if of_text else ("points", "x.png") if of_points else ("pictures", "x.png")
         raise ValueError(f"--out {options.out}: {kind} cannot be written there; name a file such as {where}")
-    all_settings = [settings_of(model, variant) for variant in variants]
     labels = in_turn(options.labels, num)
     drawn = []
     with tqdm(total=num * len(all_settings), unit="sample", disable=not sys.stderr.isatty()) as bar:
@@ -63,7 +62,7 @@ def run(arguments: Sequence[str]) -> int:
     own = {"num": num, "seed": options.seed, "labels": options.labels}
     protocol = {**protocol_of(model, path, all_settings[0], own), "origin": model.origin}
     if swept is not None:
-        protocol["rows"] = {swept: getattr(options, swept)}
+        protocol["rows"] = {swept: [getattr(settings, swept) for settings in all_settings]}
     if of_text:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_text_whole(options.out, joined(model.text_of(torch.cat(drawn))))

@@ -50,7 +50,7 @@ def fit(cli: TrainingCLI, overrides: Sequence[str] = ()) -> int:
     `overrides` are keys of hyperparameters that may differ from those of the checkpoint that is resumed.
     """
     record = run_of(cli.trainer)
-    record.config = cli.config_as_plain()
+    record.config = cli.settled_config()
     ckpt_path, init_from = cli.arguments.get("ckpt_path"), cli.arguments.get("init_from")
     if init_from is not None:
         if ckpt_path is not None:

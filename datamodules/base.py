@@ -1,7 +1,6 @@
 """The contract of a data module, and what all picture data sets share."""
 
 import hashlib
-import inspect
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from datamodules.order import OrderedBatches, keyed_generator
 from media.pictures import from_levels
+from settings.configurable import Configurable, describe
 
 Split = Literal["train", "test"]
 Batch = tuple[Tensor, Tensor]
@@ -62,7 +62,7 @@ def _start_worker(_worker: int) -> None:
     torch.set_num_threads(1)
 
 
-class DataModule(LightningDataModule, ABC):
+class DataModule(LightningDataModule, Configurable, ABC):
     """The contract: what every model, callback and command may ask of a data set.
 
     A batch is `(x, y)`: x float32 in [-1, 1] of shape (N, *data_shape), or int64 tokens of shape (N, length) where
@@ -71,8 +71,8 @@ class DataModule(LightningDataModule, ABC):
     not with batch size, seed, workers or augmentation.
 
     Training batches follow `datamodules.order`: the position is the model's `samples_seen`, nothing else is saved,
-    and what a worker prefetched does not count. Every constructor argument of a subclass is kept as an attribute of the
-    same name: a checkpoint holds them (`settings`), and a run is not resumed on other data.
+    and what a worker prefetched does not count. A checkpoint holds `settings`, and a run is not resumed on other data:
+    every constructor argument of a subclass is kept as an attribute of the same name (see `settings.configurable`).
 
     Args:
         data_shape: Of one example: (channels, height, width) for pictures.
@@ -150,24 +150,8 @@ class DataModule(LightningDataModule, ABC):
         self.fingerprint = hashlib.sha256(what.encode()).hexdigest()
 
     def settings(self) -> dict[str, Any]:
-        """The class path and what decides the examples that training sees, as plain values.
-
-        Raises:
-            TypeError: An argument was not kept as an attribute.
-        """
-        owner = type(self)
-        names = [name for name in inspect.signature(owner).parameters if name not in self.loading_only]
-        missing = [name for name in names if not hasattr(self, name)]
-        if missing:
-            raise TypeError(f"{owner.__name__} must keep its argument {missing[0]!r} as an attribute of that name")
-        values = {name: getattr(self, name) for name in names}
-        return {
-            "class_path": f"{owner.__module__}.{owner.__qualname__}",
-            "init_args": {
-                name: value if isinstance(value, bool | int | float | str | None) else str(value)
-                for name, value in values.items()
-            },
-        }
+        """What decides the examples that training sees: `describe`, without the arguments of `loading_only`."""
+        return {**describe(self, without=self.loading_only)}
 
     def size(self, split: Split) -> int:
         """The number of examples in a split. Raises ValueError where there is none."""

@@ -17,7 +17,6 @@ reported there:
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
@@ -40,8 +39,9 @@ from models.parts.layers import (
 )
 from models.parts.losses import Hinge
 from models.parts.regularizers import MicroBatch, Penalty, non_orthogonality
-from models.training.gan import GAN, AdversarialTraining, LatentSettings
+from models.training.gan import GAN, AdversarialTraining
 from models.training.randomness import keyed_seed
+from settings.sampling import BigGANSettings, GANSettings
 
 GENERATOR_WIDTHS = {
     32: (4, 4, 4, 4),
@@ -60,27 +60,6 @@ DISCRIMINATOR_WIDTHS = {
     512: (1, 1, 2, 4, 8, 8, 16, 16),
 }
 """Channels, in widths, after each block."""
-
-
-@dataclass(frozen=True)
-class BigGANSettings(LatentSettings):
-    """How BigGAN's samples are drawn."""
-
-    standing_statistics: int = 0
-    """Batches that the batch norms' statistics are re-estimated from, with latents truncated as the samples' are (Brock
-    et al. 2019, appendix C.1); 0 takes the generator's running ones as training left them."""
-    standing_batch: int = 64
-    """Samples in each of those batches; never those of the batch that is asked for."""
-    standing_seed: int = 0
-    """Of those batches' latents and labels. Not the samples' seed, so that latents decode to the same picture under
-    every one."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.standing_statistics < 0:
-            raise ValueError(f"standing_statistics counts batches and must not be {self.standing_statistics}")
-        if self.standing_batch < 2:
-            raise ValueError(f"standing_batch must be at least 2, not {self.standing_batch}")
 
 
 class GeneratorBlock(nn.Module):
@@ -275,7 +254,7 @@ class BigGAN(GAN):
         adversarial: how the players are trained; the paper's, with its learning rates for batches of 2048, if left out.
     """
 
-    settings_class: ClassVar[type[LatentSettings]] = BigGANSettings
+    settings_class: ClassVar[type[GANSettings]] = BigGANSettings
     joint_pass: ClassVar[bool] = True  # as the authors' code: so the power iteration advances once a step
     lists_from_the_picture: ClassVar[tuple[str, ...]] = ("discriminator.blocks",)
 
@@ -348,7 +327,7 @@ class BigGAN(GAN):
 
     # Sampling.
 
-    def deployed(self, settings: LatentSettings | None = None) -> Deployed:
+    def deployed(self, settings: GANSettings | None = None) -> Deployed:
         """The generator with its running statistics and plain layers: each weight has its singular value taken out.
 
         Raises:
@@ -359,7 +338,7 @@ class BigGAN(GAN):
             raise ValueError("a generator is exported with its running statistics: standing_statistics must be 0")
         return Deployed(without_spectral_norm(self.sampled_network(settings)))
 
-    def from_latents(self, latents: Tensor, labels: Tensor, settings: LatentSettings) -> Tensor:
+    def from_latents(self, latents: Tensor, labels: Tensor, settings: GANSettings) -> Tensor:
         if not isinstance(settings, BigGANSettings) or not settings.standing_statistics:
             return super().from_latents(latents, labels, settings)
         network = self.sampled_network(settings)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from models.parts.arguments import classes_seen, square_pictures
 from models.parts.layers import BatchNorm2d, one_hot
 from models.training.capabilities import HasLatentWeights
-from models.training.gan import GAN, AdversarialTraining, LatentSettings
+from models.training.gan import GAN, AdversarialTraining
+from settings.sampling import GANSettings
 
 
 def _multipliers(resolution: int) -> list[int]:
@@ -103,9 +104,9 @@ class DCGAN(GAN, HasLatentWeights):
         super().__init__(data_shape, num_classes, generator, discriminator, latent_dim, adversarial)
         self.width, self.conditional = width, conditional
 
-    def latent_weights(self, settings: LatentSettings | None = None) -> Tensor:
+    def latent_weights(self, settings: GANSettings | None = None) -> Tensor:
         """What the first transposed convolution makes of a latent: (channels * 4 * 4, latent_dim), classes left out."""
-        weight: Tensor = self.sampled_network(settings or LatentSettings()).layers[0].weight
+        weight: Tensor = self.sampled_network(settings or GANSettings()).layers[0].weight
         return weight.detach()[: self.latent_dim].flatten(1).T
 
 

@@ -20,7 +20,6 @@ standard noise; it keeps a third of an ActNorm's log-scale as the parameter, so 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -46,25 +45,14 @@ from models.parts.flow_layers import (
 )
 from models.parts.flow_networks import ResidualNetwork, ZeroConv2d, glow_network, vector_network
 from models.parts.likelihoods import DEQUANTIZED_LOG_WIDTH, dequantized
-from models.training.base import SamplerSettings
-from models.training.capabilities import Encodes, HasLatents, HasLikelihood, LikelihoodSettings
+from models.training.capabilities import Encodes, HasLatents, HasLikelihood
 from models.training.randomness import normals
 from models.training.single_loss import Optimization, SingleLoss
+from settings.likelihood import LikelihoodSettings
+from settings.sampling import FlowSettings
 
 TO_CONTINUOUS = (LEVELS - 1) / LEVELS
 """Pictures in [-1, 1] times this are the middles of the intervals that `dequantized` spreads their bytes over."""
-
-
-@dataclass(frozen=True)
-class FlowSettings(SamplerSettings):
-    """How a flow's samples are drawn."""
-
-    temperature: float = 1.0
-    """The noise's standard deviation: below 1, fewer modes, but clean (Glow, section 6; 0.7 in its figures)."""
-
-    def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ValueError(f"temperature must not be negative, and is {self.temperature}")
 
 
 class Flow(SingleLoss, HasLatents, Encodes, HasLikelihood):

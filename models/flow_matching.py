@@ -10,8 +10,7 @@ import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +18,15 @@ from torch import Tensor, nn
 from media.pictures import LEVELS
 from models.parts.arguments import UNKNOWN_DATA, at_least_1, classes_seen, picture_shape
 from models.parts.likelihoods import DEQUANTIZED_LOG_WIDTH, HALF_STEP, dequantized
-from models.parts.ode import Solver, check_solver, integrate, integrate_density
+from models.parts.ode import integrate, integrate_density
 from models.parts.unet import MLP, UNet
-from models.training.base import SamplerSettings
-from models.training.capabilities import Encodes, HasLatents, HasLikelihood, LikelihoodSettings
+from models.training.capabilities import Encodes, HasLatents, HasLikelihood
 from models.training.randomness import normals
 from models.training.single_loss import Optimization, SingleLoss
 from settings.configurable import Configurable
+from settings.fields import check_choice
+from settings.likelihood import FlowMatchingLikelihood
+from settings.sampling import FlowMatchingSettings, Solver
 
 Network: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """What a network makes of noisy samples (N, ...) and the level of each, (N,)."""
@@ -170,43 +171,6 @@ def _as_column(values: Tensor, x: Tensor) -> Tensor:
     return values.view(-1, *(1,) * (x.ndim - 1))
 
 
-@dataclass(frozen=True)
-class FlowSettings(SamplerSettings):
-    """How the ODE is solved when samples are drawn, or encoded."""
-
-    steps: int | None = None
-    """Of the ODE; the model's `sampler_steps` where None."""
-    solver: Solver | None = None
-    """euler or heun (rk4 too); the model's where None."""
-    guidance: float = 1.0
-    """Velocity without label + guidance x (that with label - that without) (Ho & Salimans 2022); 1 is no guidance."""
-
-    def __post_init__(self) -> None:
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"steps must be at least 1, not {self.steps}")
-        if self.solver is not None:
-            check_solver(self.solver)
-
-
-@dataclass(frozen=True)
-class FlowLikelihood(LikelihoodSettings):
-    """How the ODE is solved for a likelihood. `draws` averages log-probabilities over noises: still a bound."""
-
-    steps: int = 50
-    """Of the ODE, from data to noise."""
-    solver: Solver = "heun"
-    divergence: Literal["auto", "exact", "hutchinson"] = "auto"
-    """Exact, or Hutchinson's estimate with one probe a draw; "auto" is exact for samples of at most 3 values."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_solver(self.solver)
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, not {self.steps}")
-        if self.divergence not in ("auto", "exact", "hutchinson"):
-            raise ValueError(f"divergence must be auto, exact or hutchinson, not {self.divergence!r}")
-
-
 class FlowMatching(SingleLoss, HasLatents, Encodes, HasLikelihood):
     """A network that is the velocity of an ODE from noise to data: a U-Net for pictures, an MLP for vectors.
 
@@ -231,8 +195,8 @@ class FlowMatching(SingleLoss, HasLatents, Encodes, HasLikelihood):
         optimization: how the network is trained.
     """
 
-    settings_class: ClassVar[type[FlowSettings]] = FlowSettings
-    likelihood_class: ClassVar[type[FlowLikelihood]] = FlowLikelihood
+    settings_class: ClassVar[type[FlowMatchingSettings]] = FlowMatchingSettings
+    likelihood_class: ClassVar[type[FlowMatchingLikelihood]] = FlowMatchingLikelihood
     likelihood_on_demand: ClassVar[bool] = True
 
     def __init__(
@@ -261,7 +225,7 @@ class FlowMatching(SingleLoss, HasLatents, Encodes, HasLikelihood):
             if not 0 <= share < 1:
                 raise ValueError(f"{name} must lie in [0, 1), not {share}")
         at_least_1(width=width, blocks=blocks, sampler_steps=sampler_steps)
-        check_solver(solver)
+        check_choice("solver", solver, Solver)
         classes = classes_seen(num_classes, conditional)
         network: nn.Module
         if len(data_shape) == 1:
@@ -304,37 +268,38 @@ class FlowMatching(SingleLoss, HasLatents, Encodes, HasLikelihood):
 
     # Sampling.
 
-    def settled(self, settings: FlowSettings) -> FlowSettings:
+    def settled(self, settings: FlowMatchingSettings) -> FlowMatchingSettings:
         """With the model's own steps and solver where the settings name none."""
-        steps, solver = settings.steps or self.sampler_steps, settings.solver or self.solver
-        return dataclasses.replace(settings, steps=steps, solver=solver)
+        steps, solver = settings.sampler_steps or self.sampler_steps, settings.solver or self.solver
+        return dataclasses.replace(settings, sampler_steps=steps, solver=solver)
 
-    def latents_from(self, generators: Sequence[torch.Generator], settings: FlowSettings) -> Tensor:
+    def latents_from(self, generators: Sequence[torch.Generator], settings: FlowMatchingSettings) -> Tensor:
         """The standard normal noise that `sample` begins with, flat: (N, values of a sample)."""
         return normals(generators, math.prod(self.data_shape)).to(self.device).to(self.dtype)
 
-    def from_latents(self, latents: Tensor, labels: Tensor, settings: FlowSettings) -> Tensor:
+    def from_latents(self, latents: Tensor, labels: Tensor, settings: FlowMatchingSettings) -> Tensor:
         settings = self.settled(settings)
-        assert settings.steps is not None
+        assert settings.sampler_steps is not None
         assert settings.solver is not None
-        times, solver = self.objective.times(settings.steps), settings.solver
+        times, solver = self.objective.times(settings.sampler_steps), settings.solver
         start = latents.to(self.dtype).view(-1, *self.data_shape) * self.objective.prior_std
         if self.draws_pictures:
             start = start.contiguous(memory_format=torch.channels_last)
         end = integrate(self._velocity(labels, settings), start, times, solver, self.objective.singular_end)
         return self._as_pictures(end) if self.draws_pictures else end
 
-    def to_latents(self, x: Tensor, labels: Tensor, settings: FlowSettings) -> Tensor:
+    def to_latents(self, x: Tensor, labels: Tensor, settings: FlowMatchingSettings) -> Tensor:
         """From which the ODE leads to x, but for the solver's steps; of bytes, to the middle of each."""
         settings = self.settled(settings)
-        assert settings.steps is not None
+        assert settings.sampler_steps is not None
         assert settings.solver is not None
         start = (self._from_pictures(x) if self.draws_pictures else x).to(self.dtype)
         velocity = self._velocity(labels, settings)
-        end = integrate(velocity, start, self.objective.density_times(settings.steps), settings.solver)
+        times = self.objective.density_times(settings.sampler_steps)
+        end = integrate(velocity, start, times, settings.solver)
         return (end / self.objective.prior_std).flatten(1).float()
 
-    def _velocity(self, labels: Tensor, settings: FlowSettings) -> Callable[[Tensor, float], Tensor]:
+    def _velocity(self, labels: Tensor, settings: FlowMatchingSettings) -> Callable[[Tensor, float], Tensor]:
         network, guidance = self.chosen_network(settings.weights), settings.guidance
         if guidance == 1.0:
             return lambda x, time: self.objective.velocity(lambda x, level: network(x, level, labels), x, time)
@@ -368,14 +333,14 @@ class FlowMatching(SingleLoss, HasLatents, Encodes, HasLikelihood):
         bound = " of a lower bound by uniform dequantisation" if self.draws_pictures else ""
         return f"estimate{bound}, probability-flow ODE solved as the settings say"
 
-    def _is_exact(self, settings: FlowLikelihood) -> bool:
+    def _is_exact(self, settings: FlowMatchingLikelihood) -> bool:
         small = math.prod(self.data_shape) <= EXACT_UP_TO
         return settings.divergence == "exact" or (settings.divergence == "auto" and small)
 
     def evidence(
-        self, x: Tensor, labels: Tensor, generators: Sequence[torch.Generator], settings: FlowLikelihood
+        self, x: Tensor, labels: Tensor, generators: Sequence[torch.Generator], settings: FlowMatchingLikelihood
     ) -> Tensor:
-        velocity = self._velocity(labels, FlowSettings(settings.weights, settings.precision))
+        velocity = self._velocity(labels, FlowMatchingSettings(settings.weights, settings.precision))
         times = self.objective.density_times(settings.steps)
         total = x.new_zeros(len(x), dtype=torch.float64)
         for _ in range(settings.draws):

@@ -23,24 +23,13 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from models.parts.arguments import picture_shape
 from models.parts.mixture import drawn, log_probability, parameters_needed
-from models.parts.tokens import check_drawing
-from models.training.base import SamplerSettings
-from models.training.capabilities import HasLikelihood, LikelihoodSettings
+from models.training.capabilities import HasLikelihood
 from models.training.single_loss import Optimization, SingleLoss
+from settings.likelihood import LikelihoodSettings
+from settings.sampling import PixelCNNSettings
 
 UPPER, LEFT = (2, 3), (2, 2)
 """Kernels (rows, columns) of the two streams: the row above and the own one; columns to both sides, or to the left."""
-
-
-@dataclass(frozen=True)
-class PixelSettings(SamplerSettings):
-    """How pixels are drawn."""
-
-    temperature: float = 1.0
-    """Divides the logits of the mixtures' components and multiplies their scales."""
-
-    def __post_init__(self) -> None:
-        check_drawing(self.temperature)
 
 
 # Computing a picture at once, or by parts while it is drawn.
@@ -374,7 +363,7 @@ class PixelCNN(SingleLoss, HasLikelihood):
         optimization: how the network is trained.
     """
 
-    settings_class = PixelSettings
+    settings_class = PixelCNNSettings
 
     def __init__(
         self,
@@ -409,7 +398,7 @@ class PixelCNN(SingleLoss, HasLikelihood):
         self.observe("train_bits_per_dim", found / math.log(2))
         return found
 
-    def generate(self, generators: Sequence[torch.Generator], labels: Tensor, settings: PixelSettings) -> Tensor:
+    def generate(self, generators: Sequence[torch.Generator], labels: Tensor, settings: PixelCNNSettings) -> Tensor:
         network = self.chosen_network(settings.weights)
         assert isinstance(network, PixelNetwork)
         channels, height, width = self.data_shape

@@ -25,7 +25,8 @@ from models.parts.layers import one_hot, pixel_norm, with_minibatch_deviation
 from models.parts.losses import Wasserstein
 from models.parts.regularizers import GradientPenalty
 from models.training.base import Batch
-from models.training.gan import GAN, AdversarialTraining, LatentSettings, layers_within
+from models.training.gan import GAN, AdversarialTraining, layers_within
+from settings.sampling import GANSettings
 
 
 class EqualizedConv2d(nn.Conv2d):
@@ -282,12 +283,12 @@ class ProGAN(GAN):
         """How real the discriminator holds pictures (N, *data_shape), (N,); its minibatch statistic is of these."""
         return super().logits(self.of_the_stage(x), y)
 
-    def deployed(self, settings: LatentSettings | None = None) -> Deployed:
+    def deployed(self, settings: GANSettings | None = None) -> Deployed:
         """The generator at this stage of its growth; its pictures have `data_shape` all the same."""
         draw = functools.partial(pictures, size=self.data_shape[1:])
-        return Deployed(self.sampled_network(settings or LatentSettings()), draw)
+        return Deployed(self.sampled_network(settings or GANSettings()), draw)
 
-    def from_latents(self, latents: Tensor, labels: Tensor, settings: LatentSettings) -> Tensor:
+    def from_latents(self, latents: Tensor, labels: Tensor, settings: GANSettings) -> Tensor:
         return pictures(self.sampled_network(settings), latents.to(self.dtype), labels, self.data_shape[1:])
 
 

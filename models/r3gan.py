@@ -35,7 +35,8 @@ from models.parts.layers import autocast_dtype, one_hot
 from models.parts.losses import RelativisticPairing
 from models.parts.ops import downsample2d, low_pass, upsample2d
 from models.parts.regularizers import R1, R2
-from models.training.gan import GAN, AdversarialTraining, LatentSettings, layers_within
+from models.training.gan import GAN, AdversarialTraining, layers_within
+from settings.sampling import GANSettings
 
 SLOPE = 0.2
 """Of the leaky ReLU at negative numbers."""
@@ -260,12 +261,12 @@ class R3GAN(GAN):
         self.blocks, self.expansion = blocks, expansion
         self.conditional, self.low_resolutions = conditional, low_resolutions
 
-    def from_latents(self, latents: Tensor, labels: Tensor, settings: LatentSettings) -> Tensor:
+    def from_latents(self, latents: Tensor, labels: Tensor, settings: GANSettings) -> Tensor:
         return pictures(self.sampled_network(settings), latents.to(self.dtype), labels)
 
-    def deployed(self, settings: LatentSettings | None = None) -> Deployed:
+    def deployed(self, settings: GANSettings | None = None) -> Deployed:
         """The generator, whose pictures are cut off at -1 and 1."""
-        return Deployed(self.sampled_network(settings or LatentSettings()), pictures)
+        return Deployed(self.sampled_network(settings or GANSettings()), pictures)
 
     def discriminator_layers(self) -> list[nn.Module]:
         """from_picture, the convolutions of residual blocks and, where widths differ, between sides; basis, linear."""

@@ -19,7 +19,6 @@ import hashlib
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias
 
 import torch
@@ -42,36 +41,15 @@ from models.parts.ops import bias_act, low_pass, modulated_conv2d, resampled_con
 from models.parts.ranks import joint_mean
 from models.parts.regularizers import R1, MicroBatch, Penalty, path_lengths
 from models.training.capabilities import HasStyles
-from models.training.gan import GAN, AdversarialTraining, LatentSettings, layers_within
+from models.training.gan import GAN, AdversarialTraining, layers_within
 from models.training.randomness import keyed_generator
+from settings.sampling import GANSettings, StyleGAN2Settings
 
 Activation: TypeAlias = Literal["linear", "lrelu"]
 
 Noise: TypeAlias = Sequence[Tensor] | Literal["random", "const", "none"]
 """What the layers add to each pixel: (N, 1, H, W) for each of `Synthesis.noise_sides`; drawn from the global generator;
 the same picture for every sample, which the network keeps; or nothing."""
-
-
-@dataclass(frozen=True)
-class StyleGAN2Settings(LatentSettings):
-    """How StyleGAN2's samples are drawn."""
-
-    truncation_psi: float = 1.0
-    """Intermediate latents are moved towards their average, w' = average + psi * (w - average): below 1 fewer modes,
-    but clean (Karras et al. 2019, appendix B)."""
-    truncation_cutoff: int | None = None
-    """So many layers, from 4 px up, are truncated; all of them where None."""
-    noise: Literal["random", "const", "none"] = "random"
-    """What layers add to each pixel: each sample's own, a function of its latent; the same for all; or nothing."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not math.isfinite(self.truncation_psi):
-            raise ValueError(f"truncation_psi must be a finite number, not {self.truncation_psi}")
-        if self.truncation_cutoff is not None and self.truncation_cutoff < 0:
-            raise ValueError(f"truncation_cutoff counts layers and must not be {self.truncation_cutoff}")
-        if self.noise not in ("random", "const", "none"):
-            raise ValueError(f"noise must be random, const or none, not {self.noise!r}")
 
 
 class EqualizedLinear(nn.Module):
@@ -455,7 +433,7 @@ class StyleGAN2(GAN, HasStyles):
             must have one interval.
     """
 
-    settings_class: ClassVar[type[LatentSettings]] = StyleGAN2Settings
+    settings_class: ClassVar[type[GANSettings]] = StyleGAN2Settings
     lists_from_the_picture: ClassVar[tuple[str, ...]] = ("discriminator.blocks",)
     generator: Generator
 

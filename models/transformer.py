@@ -8,7 +8,6 @@ positions (Su et al. 2021).
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,30 +17,17 @@ from torch import Tensor, nn
 from media.pictures import LEVELS, from_levels, to_levels
 from models.parts.arguments import UNKNOWN_DATA, classes_seen, picture_shape
 from models.parts.attention import Attention, Memory
-from models.parts.tokens import check_drawing, chosen, restricted
-from models.training.base import GenerativeModel, SamplerSettings
-from models.training.capabilities import HasCodes, HasLikelihood, LikelihoodSettings
+from models.parts.tokens import chosen, restricted
+from models.training.base import GenerativeModel
+from models.training.capabilities import HasCodes, HasLikelihood
 from models.training.single_loss import Optimization, SingleLoss
+from settings.likelihood import LikelihoodSettings
+from settings.sampling import TransformerSettings
 
 SEQUENCE_BASE = 10_000.0
 """Of rotary positions along a sequence (Su et al. 2021, section 3.2.2)."""
 GRID_BASE = 100.0
 """Of those along the rows and columns of a picture, which are short (Heo et al. 2024, section 3)."""
-
-
-@dataclass(frozen=True)
-class TokenSettings(SamplerSettings):
-    """How tokens are drawn."""
-
-    temperature: float = 1.0
-    """Divides the logits: below 1 the likely become likelier."""
-    top_k: int | None = None
-    """Only so many of the likeliest tokens."""
-    top_p: float | None = None
-    """Only the fewest likeliest tokens whose probabilities add up to this."""
-
-    def __post_init__(self) -> None:
-        check_drawing(self.temperature, self.top_k, self.top_p)
 
 
 # The network.
@@ -170,7 +156,7 @@ class Decoder(nn.Module):
         here = self.places[start:stop]
         return sum((axis(here[:, number]) for number, axis in enumerate(self.axes)), zeros)
 
-    def draw(self, classes: Tensor, uniforms: Tensor, settings: TokenSettings) -> Tensor:
+    def draw(self, classes: Tensor, uniforms: Tensor, settings: TransformerSettings) -> Tensor:
         """Tokens int64 (N, length) of samples of these classes, from uniform numbers (N, length)."""
         memories = [Memory(self.length) for _ in self.blocks]
         tokens = torch.empty(len(classes), self.length, dtype=torch.int64, device=classes.device)
@@ -214,7 +200,7 @@ class Transformer(SingleLoss, HasLikelihood):
         optimization: how the network is trained.
     """
 
-    settings_class = TokenSettings
+    settings_class = TransformerSettings
 
     def __init__(
         self,
@@ -299,7 +285,7 @@ class Transformer(SingleLoss, HasLikelihood):
         self.observe("train_bits_per_token", found / math.log(2))
         return found
 
-    def generate(self, generators: Sequence[torch.Generator], labels: Tensor, settings: TokenSettings) -> Tensor:
+    def generate(self, generators: Sequence[torch.Generator], labels: Tensor, settings: TransformerSettings) -> Tensor:
         network = self.chosen_network(settings.weights)
         assert isinstance(network, Decoder)
         uniforms = torch.stack([torch.rand(network.length, generator=generator) for generator in generators])

@@ -5,7 +5,6 @@ python main.py fit --config configs/vae_fashion_mnist.yaml
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias
 
 import torch
@@ -25,10 +24,11 @@ from models.parts.variational import (
     reparametrize,
     with_free_bits,
 )
-from models.training.base import SamplerSettings
-from models.training.capabilities import Encodes, HasLatentWeights, HasLikelihood, LikelihoodSettings
+from models.training.capabilities import Encodes, HasLatentWeights, HasLikelihood
 from models.training.randomness import normals
 from models.training.single_loss import Optimization, SingleLoss
+from settings.likelihood import LikelihoodSettings
+from settings.sampling import VAESettings
 
 Likelihood: TypeAlias = Literal["discretized_logistic", "gaussian", "squared_error", "bernoulli"]
 Scale: TypeAlias = float | Literal["pixel", "channel"]
@@ -38,18 +38,6 @@ LEAST_LOG_SCALE = -7.0
 
 SMALLEST_SIDE = 4
 """Strided convolutions halve pictures while their side is even and greater than this: 28 to 7, 32 and 64 to 4."""
-
-
-@dataclass(frozen=True)
-class VAESettings(SamplerSettings):
-    """How samples are drawn; they are the decoder's means."""
-
-    temperature: float = 1.0
-    """Scale of the prior's noise: below 1 samples are nearer to the average picture."""
-
-    def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise ValueError(f"temperature must not be negative, and is {self.temperature}")
 
 
 class ResidualBlock(nn.Module):

@@ -20,10 +20,11 @@ from models.parts import likelihoods
 from models.parts.arguments import picture_shape
 from models.parts.layers import BatchNorm2d
 from models.parts.variational import divergence_from_prior, importance_bound, normal_log_density, reparametrize
-from models.training.base import SamplerSettings
-from models.training.capabilities import Encodes, HasLikelihood, LikelihoodSettings
+from models.training.capabilities import Encodes, HasLikelihood
 from models.training.ema import WeightAverage
-from models.training.gan import GAN, AdversarialTraining, LatentSettings
+from models.training.gan import GAN, AdversarialTraining
+from settings.likelihood import LikelihoodSettings
+from settings.sampling import GANSettings, SamplerSettings
 
 
 def stages(side: int) -> int:
@@ -242,7 +243,7 @@ class VAEGAN(GAN, Encodes, HasLikelihood):
     def _encoder_of(self, settings: SamplerSettings | LikelihoodSettings) -> nn.Module:
         return self.encoder_average.module if settings.weights == "ema" else self.encoder
 
-    def to_latents(self, x: Tensor, labels: Tensor, settings: LatentSettings) -> Tensor:
+    def to_latents(self, x: Tensor, labels: Tensor, settings: GANSettings) -> Tensor:
         """The mean of q(z | x), (N, latent_dim)."""
         mean: Tensor = self._encoder_of(settings)(x.to(self.dtype))[0]
         return mean
@@ -258,7 +259,7 @@ class VAEGAN(GAN, Encodes, HasLikelihood):
         self, x: Tensor, labels: Tensor, generators: Sequence[torch.Generator], settings: LikelihoodSettings
     ) -> Tensor:
         """log p(x) >= E[log (1/k) sum p(x | z_i) p(z_i) / q(z_i | x)], with k = `settings.draws`."""
-        decoder = self.sampled_network(LatentSettings(weights=settings.weights))
+        decoder = self.sampled_network(GANSettings(weights=settings.weights))
         mean, log_variance = self._encoder_of(settings)(x.to(self.device).to(self.dtype))
         noise = torch.stack([torch.randn(settings.draws, self.latent_dim, generator=g) for g in generators], 1)
         log_weights = []

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from models.parts.arguments import picture_shape
 from models.parts.quantizers import EMACodebook, Quantized, Quantizer, QuantizingModule, perplexity
 from models.parts.ranks import sum_over_ranks, world_size
-from models.training.base import SamplerSettings
 from models.training.capabilities import Encodes
 from models.training.single_loss import Optimization, SingleLoss
+from settings.sampling import SamplerSettings
 
 
 class ResidualBlock(nn.Module):

@@ -6,7 +6,7 @@ of the same name.
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from settings.names import named
@@ -15,17 +15,17 @@ Plain: TypeAlias = bool | int | float | str | list["Plain"] | dict[str, "Plain"]
 
 
 class Configurable:
-    """Base of everything that `class_path` may name: models, losses, regularizers, schedules, augmentations."""
+    """Base of everything that `class_path` may name: models, losses, penalties, schedules, augmentations, data."""
 
 
-def describe(part: Configurable) -> dict[str, Plain]:
-    """The class path and the constructor arguments of `part`, as plain data.
+def describe(part: Configurable, without: Collection[str] = ()) -> dict[str, Plain]:
+    """The class path and the constructor arguments of `part`, but for those in `without`, as plain data.
 
     Raises:
         TypeError: if an argument was not kept as an attribute, or has no plain form.
     """
     owner = type(part)
-    arguments = list(inspect.signature(owner).parameters)
+    arguments = [name for name in inspect.signature(owner).parameters if name not in without]
     missing = [name for name in arguments if not hasattr(part, name)]
     if missing:
         raise TypeError(f"{owner.__name__} must keep its argument {missing[0]!r} as an attribute of that name")

@@ -24,7 +24,7 @@ ROOMS: dict[str, set[str]] = {
     "models.training": {"settings", "models.parts", "models.parts.augment", "media"},
     "models": {"settings", "models.training", "models.parts", "models.parts.augment", "media"},
     "callbacks": {"settings", "records", "models.training", "models.parts", "metrics", "features", "media"},
-    "commands.comparison": {"records", "media"},
+    "commands.comparison": {"settings", "records", "media"},
     "commands.sweeps": {"commands.options", "records", "media"},
     "commands.official": {"settings", "commands.options", "models.parts", "media"},
     "commands.options": {
@@ -32,14 +32,8 @@ ROOMS: dict[str, set[str]] = {
         *("models", "models.training", "models.parts"),
     },
     "commands": {
-        *(
-            "commands.options",
-            "commands.official",
-            "commands.sweeps",
-            "commands.comparison",
-            "callbacks",
-            "datamodules",
-        ),
+        *("commands.options", "commands.official", "commands.sweeps", "commands.comparison"),
+        *("callbacks", "datamodules"),
         *("settings", "records", "metrics", "features", "media", "models", "models.training", "models.parts"),
     },
     "": {"commands", "commands.options"},

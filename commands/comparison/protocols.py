@@ -8,6 +8,7 @@ from typing import Any
 from records.figures import LIKELIHOOD, Direction, FigureRecord, Protocol
 from records.folder import RunFolder
 from records.record import printable
+from settings.sampling import neutral
 
 SHARED = (
     LIKELIHOOD, "extractor", "weights_sha256", "resolution", "resize", "precision", "data", "data_shape", "reference",
@@ -19,10 +20,7 @@ NOT_HOW = ("model", "samples_seen", "by_class", "classifier_accuracy", "settings
 """Keys that say what was measured or what came out, and not how; of `settings`, which are a family's own, the weights
 are part of the protocol and the rest stands in a column."""
 
-NEUTRAL = {
-    "truncation": None, "truncation_psi": 1.0, "truncation_cutoff": None, "temperature": 1.0, "top_k": None,
-    "top_p": None, "guidance": 1.0,
-}  # fmt: skip
+NEUTRAL = neutral()
 """Settings of samplers that trade modes for clean samples, with the value that trades nothing. A family without one is
 measured as one that has it at this value; at another value figures are not comparable. A family's other settings
 (steps, standing statistics) are how that model draws, and stand in a column."""

@@ -39,19 +39,26 @@ from models.training.base import GenerativeModel
 
 DEFAULTS = Path(__file__).parents[2] / "configs" / "defaults.yaml"
 
-KEYED_CALLBACKS = {
-    "run": Run,
-    "budget": Budget,
-    "quality": Quality,
-    "likelihood": Likelihood,
-    "diagnosis": Diagnosis,
-    "samples": SampleGrid,
-    "texts": TextSamples,
-    "checkpoints": Checkpoints,
-    "memory": Memory,
-    "throughput": Throughput,
-}
-"""What a sweep or a flag may turn, each under a key of its own: a list item cannot be addressed."""
+CALLBACKS: tuple[tuple[str | None, type[Callback]], ...] = (
+    ("run", Run),
+    (None, Stops),
+    (None, Plan),
+    (None, Guard),
+    ("memory", Memory),
+    ("quality", Quality),
+    ("likelihood", Likelihood),
+    ("diagnosis", Diagnosis),
+    ("samples", SampleGrid),
+    ("texts", TextSamples),
+    ("budget", Budget),
+    (None, Progress),
+    ("checkpoints", Checkpoints),
+    ("throughput", Throughput),
+)
+"""What watches every fit, in the order of a batch's end: report, judge, draw, ask whether to stop, and save.
+
+A sweep or a flag may turn what has a key, the callback's own in a config: a list item could not be addressed.
+"""
 
 
 class TrainingCLI(LightningCLI):
@@ -85,8 +92,9 @@ class TrainingCLI(LightningCLI):
         self.config = parser.parse_args(args)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        for key, callback in KEYED_CALLBACKS.items():
-            parser.add_lightning_class_args(callback, key)
+        for key, callback in CALLBACKS:
+            if key is not None:
+                parser.add_lightning_class_args(callback, key)
         # Of every verb, since every verb reads a run's config.yaml, which may hold it.
         parser.add_argument(
             "--init_from",
@@ -138,23 +146,27 @@ class TrainingCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - Lightning's signature
         trainer = super().instantiate_trainer(**kwargs)
         built: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        keyed = {type(callback): callback for callback in built}
-        # The order is that of a batch's end: report, judge, draw, save, and only then ask whether to stop.
-        judging = (Memory, Quality, Likelihood, Diagnosis, SampleGrid, TextSamples, Budget)
-        ours = [keyed[Run], self.stops, Plan(), Guard(), *(keyed[kind] for kind in judging)]
-        ours += [Progress(), keyed[Checkpoints], keyed[Throughput]]
+        known = {type(callback): callback for callback in [*built, self.stops]}
+        ours = [known[kind] if kind in known else kind() for _, kind in CALLBACKS]
         others = [each for each in built if type(each) not in map(type, ours) and not isinstance(each, ProgressBar)]
         trainer.callbacks = [*ours, *others]  # type: ignore[attr-defined]
         return trainer
+
+    def settled_config(self) -> dict[str, Any]:
+        """As `config_as_plain`, with what the data module made of settings that were left open.
+
+        Another machine may find other files; a run that goes on there must take the same.
+        """
+        config, settled = self.config_as_plain(), self.datamodule.settings()["init_args"]
+        given = config["data"].get("init_args", {})
+        given |= {name: settled.get(name) for name, value in given.items() if value is None}
+        return config
 
     def config_as_plain(self) -> dict[str, Any]:
         """The whole configuration, as it can be written and read again with `--config`."""
         parser = self._parser(self.subcommand)
         text = parser.dump(self.arguments, skip_none=False, skip_link_targets=True, format="yaml")
         config: dict[str, Any] = yaml.safe_load(text)
-        settled, given = self.datamodule.settings()["init_args"], config["data"].get("init_args", {})
-        # A setting left open is kept as the data module settled it: another machine may find other files.
-        given.update({name: settled.get(name) for name, value in given.items() if value is None})
         config.pop("ckpt_path", None)
         config.pop("resume_override", None)  # its value is the setting's own by now
         return config

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from media.files import write_json_whole, write_whole
 from media.pictures import grid, save_png
-from models.training.base import GenerativeModel, SamplerSettings
+from models.training.base import GenerativeModel
+from settings.sampling import SamplerSettings
 
 
 def protocol_of(model: GenerativeModel, path: Path, settings: SamplerSettings, own: dict[str, Any]) -> dict[str, Any]:

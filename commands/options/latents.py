@@ -18,8 +18,9 @@ from commands.options.errors import one_line
 from commands.options.sources import pictures_at
 from media.pictures import from_levels, to_uint8
 from metrics.reference import PictureSet
-from models.training.base import GenerativeModel, SamplerSettings
+from models.training.base import GenerativeModel
 from models.training.capabilities import Encodes, HasLatents, HasStyles
+from settings.sampling import SamplerSettings
 
 Decode: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """(latents (N, ...), labels (N,)) to samples (N, C, H, W) in [-1, 1]."""

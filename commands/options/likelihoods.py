@@ -15,6 +15,7 @@ from metrics.likelihood import PREFIX, bits_per_dimension
 from models.training.base import GenerativeModel
 from models.training.capabilities import HasLikelihood
 from records.figures import Figure
+from settings.likelihood import offered
 
 
 def why_not(model: GenerativeModel) -> str | None:
@@ -58,7 +59,8 @@ def bits(model: GenerativeModel, checkpoint: Path, options: argparse.Namespace) 
         raise ValueError(f"{config}: its text has other characters than the model was trained on; name that text")
     if options.likelihood_samples < 1:
         raise ValueError("--likelihood_samples must be at least 1")
-    settings = likelihood_settings(model, options.weights, options.draws, options.likelihood_steps)
+    named = {each.name: getattr(options, f"likelihood_{each.name}") for each in offered()}
+    settings = likelihood_settings(model, {"weights": options.weights, **named})
     split = held_out(data)
     indices = some_indices(data.size(split), options.likelihood_samples)
     found = []

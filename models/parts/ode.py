@@ -2,29 +2,21 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias, get_args
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-Solver: TypeAlias = Literal["euler", "heun", "rk4"]
-"""Of order 1, 2 and 4, with as many evaluations a step."""
-
-SOLVERS: tuple[str, ...] = get_args(Solver)
+from settings.fields import check_choice
+from settings.sampling import Solver
 
 EVALUATIONS = {"euler": 1, "heun": 2, "rk4": 4}
-"""Evaluations of the velocity in one step."""
+"""Evaluations of the velocity in one step of a solver."""
 
 Velocity: TypeAlias = Callable[[Tensor, float], Tensor]
 """The velocity (N, ...) at places (N, ...) and a time."""
 
 State: TypeAlias = tuple[Tensor, ...]
-
-
-def check_solver(solver: str) -> None:
-    """Raises ValueError for a solver that there is not."""
-    if solver not in SOLVERS:
-        raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, not {solver!r}")
 
 
 def integrate(velocity: Velocity, x: Tensor, times: Sequence[float], solver: Solver, euler_end: bool = False) -> Tensor:
@@ -87,7 +79,7 @@ def _integrate(
     solver: Solver,
     euler_end: bool = False,
 ) -> State:
-    check_solver(solver)
+    check_choice("solver", solver, Solver)
     for i, (time, after) in enumerate(itertools.pairwise(times)):
         h = after - time
         first = change(state, time)

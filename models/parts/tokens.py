@@ -42,13 +42,3 @@ def chosen(logits: Tensor, uniforms: Tensor) -> Tensor:
     # Rounding may leave the total a little off 1: the numbers are stretched to it, and the last possible token ends it.
     reached = cumulative <= uniforms.to(cumulative)[..., None] * cumulative[..., -1:]
     return torch.minimum(reached.sum(-1), cumulative.argmax(-1))
-
-
-def check_drawing(temperature: float, top_k: int | None = None, top_p: float | None = None) -> None:
-    """Raises ValueError, naming the setting, for what `restricted` cannot take."""
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0, not {temperature}; a small one takes the likeliest")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be at least 1, not {top_k}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p must be above 0 and at most 1, not {top_p}")

@@ -4,8 +4,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import lightning
 import torch
@@ -16,11 +15,10 @@ from models.training.checkpoint import CHECKPOINT_FORMAT, own_fields
 from models.training.ema import WeightAverage
 from models.training.randomness import keyed_seed, sample_generator
 from settings.configurable import Configurable, describe
+from settings.sampling import Precision, SamplerSettings
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 """(x, y): x float32 in [-1, 1], (N, *data_shape), or int64 tokens; y int64 (N,), zeros where there are no labels."""
-
-Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 
 PhaseObserver: TypeAlias = Callable[[str], AbstractContextManager[None]]
 
@@ -30,15 +28,6 @@ class HasPrecision(Protocol):
 
     @property
     def precision(self) -> Precision: ...
-
-
-@dataclass(frozen=True)
-class SamplerSettings:
-    """How samples are drawn; recorded beside every figure. Families add their own fields."""
-
-    weights: Literal["ema", "raw"] = "ema"
-    """The averaged weights, or those of the last optimizer step."""
-    precision: Precision = "float32"
 
 
 class OutOfMemoryInPhaseError(RuntimeError):

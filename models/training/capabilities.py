@@ -2,14 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from models.training.base import GenerativeModel, Precision
+from models.training.base import GenerativeModel
 from models.training.randomness import sample_generator
+from settings.likelihood import LikelihoodSettings
 
 
 class HasLatents(GenerativeModel, ABC):
@@ -150,21 +150,6 @@ class HasCodes(Protocol):
     def from_codes(self, codes: Tensor, *, settings: Any = None) -> Tensor:  # noqa: ANN401
         """The samples (N, *data_shape), in [-1, 1], that codes int64 (N, *code_shape) stand for."""
         ...
-
-
-@dataclass(frozen=True)
-class LikelihoodSettings:
-    """How a likelihood is computed; recorded beside every figure. Families add their own fields."""
-
-    weights: Literal["ema", "raw"] = "ema"
-    """The averaged weights, or those of the last optimizer step."""
-    precision: Precision = "float32"
-    draws: int = 1
-    """Random draws a sample that its likelihood rests on: importance samples of a latent, noises of dequantisation."""
-
-    def __post_init__(self) -> None:
-        if self.draws < 1:
-            raise ValueError(f"draws must be at least 1, not {self.draws}")
 
 
 class HasLikelihood(GenerativeModel, ABC):

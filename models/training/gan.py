@@ -19,91 +19,65 @@ from models.parts.losses import AdversarialLoss, NonSaturating
 from models.parts.ranks import sum_over_ranks, world_size
 from models.parts.regularizers import MicroBatch, Penalty, Regularizer
 from models.parts.schedules import Schedule, value_at
-from models.training.base import Batch, SamplerSettings
+from models.training.base import Batch
 from models.training.capabilities import HasLatents
 from models.training.checkpoint import own_fields
 from models.training.ema import WeightAverage
 from models.training.manual import ManualOptimization
 from models.training.randomness import keyed_generator
 from settings.configurable import Configurable
+from settings.fields import documented, setting
+from settings.sampling import GANSettings
 
 
-@dataclass(frozen=True)
-class LatentSettings(SamplerSettings):
-    """How a GAN's samples are drawn."""
+# Beside the loop and not in settings/: the default of `loss` is a class of models.parts, and so are its other types.
+@documented
+@dataclass(eq=False)
+class AdversarialTraining(Configurable):
+    """How the two players are trained."""
 
-    truncation: float | None = None
-    """Latent values beyond this magnitude are drawn again (Brock et al. 2019, section 3.1): fewer modes, but clean."""
+    loss: AdversarialLoss = setting(None, "the adversarial objective; non-saturating where left out")
+    regularizers: list[Regularizer] = setting(None, "penalties on the discriminator's gradient")
+    augmentation: Augmentation | None = setting(
+        None, "what both players' pictures pass through before the discriminator sees them"
+    )
+    lr: float | Schedule = setting(2e-4, "Adam's learning rate")
+    d_lr: float | Schedule | None = setting(None, "the discriminator's own, where it differs")
+    beta1: float | Schedule = setting(0.5, "Adam's first decay")
+    beta2: float | Schedule = setting(0.999, "Adam's second decay")
+    eps: float = setting(1e-8, "Adam's epsilon")
+    d_steps: int = setting(1, "discriminator steps a generator step")
+    # The step is that of the joint batch, but batch statistics, where a network has them, remain those of a
+    # micro-batch, and a spectral norm's power iteration advances with each, as in Brock et al.'s code.
+    accumulate: int = setting(1, "micro-batches whose gradients one optimizer step adds up")
+    clip_norm: float | None = setting(None, "each network's gradient norm is clipped to this")
+    ema_halflife_kimg: float | Schedule = setting(10.0, "half-life of the generator's average, in thousand samples")
+    ema_rampup: float | None = setting(
+        None, "the half-life never exceeds this share of the samples seen; no such limit where left out"
+    )
+    ema_start_kimg: float = setting(0.0, "the average is the generator itself until so many thousand samples were seen")
+    # As the PyTorch DCGAN example does.
+    reuse_fakes: bool = setting(
+        False,
+        "the generator step reuses the fakes of the last discriminator step: one generator pass less, at the memory of "
+        "holding its activations through the discriminator step",
+    )
+    # FreezeD (Mo, Cho & Shin 2020, arXiv:2002.10964). `GAN.discriminator_layers` counts.
+    freeze_d: int = setting(
+        0, "so many layers of the discriminator, from the picture on, are never updated, for few pictures"
+    )
 
     def __post_init__(self) -> None:
-        if self.truncation is not None and self.truncation <= 0:
-            raise ValueError(f"truncation must be positive, not {self.truncation}")
-
-
-class AdversarialTraining(Configurable):
-    """How the two players are trained.
-
-    Args:
-        loss: the adversarial objective.
-        regularizers: penalties on the discriminator's gradient.
-        augmentation: what both players' pictures pass through before the discriminator sees them.
-        lr: Adam's learning rate.
-        d_lr: the discriminator's own, where it differs.
-        beta1: Adam's first decay.
-        beta2: Adam's second decay.
-        eps: Adam's epsilon.
-        d_steps: discriminator steps a generator step.
-        accumulate: micro-batches whose gradients one optimizer step adds up; the step is that of the joint batch
-            (batch statistics, where a network has them, remain those of a micro-batch, and a spectral norm's power
-            iteration advances with each, as in Brock et al.'s code).
-        clip_norm: each network's gradient norm is clipped to this.
-        ema_halflife_kimg: half-life of the generator's average, in thousand samples.
-        ema_rampup: the half-life never exceeds this share of the samples seen; None switches the ramp off.
-        ema_start_kimg: the average is the generator itself until so many thousand samples were seen.
-        reuse_fakes: the generator step reuses the fakes of the last discriminator step, as the PyTorch DCGAN example
-            does: one generator pass less, at the memory of holding its activations through the discriminator step.
-        freeze_d: so many layers of the discriminator, from the picture on, are never updated: FreezeD, for few pictures
-            and weights that others trained (Mo, Cho & Shin 2020, arXiv:2002.10964). `GAN.discriminator_layers` counts.
-    """
-
-    def __init__(
-        self,
-        loss: AdversarialLoss | None = None,
-        regularizers: list[Regularizer] | None = None,
-        augmentation: Augmentation | None = None,
-        lr: float | Schedule = 2e-4,
-        d_lr: float | Schedule | None = None,
-        beta1: float | Schedule = 0.5,
-        beta2: float | Schedule = 0.999,
-        eps: float = 1e-8,
-        d_steps: int = 1,
-        accumulate: int = 1,
-        clip_norm: float | None = None,
-        ema_halflife_kimg: float | Schedule = 10.0,
-        ema_rampup: float | None = None,
-        ema_start_kimg: float = 0.0,
-        reuse_fakes: bool = False,
-        freeze_d: int = 0,
-    ) -> None:
-        if freeze_d < 0:
-            raise ValueError(f"freeze_d counts layers and must not be {freeze_d}")
-        at_least_1(d_steps=d_steps, accumulate=accumulate)
-        self.loss = NonSaturating() if loss is None else loss
-        if augmentation is not None and augmentation.reads_signs and not self.loss.zero_is_undecided:
+        if self.freeze_d < 0:
+            raise ValueError(f"freeze_d counts layers and must not be {self.freeze_d}")
+        at_least_1(d_steps=self.d_steps, accumulate=self.accumulate)
+        self.loss = self.loss or NonSaturating()
+        self.regularizers = list(self.regularizers or [])
+        if self.augmentation is not None and self.augmentation.reads_signs and not self.loss.zero_is_undecided:
             raise ValueError(
-                f"{type(augmentation).__name__} adapts to the signs of logits, which mean nothing under "
+                f"{type(self.augmentation).__name__} adapts to the signs of logits, which mean nothing under "
                 f"{type(self.loss).__name__}: set target: null, and p to a number or a schedule"
             )
-        self.regularizers = list(regularizers or [])
-        self.augmentation = augmentation
-        self.lr, self.d_lr = lr, d_lr
-        self.beta1, self.beta2, self.eps = beta1, beta2, eps
-        self.d_steps, self.accumulate = d_steps, accumulate
-        self.clip_norm = clip_norm
-        self.ema_halflife_kimg, self.ema_rampup = ema_halflife_kimg, ema_rampup
-        self.ema_start_kimg = ema_start_kimg
-        self.reuse_fakes = reuse_fakes
-        self.freeze_d = freeze_d
 
 
 class GAN(ManualOptimization, HasLatents):
@@ -113,7 +87,7 @@ class GAN(ManualOptimization, HasLatents):
     Latents are standard normal, (N, latent_dim).
     """
 
-    settings_class: ClassVar[type[LatentSettings]] = LatentSettings
+    settings_class: ClassVar[type[GANSettings]] = GANSettings
     joint_pass: ClassVar[bool] = False
     """Whether the discriminator sees all that a loss compares in one pass: batch statistics are then joint, and a
     spectral norm's power iteration advances once."""
@@ -385,7 +359,7 @@ class GAN(ManualOptimization, HasLatents):
 
     # Sampling.
 
-    def latents_from(self, generators: Sequence[torch.Generator], settings: LatentSettings) -> Tensor:
+    def latents_from(self, generators: Sequence[torch.Generator], settings: GANSettings) -> Tensor:
         drawn = [_latent(generator, self.latent_dim, settings.truncation) for generator in generators]
         return torch.stack(drawn).to(self.device, non_blocking=True)
 

@@ -5,6 +5,7 @@ Likelihood models, flows and flow matching all train so; a family adds the netwo
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,44 +18,34 @@ from models.training.base import Batch
 from models.training.ema import WeightAverage
 from models.training.manual import ManualOptimization
 from settings.configurable import Configurable
+from settings.fields import documented, setting
 
 
+# Beside the loop and not in settings/: a schedule, which `lr` may be, is a class of models.parts.
+@documented
+@dataclass(eq=False)
 class Optimization(Configurable):
-    """How the network is trained.
+    """How the network is trained."""
 
-    Args:
-        lr: Adam's learning rate.
-        beta1: Adam's first decay.
-        beta2: Adam's second decay.
-        eps: Adam's epsilon.
-        weight_decay: AdamW's, of weights of two dimensions and more; 0 is Adam.
-        warmup_kimg: the learning rate rises in a straight line from 0 over so many thousand samples.
-        accumulate: micro-batches whose gradients one optimizer step adds up.
-        clip_norm: the gradient's norm is clipped to this.
-        ema_halflife_kimg: half-life of the network's average, in thousand samples; None keeps none.
-        ema_rampup: the half-life never exceeds this share of the samples seen; None switches the ramp off.
-    """
+    lr: float | Schedule = setting(1e-3, "Adam's learning rate")
+    beta1: float = setting(0.9, "Adam's first decay")
+    beta2: float = setting(0.999, "Adam's second decay")
+    eps: float = setting(1e-8, "Adam's epsilon")
+    weight_decay: float = setting(0.0, "AdamW's, of weights of two dimensions and more; 0 is Adam")
+    warmup_kimg: float = setting(0.0, "the learning rate rises in a straight line from 0 over so many thousand samples")
+    accumulate: int = setting(1, "micro-batches whose gradients one optimizer step adds up")
+    clip_norm: float | None = setting(None, "the gradient's norm is clipped to this")
+    ema_halflife_kimg: float | Schedule | None = setting(
+        None, "half-life of the network's average, in thousand samples; no average where left out"
+    )
+    ema_rampup: float | None = setting(
+        None, "the half-life never exceeds this share of the samples seen; no such limit where left out"
+    )
 
-    def __init__(
-        self,
-        lr: float | Schedule = 1e-3,
-        beta1: float = 0.9,
-        beta2: float = 0.999,
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        warmup_kimg: float = 0.0,
-        accumulate: int = 1,
-        clip_norm: float | None = None,
-        ema_halflife_kimg: float | Schedule | None = None,
-        ema_rampup: float | None = None,
-    ) -> None:
-        at_least_1(accumulate=accumulate)
-        if weight_decay < 0 or warmup_kimg < 0:
+    def __post_init__(self) -> None:
+        at_least_1(accumulate=self.accumulate)
+        if self.weight_decay < 0 or self.warmup_kimg < 0:
             raise ValueError("weight_decay and warmup_kimg must not be negative")
-        self.lr, self.beta1, self.beta2, self.eps = lr, beta1, beta2, eps
-        self.weight_decay, self.warmup_kimg = weight_decay, warmup_kimg
-        self.accumulate, self.clip_norm = accumulate, clip_norm
-        self.ema_halflife_kimg, self.ema_rampup = ema_halflife_kimg, ema_rampup
 
     def lr_at(self, samples_seen: int) -> float:
         """The learning rate of the step that begins after so many samples, its warm-up included."""

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from media.pictures import from_levels, to_levels
-from models.training.base import SamplerSettings
 from models.training.capabilities import Encodes, HasLikelihood
 from models.training.single_loss import Optimization, SingleLoss
+from settings.sampling import SamplerSettings
 
 
 class Logits(nn.Module):

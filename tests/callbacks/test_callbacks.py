@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import signal
 from pathlib import Path
@@ -14,10 +15,12 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from callbacks.checkpoints import CheckpointError, WholeCheckpointIO, link, newest_whole
+from callbacks.budget import Budget
+from callbacks.checkpoints import CheckpointError, Checkpoints, WholeCheckpointIO, link, newest_whole
+from callbacks.diagnosis import Diagnosis
 from callbacks.guard import Guard, NonFiniteError, require_finite_weights
 from callbacks.hardware import hardware, has_bf16_units, versions
-from callbacks.intervals import Interval
+from callbacks.intervals import AtIntervals
 from callbacks.memory import PeakMeter, bytes_kept, count_saved_tensors
 from callbacks.plan import Trial, random_batch, trial_steps
 from callbacks.predictions import SampleIndices
@@ -52,19 +55,34 @@ def fitted(model: DCGAN, *callbacks: lightning.Callback, batches: int = 1, **set
 # Intervals.
 
 
+def trainer_with(*callbacks: lightning.Callback) -> Any:  # noqa: ANN401 - all of a trainer that intervals look at
+    return SimpleNamespace(callbacks=callbacks)
+
+
 @pytest.mark.parametrize("batch", [1, 3, 7, 100])
 def test_an_interval_passes_as_often_whatever_the_batch_size(batch: int) -> None:
-    interval = Interval(kimg=0.1)
-    due = [seen for seen in range(batch, 2101, batch) if interval.passed(seen)]
+    callback, trainer = AtIntervals(every_kimg=0.1), trainer_with()
+    due = [seen for seen in range(batch, 2101, batch) if callback.due(trainer, seen)]
     assert len(due) == len(range(batch, 2101, batch)) if batch >= 100 else len(due) == 2100 // batch * batch // 100
     assert all(seen % 100 < batch for seen in due)
 
 
-def test_an_interval_that_starts_late_owes_nothing_for_what_went_before() -> None:
-    interval = Interval(kimg=0.1)
-    interval.start(1050)
-    assert not interval.passed(1090)
-    assert interval.passed(1100)
+def test_an_interval_that_starts_late_owes_nothing_for_what_went_before(model: DCGAN) -> None:
+    callback, trainer = AtIntervals(every_kimg=0.1), trainer_with()
+    model.samples_seen = 1050
+    callback.on_train_start(trainer, model)
+    assert not callback.due(trainer, 1090)
+    assert callback.due(trainer, 1100)
+
+
+@pytest.mark.parametrize(
+    ("callback", "samples"), [(AtIntervals(), 3000), (Diagnosis(), math.inf), (Checkpoints(), math.inf)]
+)
+def test_without_an_interval_it_is_a_tenth_of_the_budget_or_never(callback: AtIntervals, samples: float) -> None:
+    assert callback.interval(trainer_with(Budget(kimg=30))) == samples
+    assert callback.interval(trainer_with()) == (50_000 if samples == 3000 else samples)
+    with pytest.raises(ValueError, match="every_kimg must be positive, not 0"):
+        type(callback)(every_kimg=0)
 
 
 # The run's files.

@@ -17,8 +17,9 @@ from models.dcgan import DCGAN
 from models.parts.layers import SpectralConv2d, SpectralEmbedding, SpectralLinear, without_spectral_norm
 from models.progan import ProGAN
 from models.r3gan import R3GAN
-from models.stylegan2 import StyleGAN2, StyleGAN2Settings
+from models.stylegan2 import StyleGAN2
 from models.training.gan import GAN
+from settings.sampling import StyleGAN2Settings
 
 STYLEGAN2 = {"channel_base": 64, "channel_max": 8, "latent_dim": 6, "w_dim": 5, "mapping_layers": 2}
 

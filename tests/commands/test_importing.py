@@ -25,8 +25,9 @@ from main import main
 from models import load
 from models.biggan import BigGAN
 from models.r3gan import R3GAN
-from models.stylegan2 import StyleGAN2, StyleGAN2Settings
+from models.stylegan2 import StyleGAN2
 from models.training.checkpoint import read_checkpoint
+from settings.sampling import StyleGAN2Settings
 from tests.commands.conftest import Run, checkpoint, only_run, record
 
 SIZES = {"channel_base": 64, "channel_max": 8}

@@ -14,7 +14,8 @@ from metrics.interpolation import lerp, slerp
 from models import load
 from models.biggan import BigGAN
 from models.dcgan import DCGAN
-from models.stylegan2 import StyleGAN2, StyleGAN2Settings
+from models.stylegan2 import StyleGAN2
+from settings.sampling import StyleGAN2Settings
 from tests.commands.conftest import cells, pixels, saved
 
 STILL = StyleGAN2Settings(noise="const")

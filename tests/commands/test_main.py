@@ -1,5 +1,6 @@
 """The command line: help at once, one clear line for bad input, exit codes."""
 
+import dataclasses
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import yaml
 
 from commands.options.errors import InputError, parser_error
 from main import COMMANDS, TRAINING, main
+from models.training.gan import AdversarialTraining
 from tests.commands.conftest import Run
 
 REPOSITORY = Path(__file__).parents[2]
@@ -44,6 +46,21 @@ def test_every_verb_has_help(capsys: pytest.CaptureFixture[str]) -> None:
             main([verb, "--help"])
         assert stop.value.code == 0
         assert "usage:" in capsys.readouterr().out
+
+
+def test_help_says_what_stands_beside_a_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    def shown(*words: str) -> str:
+        with pytest.raises(SystemExit):
+            main(["fit", *words])
+        return " ".join(capsys.readouterr().out.split())
+
+    of_fit = shown("--help")
+    for key in ("quality", "likelihood", "samples", "texts"):
+        rule = "thousand samples between two times; a tenth of the budget where left out, 50 without a budget"
+        assert f"--{key}.every_kimg EVERY_KIMG {rule}" in of_fit
+    of_training = shown("--model", "models.dcgan.DCGAN", "--model.adversarial.help", "AdversarialTraining")
+    for field in dataclasses.fields(AdversarialTraining):
+        assert field.metadata["help"] in of_training
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from metrics.directions import deviations, factorized, principal
 from models import load
 from models.biggan import BigGAN
 from models.dcgan import DCGAN
-from models.stylegan2 import StyleGAN2, StyleGAN2Settings
+from models.stylegan2 import StyleGAN2
+from settings.sampling import StyleGAN2Settings
 from tests.commands.conftest import bytes_of, cells, pixels, saved
 
 STILL = StyleGAN2Settings(noise="const")

@@ -336,3 +336,14 @@ def test_a_limit_is_other_data_and_must_leave_something_out() -> None:
         labels_of(Numbered(train_limit=25), "train")
     with pytest.raises(ValueError, match="train_limit: must be at least 1, got 0"):
         Numbered(train_limit=0)
+
+
+def test_settings_are_the_arguments_that_decide_what_the_examples_are() -> None:
+    data = Numbered(batch_size=8, seed=3, flip=False)
+    assert data.settings() == {
+        "class_path": f"{__name__}.Numbered",
+        "init_args": {"flip": False, "test": True, "train_limit": None},
+    }
+    del data.test
+    with pytest.raises(TypeError, match="Numbered must keep its argument 'test' as an attribute of that name"):
+        data.settings()

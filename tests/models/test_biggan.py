@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from commands.options.configs import read_config
 from models import load
-from models.biggan import BigGAN, BigGANSettings, Discriminator, Generator
+from models.biggan import BigGAN, Discriminator, Generator
 from models.parts.attention import SelfAttention
 from models.parts.layers import BatchNorm2d
 from models.parts.losses import Hinge
 from models.parts.regularizers import R1, non_orthogonality
 from models.training.gan import AdversarialTraining
+from settings.sampling import BigGANSettings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

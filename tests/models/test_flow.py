@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from media.pictures import from_levels
 from models import load
-from models.flow import Flow, FlowSettings, Glow, RealNVP
+from models.flow import Flow, Glow, RealNVP
 from models.parts.flow_layers import ActNorm, Chain, MaskedCoupling, MultiScale, Squeeze
 from models.training.base import Batch
-from models.training.capabilities import Encodes, HasLatents, HasLikelihood, LikelihoodSettings
+from models.training.capabilities import Encodes, HasLatents, HasLikelihood
 from models.training.randomness import sample_generator
 from models.training.single_loss import Optimization
+from settings.likelihood import LikelihoodSettings
+from settings.sampling import FlowSettings
 
 Fit = Callable[..., lightning.Trainer]
 Batches = Callable[..., list[Batch]]

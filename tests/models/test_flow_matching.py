@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from media.pictures import from_levels
 from models import load
-from models.flow_matching import EDM, ConditionalOT, FlowLikelihood, FlowMatching, FlowSettings, Objective
+from models.flow_matching import EDM, ConditionalOT, FlowMatching, Objective
 from models.parts.likelihoods import dequantized
 from models.training.single_loss import Optimization
+from settings.likelihood import FlowMatchingLikelihood
+from settings.sampling import FlowMatchingSettings
 
 
 def draws(*shape: int, seed: int = 0) -> Tensor:
@@ -142,14 +144,14 @@ def knowing(objective: Objective, network: nn.Module, shape: tuple[int, ...], **
 def test_the_likelihood_of_normal_data(objective: Objective, network: nn.Module, steps: int, divergence: Any) -> None:  # noqa: ANN401
     """The velocity is a multiple of x, so that even one probe's estimate is exact."""
     model, x = knowing(objective, network, (2,)), S * draws(8, 2)
-    settings = FlowLikelihood(steps=steps, solver="rk4", divergence=divergence)
+    settings = FlowMatchingLikelihood(steps=steps, solver="rk4", divergence=divergence)
     truth = torch.distributions.Normal(0.0, S).log_prob(x).sum(1)
     torch.testing.assert_close(model.log_prob(x, settings=settings), truth, rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize(("objective", "network", "steps"), BEST, ids=["straight", "edm"])
 def test_samples_are_normal_and_encoding_is_the_way_back(objective: Objective, network: nn.Module, steps: int) -> None:
-    model, settings = knowing(objective, network, (2,)), FlowSettings(steps=steps)
+    model, settings = knowing(objective, network, (2,)), FlowMatchingSettings(sampler_steps=steps)
     latents = draws(8, 2)
     x = model.decode(latents, settings=settings)
     torch.testing.assert_close(x.double(), S * latents, rtol=0.02, atol=1e-3)
@@ -161,7 +163,7 @@ def test_bytes_have_the_probability_of_their_256th() -> None:
     """With narrow bins the mean log-density over a bin, times its width, is the bin's log-probability."""
     model = knowing(ConditionalOT(), BestStraight(), (1, 2, 2))
     levels = torch.randint(60, 196, (6, 1, 2, 2), generator=torch.Generator().manual_seed(0))
-    found = model.log_prob(from_levels(levels), settings=FlowLikelihood(steps=40, solver="rk4", draws=16))
+    found = model.log_prob(from_levels(levels), settings=FlowMatchingLikelihood(steps=40, solver="rk4", draws=16))
     normal = torch.distributions.Normal(torch.tensor(0.0, dtype=torch.float64), S)
     low, high = (
         dequantized(from_levels(levels).double(), torch.full(levels.shape, edge).double()) for edge in (0.0, 1.0)
@@ -189,7 +191,7 @@ def test_guidance_is_its_formula() -> None:
     with_label, without = model.network(x, level, labels), model.network(x, level, torch.full((3,), 3))
     assert (with_label - without).abs().max() > 1e-4
     for guidance in (0.0, 1.0, 2.5):
-        found = model._velocity(labels, FlowSettings(weights="raw", guidance=guidance))(x, 0.4)
+        found = model._velocity(labels, FlowMatchingSettings(weights="raw", guidance=guidance))(x, 0.4)
         torch.testing.assert_close(found, without + guidance * (with_label - without))
 
 
@@ -208,7 +210,7 @@ def test_the_share_of_dropped_labels() -> None:
         ({"label_dropout": 0.1}, "label_dropout needs labels: set conditional: true"),
         ({"label_dropout": 1.0, "conditional": True}, "label_dropout must lie in"),
         ({"width": 6}, "width must be divisible by 4"),
-        ({"solver": "midpoint"}, "solver must be one of"),
+        ({"solver": "midpoint"}, "solver must be euler, heun or rk4"),
         ({"attention": [16]}, "attention at 16 px"),
         ({"sampler_steps": 0}, "sampler_steps must be at least 1"),
     ],
@@ -221,7 +223,7 @@ def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> Non
 def test_guidance_without_dropped_labels_is_refused() -> None:
     for model in (vectors(), vectors(conditional=True)):
         with pytest.raises(ValueError, match=r"guidance 2\.0 needs a model that was trained with and without labels"):
-            model.sample([0], settings=FlowSettings(guidance=2.0))
+            model.sample([0], settings=FlowMatchingSettings(guidance=2.0))
 
 
 # The contract.
@@ -244,7 +246,7 @@ def test_samples_and_likelihoods_do_not_depend_on_the_batch(make: Callable[..., 
     together, alone = model.sample([4, 9, 2], [0, 1, 2]), model.sample([9], [1])
     torch.testing.assert_close(together[1:2], alone, rtol=0, atol=1e-5)
     assert together.shape == (3, *model.data_shape)
-    settings = FlowLikelihood(steps=3, draws=2)
+    settings = FlowMatchingLikelihood(steps=3, draws=2)
     both = model.log_prob(together, torch.tensor([0, 1, 2]), indices=[4, 9, 2], settings=settings)
     one = model.log_prob(alone, torch.tensor([1]), indices=[9], settings=settings)
     torch.testing.assert_close(both[1:2], one, rtol=1e-5, atol=1e-3)
@@ -278,7 +280,7 @@ def test_a_resumed_run_is_the_same_to_the_bit(
     loaded = load(tmp_path / "last.ckpt")
     assert isinstance(loaded, FlowMatching)
     assert isinstance(loaded.objective, EDM)
-    settings = FlowSettings(steps=3, guidance=2.0)
+    settings = FlowMatchingSettings(sampler_steps=3, guidance=2.0)
     assert torch.equal(loaded.sample([3], [1], settings=settings), half.sample([3], [1], settings=settings))
     assert loaded.likelihood_kind.startswith("estimate of a lower bound by uniform dequantisation")
 
@@ -296,7 +298,8 @@ def test_it_computes_in_bf16(batches: Callable[..., Any]) -> None:
 
 def test_a_protocol_records_the_steps_and_the_solver_that_the_model_takes_by_itself() -> None:
     model = FlowMatching((2,), width=8, blocks=1, sampler_steps=3, solver="euler")
-    settled = model.settled(FlowSettings(guidance=1.0))
-    assert (settled.steps, settled.solver) == (3, "euler")
-    assert model.settled(FlowSettings(steps=7, solver="heun")) == FlowSettings(steps=7, solver="heun")
+    settled = model.settled(FlowMatchingSettings(guidance=1.0))
+    assert (settled.sampler_steps, settled.solver) == (3, "euler")
+    named = FlowMatchingSettings(sampler_steps=7, solver="heun")
+    assert model.settled(named) == named
     torch.testing.assert_close(model.sample([0, 1]), model.sample([0, 1], settings=settled), rtol=0, atol=0)

@@ -9,17 +9,9 @@ from torch import Tensor
 
 from models import load
 from models.parts.mixture import drawn
-from models.pixelcnn import (
-    Part,
-    PixelCNN,
-    PixelNetwork,
-    PixelSettings,
-    concat_elu,
-    convolutions,
-    gain,
-    initializing,
-)
+from models.pixelcnn import Part, PixelCNN, PixelNetwork, concat_elu, convolutions, gain, initializing
 from models.training.single_loss import Optimization
+from settings.sampling import PixelCNNSettings
 
 SMALL: dict[str, Any] = {"width": 4, "blocks": 1, "mixtures": 2}
 
@@ -129,7 +121,7 @@ def test_samples_do_not_depend_on_their_batch(shape: tuple[int, ...]) -> None:
     for i in range(3):
         torch.testing.assert_close(model.sample([i], seed=4)[0], whole[i], atol=1e-6, rtol=0)
     assert not torch.equal(whole, model.sample(range(3), seed=5))
-    assert not torch.equal(whole, model.sample(range(3), seed=4, settings=PixelSettings(temperature=0.5)))
+    assert not torch.equal(whole, model.sample(range(3), seed=4, settings=PixelCNNSettings(temperature=0.5)))
 
 
 def test_it_resumes_exactly_and_samples_by_itself(

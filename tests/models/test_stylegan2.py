@@ -26,14 +26,14 @@ from models.stylegan2 import (
     Mapping,
     StyledConv2d,
     StyleGAN2,
-    StyleGAN2Settings,
     mixed,
     noise_of,
 )
 from models.training.base import Batch
 from models.training.capabilities import HasCritic, HasLatents
-from models.training.gan import AdversarialTraining, LatentSettings
+from models.training.gan import AdversarialTraining
 from settings.configurable import build, describe
+from settings.sampling import GANSettings, StyleGAN2Settings
 
 Fit = Callable[..., lightning.Trainer]
 Batches = Callable[..., list[Batch]]
@@ -398,7 +398,7 @@ def test_a_checkpoint_can_hold_it() -> None:
     rebuilt = build(describe(model))
     assert describe(rebuilt) == describe(model)
     with pytest.raises(ValueError, match="takes StyleGAN2Settings"):
-        model.sample([0], settings=LatentSettings())
+        model.sample([0], settings=GANSettings())
 
 
 # Precision.

@@ -11,7 +11,8 @@ from models import load
 from models.parts.tokens import chosen
 from models.training.capabilities import HasLikelihood
 from models.training.single_loss import Optimization
-from models.transformer import Decoder, TokenSettings, Transformer, rotated, turns
+from models.transformer import Decoder, Transformer, rotated, turns
+from settings.sampling import TransformerSettings
 from tests.models.toy_coder import CODES, ToyCoder, save_model
 
 SMALL: dict[str, Any] = {"width": 16, "depth": 2, "heads": 2}
@@ -91,7 +92,7 @@ def test_drawing_with_kept_keys_equals_drawing_without(grid: tuple[int, ...]) ->
     network, length = decoder(grid), math.prod(grid)
     classes = torch.tensor([0, 1, 1])
     uniforms = torch.rand(3, length, generator=torch.Generator().manual_seed(0))
-    drawn = network.draw(classes, uniforms, TokenSettings())
+    drawn = network.draw(classes, uniforms, TransformerSettings())
     tokens = torch.zeros(3, length, dtype=torch.int64)
     for at in range(length):
         tokens[:, at] = chosen(network(tokens, classes)[:, at], uniforms[:, at])
@@ -172,10 +173,10 @@ def test_a_class_has_a_start_of_its_own() -> None:
 
 def test_settings_of_drawing_are_used() -> None:
     model = text_model()
-    greedy = model.sample([0, 1], settings=TokenSettings(top_k=1))
+    greedy = model.sample([0, 1], settings=TransformerSettings(top_k=1))
     assert torch.equal(greedy[0], greedy[1])
-    assert torch.equal(greedy, model.sample([0, 1], settings=TokenSettings(top_p=1e-6)))
-    assert torch.equal(greedy, model.sample([0, 1], settings=TokenSettings(temperature=1e-4)))
+    assert torch.equal(greedy, model.sample([0, 1], settings=TransformerSettings(top_p=1e-6)))
+    assert torch.equal(greedy, model.sample([0, 1], settings=TransformerSettings(temperature=1e-4)))
 
 
 def test_it_learns_text_resumes_exactly_and_writes_by_itself(fit: Callable[..., Any], tmp_path: Path) -> None:

@@ -13,17 +13,11 @@ from models.parts import likelihoods
 from models.parts.schedules import Linear
 from models.parts.variational import divergence_from_prior
 from models.training.base import Batch
-from models.training.capabilities import (
-    Deployable,
-    Encodes,
-    HasCodes,
-    HasLatents,
-    HasLatentWeights,
-    HasLikelihood,
-    LikelihoodSettings,
-)
+from models.training.capabilities import Deployable, Encodes, HasCodes, HasLatents, HasLatentWeights, HasLikelihood
 from models.training.single_loss import Optimization
-from models.vae import VAE, VAESettings, sides
+from models.vae import VAE, sides
+from settings.likelihood import LikelihoodSettings
+from settings.sampling import VAESettings
 
 Fit = Callable[..., Any]
 Batches = Callable[..., list[Batch]]

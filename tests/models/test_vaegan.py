@@ -19,10 +19,12 @@ from models.parts import likelihoods
 from models.parts.augment import Augmentation
 from models.parts.losses import AdversarialLoss, Minimax, NonSaturating
 from models.training.base import Batch
-from models.training.capabilities import Deployable, Encodes, HasCritic, HasLatents, HasLikelihood, LikelihoodSettings
-from models.training.gan import AdversarialTraining, LatentSettings
+from models.training.capabilities import Deployable, Encodes, HasCritic, HasLatents, HasLikelihood
+from models.training.gan import AdversarialTraining
 from models.training.randomness import keyed_generator
 from models.vaegan import VAEGAN, Encoder
+from settings.likelihood import LikelihoodSettings
+from settings.sampling import GANSettings
 from tests.models.ranks import fit_share, on_ranks
 
 Fit = Callable[..., lightning.Trainer]
@@ -295,7 +297,7 @@ def test_samples_and_bounds_do_not_depend_on_their_batch(fitted: tuple[VAEGAN, A
 def test_reconstructions_are_decoded_means(fitted: tuple[VAEGAN, Any], batches: Batches) -> None:
     model, x = fitted[0], batches(1, 4, (2, 16, 16))[0][0]
     for weights, encoder in (("ema", model.encoder_average.module), ("raw", copy.deepcopy(model.encoder).eval())):
-        settings = LatentSettings(weights=weights)  # type: ignore[arg-type]
+        settings = GANSettings(weights=weights)  # type: ignore[arg-type]
         assert isinstance(encoder, Encoder)
         z = model.encode(x, settings=settings)
         assert torch.equal(z, encoder(x)[0])

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from models import load
 from models.parts.quantizers import Codebook, EMACodebook, FiniteScalar, Quantizer
-from models.training.base import Batch, SamplerSettings
+from models.training.base import Batch
 from models.training.capabilities import Encodes, HasCodes, HasLatents, HasLikelihood
 from models.training.single_loss import Optimization
 from models.vqvae import VQVAE
+from settings.sampling import SamplerSettings
 
 Fit = Callable[..., Any]
 Batches = Callable[..., list[Batch]]

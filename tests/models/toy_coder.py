@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.training.base import GenerativeModel, SamplerSettings
+from models.training.base import GenerativeModel
+from settings.sampling import SamplerSettings
 
 CODES = 8
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.parts.ode import EVALUATIONS, Solver, integrate, integrate_density
+from models.parts.ode import EVALUATIONS, integrate, integrate_density
+from settings.sampling import Solver
 
 A = torch.tensor([[0.3, -0.8], [0.5, -0.4]], dtype=torch.float64)
 
@@ -76,5 +77,5 @@ def test_a_gaussian_is_carried_to_a_gaussian_of_known_density(probe: bool, point
 
 
 def test_a_solver_that_there_is_not_is_refused(points: Tensor) -> None:
-    with pytest.raises(ValueError, match="solver must be one of euler, heun, rk4"):
+    with pytest.raises(ValueError, match="solver must be euler, heun or rk4"):
         integrate(linear, points, [0.0, 1.0], "midpoint")  # type: ignore[arg-type]

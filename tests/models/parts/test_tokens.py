@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.parts.tokens import check_drawing, chosen, restricted
+from models.parts.tokens import chosen, restricted
+from settings.sampling import TransformerSettings
 
 LOGITS = torch.tensor([[0.1, 0.4, 0.2, 0.3]], dtype=torch.float64).log()
 
@@ -70,4 +71,4 @@ def test_a_token_that_is_ruled_out_is_never_chosen(uniform: float) -> None:
 )  # fmt: skip
 def test_bad_settings_are_named(settings: dict[str, float], named: str) -> None:
     with pytest.raises(ValueError, match=f"^{named} must"):
-        check_drawing(**settings)  # type: ignore[arg-type]
+        TransformerSettings(**settings)  # type: ignore[arg-type]

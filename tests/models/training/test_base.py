@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from models.dcgan import DCGAN
-from models.training.base import GenerativeModel, OutOfMemoryInPhaseError, SamplerSettings
+from models.training.base import GenerativeModel, OutOfMemoryInPhaseError
 from models.training.capabilities import HasCritic, HasLatents
-from models.training.gan import GAN, LatentSettings
+from models.training.gan import GAN
+from settings.sampling import GANSettings, SamplerSettings
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def test_labels_for_an_unconditional_model_are_an_error() -> None:
 
 
 def test_settings_of_another_family_are_an_error(dcgan: DCGAN) -> None:
-    with pytest.raises(ValueError, match=r"DCGAN.sample takes LatentSettings, not SamplerSettings\(weights='ema'"):
+    with pytest.raises(ValueError, match=r"DCGAN.sample takes GANSettings, not SamplerSettings\(weights='ema'"):
         dcgan.sample([0], settings=SamplerSettings())
 
 
@@ -102,13 +103,13 @@ def test_weights_setting_chooses_between_average_and_generator(dcgan: DCGAN) -> 
     with torch.no_grad(), dcgan.evaluating():
         expected = {"ema": dcgan.average.module(latents, labels), "raw": dcgan.generator(latents, labels)}
     for weights, x in expected.items():
-        drawn = dcgan.sample([0, 1], labels, seed=2, settings=LatentSettings(weights=weights))  # type: ignore[arg-type]
+        drawn = dcgan.sample([0, 1], labels, seed=2, settings=GANSettings(weights=weights))  # type: ignore[arg-type]
         assert torch.equal(drawn, x)
     assert not torch.allclose(expected["ema"], expected["raw"], atol=0.01)
 
 
 def test_sampling_decodes_the_latents_it_says(dcgan: DCGAN) -> None:
-    settings, labels = LatentSettings(truncation=0.7, precision="bfloat16"), torch.tensor([3, 4])
+    settings, labels = GANSettings(truncation=0.7, precision="bfloat16"), torch.tensor([3, 4])
     latents = dcgan.draw_latents([8, 9], seed=2, settings=settings)
     assert torch.equal(
         dcgan.decode(latents, labels, settings=settings), dcgan.sample([8, 9], labels, seed=2, settings=settings)
@@ -117,7 +118,7 @@ def test_sampling_decodes_the_latents_it_says(dcgan: DCGAN) -> None:
 
 def test_truncation_bounds_latents_and_leaves_those_within(dcgan: DCGAN) -> None:
     free = dcgan.draw_latents(range(200))
-    bounded = dcgan.draw_latents(range(200), settings=LatentSettings(truncation=0.5))
+    bounded = dcgan.draw_latents(range(200), settings=GANSettings(truncation=0.5))
     assert bounded.abs().max() <= 0.5
     inside = free.abs() <= 0.5
     assert torch.equal(bounded[inside], free[inside])
@@ -128,12 +129,12 @@ def test_truncation_bounds_latents_and_leaves_those_within(dcgan: DCGAN) -> None
 @pytest.mark.parametrize("truncation", [0.0, -1.0])
 def test_truncation_must_be_positive(truncation: float) -> None:
     with pytest.raises(ValueError, match="truncation must be positive"):
-        LatentSettings(truncation=truncation)
+        GANSettings(truncation=truncation)
 
 
 def test_precision_setting_changes_digits_only(dcgan: DCGAN) -> None:
     x = dcgan.sample(range(8))
-    low = dcgan.sample(range(8), settings=LatentSettings(precision="bfloat16"))
+    low = dcgan.sample(range(8), settings=GANSettings(precision="bfloat16"))
     assert low.dtype == torch.float32
     assert not torch.equal(low, x)
     assert (low - x).abs().mean() < 0.02  # bfloat16 keeps 8 bits: 0.4 % a layer
@@ -158,7 +159,7 @@ def test_sampling_leaves_mode_and_rng_as_it_found_them(dcgan: DCGAN) -> None:
     modes = [module.training for module in dcgan.modules()]
     buffers = [buffer.clone() for buffer in dcgan.buffers()]
     state = torch.get_rng_state()
-    dcgan.sample(range(3), settings=LatentSettings(weights="raw"))
+    dcgan.sample(range(3), settings=GANSettings(weights="raw"))
     dcgan.decode(dcgan.draw_latents([0]), torch.tensor([0]))
     assert [module.training for module in dcgan.modules()] == modes
     assert len(set(modes)) == 2

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from models.parts.schedules import Cosine
-from models.training.base import Batch, SamplerSettings
+from models.training.base import Batch
 from models.training.single_loss import Optimization, SingleLoss
+from settings.sampling import SamplerSettings
 from tests.models.ranks import fit_share, on_ranks
 
 Fit = Callable[..., lightning.Trainer]

@@ -1,0 +1,48 @@
+"""How likelihoods are computed: the settings of every family. `evaluate` takes each as `--likelihood_<name>`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from settings.fields import Setting, check_choices, setting, settings_in
+from settings.sampling import Precision, SamplerSettings, Solver, Weights
+
+
+@dataclass(frozen=True)
+class LikelihoodSettings:
+    """How a likelihood is computed; recorded beside every figure. Families add their own fields.
+
+    Raises:
+        ValueError: naming the setting, where a value is impossible.
+    """
+
+    weights: Weights = setting("ema", "averaged weights, or those of the last step")
+    precision: Precision = setting("float32", "of the network")
+    draws: int = setting(1, "random draws a likelihood, of a latent or of dequantisation; more give a tighter bound")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if self.draws < 1:
+            raise ValueError(f"draws must be at least 1, not {self.draws}")
+
+
+@dataclass(frozen=True)
+class FlowMatchingLikelihood(LikelihoodSettings):
+    """How the ODE is solved for a likelihood. `draws` averages log-probabilities over noises: still a bound."""
+
+    steps: int = setting(50, "steps of the ODE, from data to noise")
+    solver: Solver = setting("heun", "of the ODE")
+    divergence: Literal["auto", "exact", "hutchinson"] = setting(
+        "auto", "exact, or Hutchinson's estimate with one probe a draw; auto is exact for samples of at most 3 values"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, not {self.steps}")
+
+
+def offered() -> list[Setting]:
+    """The settings of all these classes, without those that samplers have too."""
+    classes = [each for each in globals().values() if isinstance(each, type) and issubclass(each, LikelihoodSettings)]
+    of_samplers = {setting.name for setting in settings_in(SamplerSettings)}
+    return [setting for each in classes for setting in settings_in(each) if setting.name not in of_samplers]
