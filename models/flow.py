@@ -102,7 +102,7 @@ class Flow(SingleLoss, HasLatents, Encodes, HasLikelihood):
     def likelihood_kind(self) -> str:
         return "lower bound, uniform dequantisation" if self.of_pictures else "exact"
 
-    def evidence(
+    def log_likelihood(
         self, x: Tensor, labels: Tensor, generators: Sequence[torch.Generator], settings: LikelihoodSettings
     ) -> Tensor:
         """Of vectors, the density. Of pictures log 1/K sum_k p(x + u_k) / 256ths' volume, with K = `settings.draws`.

@@ -337,7 +337,7 @@ class FlowMatching(SingleLoss, HasLatents, Encodes, HasLikelihood):
         small = math.prod(self.data_shape) <= EXACT_UP_TO
         return settings.divergence == "exact" or (settings.divergence == "auto" and small)
 
-    def evidence(
+    def log_likelihood(
         self, x: Tensor, labels: Tensor, generators: Sequence[torch.Generator], settings: FlowMatchingLikelihood
     ) -> Tensor:
         velocity = self._velocity(labels, FlowMatchingSettings(settings.weights, settings.precision))

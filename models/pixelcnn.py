@@ -409,7 +409,7 @@ class PixelCNN(SingleLoss, HasLikelihood):
     def likelihood_kind(self) -> str:
         return "exact"
 
-    def evidence(
+    def log_likelihood(
         self, x: Tensor, labels: Tensor, generators: Sequence[torch.Generator], settings: LikelihoodSettings
     ) -> Tensor:
         parameters = self.chosen_network(settings.weights)(x)

@@ -92,7 +92,7 @@ class Generator(Growing):
         self.blocks = nn.ModuleList([nn.ModuleList([EqualizedConv2d(widths[0], widths[0], 3)])])
         for before, after in itertools.pairwise(widths):
             self.blocks.append(nn.ModuleList([EqualizedConv2d(before, after, 3), EqualizedConv2d(after, after, 3)]))
-        self.to_picture = nn.ModuleList(EqualizedConv2d(width, channels, 1) for width in widths)
+        self.to_rgb = nn.ModuleList(EqualizedConv2d(width, channels, 1) for width in widths)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         if self.classes:
@@ -104,10 +104,10 @@ class Generator(Growing):
                 before, x = x, doubled(x)
             for conv in self.blocks[stage].children():
                 x = pixel_norm(activate(conv(x)))
-        picture = self.to_picture[self.stage](x)
+        picture = self.to_rgb[self.stage](x)
         if self.alpha < 1:
             # The picture is made before it is doubled: the same values at a quarter of the work.
-            picture = torch.lerp(doubled(self.to_picture[self.stage - 1](before)), picture, self.alpha)
+            picture = torch.lerp(doubled(self.to_rgb[self.stage - 1](before)), picture, self.alpha)
         return picture
 
 
@@ -120,7 +120,7 @@ class Discriminator(Growing):
     def __init__(self, widths: Sequence[int], channels: int, classes: int, minibatch_group: int | None) -> None:
         super().__init__()
         self.classes, self.minibatch_group = classes, minibatch_group
-        self.from_picture = nn.ModuleList(EqualizedConv2d(channels, width, 1) for width in widths)
+        self.from_rgb = nn.ModuleList(EqualizedConv2d(channels, width, 1) for width in widths)
         first = EqualizedConv2d(widths[0] + (minibatch_group is not None), widths[0], 3)
         self.blocks = nn.ModuleList([nn.ModuleList([first])])
         for smaller, larger in itertools.pairwise(widths):
@@ -130,7 +130,7 @@ class Discriminator(Growing):
         self.last = EqualizedLinear(widths[0], max(classes, 1))
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        h = activate(self.from_picture[self.stage](x))
+        h = activate(self.from_rgb[self.stage](x))
         for stage in range(self.stage, -1, -1):
             if stage == 0 and self.minibatch_group is not None:
                 h = with_minibatch_deviation(h, self.minibatch_group)
@@ -139,7 +139,7 @@ class Discriminator(Growing):
             if stage > 0:
                 h = F.avg_pool2d(h, 2)
             if stage == self.stage and self.alpha < 1:
-                before = activate(self.from_picture[stage - 1](F.avg_pool2d(x, 2)))
+                before = activate(self.from_rgb[stage - 1](F.avg_pool2d(x, 2)))
                 h = torch.lerp(before, h, self.alpha)
         logits = self.last(activate(self.inner(h.flatten(1))))
         logits = (logits.gather(1, labels[:, None]) if self.classes else logits).squeeze(1)
@@ -225,7 +225,7 @@ class ProGAN(GAN):
         network = self.discriminator
         assert isinstance(network, Discriminator)
         return [
-            network.from_picture[-1],
+            network.from_rgb[-1],
             *(layer for block in reversed(network.blocks) for layer in layers_within(block)),
         ]
 

@@ -11,8 +11,8 @@ loss, in bf16 at the high resolutions (`precision: as_loss` does as they do); an
 
 Names in the authors' state dicts (after `Model.`) and here; every weight has the same shape:
     G: MainLayers.0.Layers.0.Basis, .LinearLayer -> basis, linear    EmbeddingLayer -> embed    AggregationLayer ->
-    to_picture    MainLayers.i.Layers.0.LinearLayer -> resize.(i-1)    MainLayers.i.Layers.(j+1) -> stages.i.j
-    D, of n stages: ExtractionLayer -> from_picture    MainLayers.i.Layers.j -> stages.i.j    MainLayers.i.Layers.(last)
+    to_rgb    MainLayers.i.Layers.0.LinearLayer -> resize.(i-1)    MainLayers.i.Layers.(j+1) -> stages.i.j
+    D, of n stages: ExtractionLayer -> from_rgb    MainLayers.i.Layers.j -> stages.i.j    MainLayers.i.Layers.(last)
     .LinearLayer -> resize.i    MainLayers.(n-1).Layers.(last).Basis, .LinearLayer -> basis, linear    EmbeddingLayer ->
     embed
     in a block: LinearLayer1, NonLinearity1.Bias -> conv1.weight, conv1.bias (2 alike)    LinearLayer3 -> conv3
@@ -122,12 +122,12 @@ class Generator(nn.Module):
         self.basis = nn.Parameter(torch.randn(widths[0], 4, 4))
         self.resize = nn.ModuleList(resizing(before, after) for before, after in itertools.pairwise(widths))
         self.stages = nn.ModuleList(stage(i, sizes) for i in range(len(widths)))
-        self.to_picture = Conv2d(widths[-1], sizes.channels, 1)
-        self.taps: Tensor
-        self.register_buffer("taps", low_pass(1, 3, 3, 1), persistent=False)
+        self.to_rgb = Conv2d(widths[-1], sizes.channels, 1)
+        self.resample_filter: Tensor
+        self.register_buffer("resample_filter", low_pass(1, 3, 3, 1), persistent=False)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        low, full = autocast_dtype(z), self.taps.dtype
+        low, full = autocast_dtype(z), self.resample_filter.dtype
         with torch.autocast(z.device.type, enabled=False):
             if self.embed is not None:
                 z = torch.cat([z, self.embed(one_hot(labels, self.classes).to(z.dtype))], dim=1)
@@ -135,9 +135,9 @@ class Generator(nn.Module):
             x = self.stages[0](x.contiguous(memory_format=torch.channels_last))
             for i, resize in enumerate(self.resize, start=1):
                 # Widths change at the lower of two resolutions, where it is cheaper.
-                x = upsample2d(resize(x.to(low if 4 << i in self.low_sides else full)), self.taps)
+                x = upsample2d(resize(x.to(low if 4 << i in self.low_sides else full)), self.resample_filter)
                 x = self.stages[i](x)
-            return self.to_picture(x).to(full)
+            return self.to_rgb(x).to(full)
 
 
 class Discriminator(nn.Module):
@@ -151,23 +151,23 @@ class Discriminator(nn.Module):
         classes, width = sizes.classes, sizes.widths[0]
         self.classes, self.low_sides = classes, sizes.low_sides
         downwards = sizes.widths[::-1]
-        self.from_picture = Conv2d(sizes.channels, downwards[0], 1)
+        self.from_rgb = Conv2d(sizes.channels, downwards[0], 1)
         self.stages = nn.ModuleList(stage(i, sizes) for i in reversed(range(len(downwards))))
         self.resize = nn.ModuleList(resizing(before, after) for before, after in itertools.pairwise(downwards))
         self.basis = nn.Conv2d(width, width, 4, groups=width, bias=False)
         initialise(self.basis.weight)
         self.linear = linear(width, width if classes else 1)
         self.embed = linear(classes, width, gain=1 / math.sqrt(width)) if classes else None
-        self.taps: Tensor
-        self.register_buffer("taps", low_pass(1, 3, 3, 1), persistent=False)
+        self.resample_filter: Tensor
+        self.register_buffer("resample_filter", low_pass(1, 3, 3, 1), persistent=False)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        low, full, side = autocast_dtype(x), self.taps.dtype, x.shape[-1]
+        low, full, side = autocast_dtype(x), self.resample_filter.dtype, x.shape[-1]
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(low if side in self.low_sides else full, memory_format=torch.channels_last)
-            x = self.stages[0](self.from_picture(x))
+            x = self.stages[0](self.from_rgb(x))
             for i, resize in enumerate(self.resize, start=1):
-                x = resize(downsample2d(x, self.taps))
+                x = resize(downsample2d(x, self.resample_filter))
                 side //= 2
                 x = self.stages[i](x.to(low if side in self.low_sides else full))
             # One 4x4 filter a channel: the sum of products, without a convolution that CPUs are slow at.
@@ -269,10 +269,10 @@ class R3GAN(GAN):
         return Deployed(self.sampled_network(settings or GANSettings()), pictures)
 
     def discriminator_layers(self) -> list[nn.Module]:
-        """from_picture, the convolutions of residual blocks and, where widths differ, between sides; basis, linear."""
+        """from_rgb, the convolutions of residual blocks and, where widths differ, between sides; basis, linear."""
         network = self.discriminator
         assert isinstance(network, Discriminator)
-        parts = [network.from_picture, network.stages[0]]
+        parts = [network.from_rgb, network.stages[0]]
         for resize, later in zip(network.resize, network.stages[1:], strict=True):
             parts += [resize, later]
         return [layer for part in [*parts, network.basis, network.linear] for layer in layers_within(part)]

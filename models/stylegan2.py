@@ -8,8 +8,8 @@ real batch, where the authors draw labels from the data anew.
 
 Names in the authors' state dicts and here; every weight has the same shape:
     mapping.embed, mapping.fc0 ... -> mapping.embed, mapping.layers.0 ...    mapping.w_avg -> w_average
-    synthesis.b4.const -> synthesis.const    synthesis.b8.conv0 -> synthesis.blocks.1.conv0    torgb -> to_picture
-    b32.fromrgb -> from_picture    b32.conv0 -> blocks.0.conv0 (b16 -> blocks.1)
+    synthesis.b4.const -> synthesis.const    synthesis.b8.conv0 -> synthesis.blocks.1.conv0    torgb -> to_rgb
+    b32.fromrgb -> from_rgb    b32.conv0 -> blocks.0.conv0 (b16 -> blocks.1)
     b4.conv, b4.fc, b4.out -> conv, inner, last
 """
 
@@ -107,9 +107,9 @@ class EqualizedConv2d(nn.Module):
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
 
-    def forward(self, x: Tensor, taps: Tensor, gain: float = 1.0) -> Tensor:
+    def forward(self, x: Tensor, resample_filter: Tensor, gain: float = 1.0) -> Tensor:
         """`gain` multiplies the output, and its bound."""
-        x = resampled_conv2d(x, (self.weight * self.scale).to(x.dtype), taps, down=self.down)
+        x = resampled_conv2d(x, (self.weight * self.scale).to(x.dtype), resample_filter, down=self.down)
         return bias_act(x, self.bias, self.activation, gain, None if self.clamp is None else self.clamp * gain)
 
 
@@ -165,14 +165,14 @@ class StyledConv2d(nn.Module):
         self.noise_const: Tensor
         self.register_buffer("noise_const", torch.randn(side, side))
 
-    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None, taps: Tensor) -> Tensor:
-        x = modulated_conv2d(x, self.weight, self.affine(w), taps, self.up)
+    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None, resample_filter: Tensor) -> Tensor:
+        x = modulated_conv2d(x, self.weight, self.affine(w), resample_filter, self.up)
         if noise is not None:
             x = x + (noise * self.noise_strength).to(x.dtype)
         return bias_act(x, self.bias, "lrelu", clamp=self.clamp)
 
 
-class ToPicture(nn.Module):
+class ToRGB(nn.Module):
     """A modulated convolution of single pixels, without demodulation, to a picture (figure 7b)."""
 
     def __init__(self, inputs: int, channels: int, w_dim: int, clamp: float | None) -> None:
@@ -205,20 +205,20 @@ class SynthesisBlock(nn.Module):
         super().__init__()
         self.conv0 = None if inputs is None else StyledConv2d(inputs, outputs, w_dim, side, True, clamp)
         self.conv1 = StyledConv2d(outputs, outputs, w_dim, side, False, clamp)
-        self.to_picture = ToPicture(outputs, channels, w_dim, clamp)
+        self.to_rgb = ToRGB(outputs, channels, w_dim, clamp)
 
     def forward(
-        self, x: Tensor, picture: Tensor | None, ws: Tensor, noises: Sequence[Tensor | None], taps: Tensor
+        self, x: Tensor, picture: Tensor | None, ws: Tensor, noises: Sequence[Tensor | None], resample_filter: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Features and the picture so far, of half the side but in the first block, to those of this side.
 
         `ws` (N, layers, w_dim) and `noises` are those of the convolutions; the last latent is the picture's.
         """
         if self.conv0 is not None:
-            x = self.conv0(x, ws[:, 0], noises[0], taps)
-        x = self.conv1(x, ws[:, -2], noises[-1], taps)
-        y = self.to_picture(x, ws[:, -1]).to(ws.dtype)
-        return x, y if picture is None else upsample2d(picture, taps) + y
+            x = self.conv0(x, ws[:, 0], noises[0], resample_filter)
+        x = self.conv1(x, ws[:, -2], noises[-1], resample_filter)
+        y = self.to_rgb(x, ws[:, -1]).to(ws.dtype)
+        return x, y if picture is None else upsample2d(picture, resample_filter) + y
 
 
 class Synthesis(nn.Module):
@@ -242,8 +242,8 @@ class Synthesis(nn.Module):
             SynthesisBlock(before, after, channels, w_dim, 4 << i, clamp)
             for i, (before, after) in enumerate(zip([None, *widths], widths, strict=False))
         )
-        self.taps: Tensor
-        self.register_buffer("taps", low_pass(1, 3, 3, 1), persistent=False)
+        self.resample_filter: Tensor
+        self.register_buffer("resample_filter", low_pass(1, 3, 3, 1), persistent=False)
         # A block's picture reads the latent of the next block's first convolution: only the last has its own.
         self.layers = 2 * len(widths)
         self.noise_sides = [4, *(4 << i for i in range(1, len(widths)) for _ in range(2))]
@@ -258,7 +258,7 @@ class Synthesis(nn.Module):
             for i, block in enumerate(self.blocks):
                 x = x.to(low if 4 << i in self.low_sides else ws.dtype)
                 first, end = max(2 * i - 1, 0), 2 * i + 1  # this block's convolutions
-                x, picture = block(x, picture, ws[:, first : end + 1], noises[first:end], self.taps)
+                x, picture = block(x, picture, ws[:, first : end + 1], noises[first:end], self.resample_filter)
         assert picture is not None
         return picture
 
@@ -268,12 +268,12 @@ class Synthesis(nn.Module):
         if noise == "const":
             return [layer.noise_const for layer in self.modules() if isinstance(layer, StyledConv2d)]
         if noise == "random":
-            like = self.taps
+            like = self.resample_filter
             return [
                 torch.randn(count, 1, side, side, device=like.device, dtype=like.dtype) for side in self.noise_sides
             ]
         assert not isinstance(noise, str)
-        return [each.to(self.taps) for each in noise]
+        return [each.to(self.resample_filter) for each in noise]
 
 
 class Generator(nn.Module):
@@ -316,11 +316,11 @@ class DiscriminatorBlock(nn.Module):
         self.conv1 = EqualizedConv2d(inputs, outputs, 3, down=True, clamp=clamp)
         self.skip = EqualizedConv2d(inputs, outputs, 1, "linear", down=True, bias=False) if residual else None
 
-    def forward(self, x: Tensor, taps: Tensor) -> Tensor:
+    def forward(self, x: Tensor, resample_filter: Tensor) -> Tensor:
         if self.skip is None:
-            return self.conv1(self.conv0(x, taps), taps)
+            return self.conv1(self.conv0(x, resample_filter), resample_filter)
         half = math.sqrt(0.5)  # two summands of variance 1 come to 1
-        return self.skip(x, taps, half) + self.conv1(self.conv0(x, taps), taps, half)
+        return self.skip(x, resample_filter, half) + self.conv1(self.conv0(x, resample_filter), resample_filter, half)
 
 
 class Discriminator(nn.Module):
@@ -352,7 +352,7 @@ class Discriminator(nn.Module):
     ) -> None:
         super().__init__()
         self.minibatch_group, self.low_sides = minibatch_group, tuple(low_sides)
-        self.from_picture = EqualizedConv2d(channels, widths[-1], 1, clamp=clamp)
+        self.from_rgb = EqualizedConv2d(channels, widths[-1], 1, clamp=clamp)
         self.blocks = nn.ModuleList(
             DiscriminatorBlock(larger, smaller, residual, clamp) for smaller, larger in itertools.pairwise(widths)
         )[::-1]
@@ -361,21 +361,21 @@ class Discriminator(nn.Module):
         self.conv = EqualizedConv2d(width + (minibatch_group is not None), width, 3, clamp=clamp)
         self.inner = EqualizedLinear(16 * width, width, "lrelu")
         self.last = EqualizedLinear(width, width if classes else 1)
-        self.taps: Tensor
-        self.register_buffer("taps", low_pass(1, 3, 3, 1), persistent=False)
+        self.resample_filter: Tensor
+        self.register_buffer("resample_filter", low_pass(1, 3, 3, 1), persistent=False)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        low, full, side = autocast_dtype(x), self.taps.dtype, x.shape[-1]
+        low, full, side = autocast_dtype(x), self.resample_filter.dtype, x.shape[-1]
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(low if side in self.low_sides else full, memory_format=torch.channels_last)
-            x = self.from_picture(x, self.taps)
+            x = self.from_rgb(x, self.resample_filter)
             for block in self.blocks:
-                x = block(x.to(low if side in self.low_sides else full), self.taps)
+                x = block(x.to(low if side in self.low_sides else full), self.resample_filter)
                 side //= 2
             x = x.to(full)
             if self.minibatch_group is not None:
                 x = with_minibatch_deviation(x, self.minibatch_group, unbiased=False)
-            x = self.last(self.inner(self.conv(x, self.taps).flatten(1)))
+            x = self.last(self.inner(self.conv(x, self.resample_filter).flatten(1)))
             if self.mapping is None:
                 return x.squeeze(1)
             return (x * self.mapping(None, labels)).sum(1) / math.sqrt(x.shape[1])
@@ -495,11 +495,11 @@ class StyleGAN2(GAN, HasStyles):
         self.lazy_correction("discriminator")  # refuses regularizers of several intervals
 
     def discriminator_layers(self) -> list[nn.Module]:
-        """As stylegan2-ada-pytorch counts for `--freezed`: from_picture, then conv0, conv1 and skip, where there is
+        """As stylegan2-ada-pytorch counts for `--freezed`: from_rgb, then conv0, conv1 and skip, where there is
         one, of each block; 10 are three residual blocks. What follows at 4 px cannot be frozen, as there.
         """
         assert isinstance(self.discriminator, Discriminator)
-        return [self.discriminator.from_picture, *layers_within(self.discriminator.blocks)]
+        return [self.discriminator.from_rgb, *layers_within(self.discriminator.blocks)]
 
     # Training.
 

@@ -304,7 +304,7 @@ class Transformer(SingleLoss, HasLikelihood):
             "codes_from: null"
         )
 
-    def evidence(
+    def log_likelihood(
         self, x: Tensor, labels: Tensor, generators: Sequence[torch.Generator], settings: LikelihoodSettings
     ) -> Tensor:
         if self.why_no_likelihood is not None:

@@ -292,7 +292,7 @@ class VAE(SingleLoss, HasLatentWeights, Encodes, HasLikelihood):
             "train one with model.likelihood discretized_logistic or gaussian"
         )
 
-    def evidence(
+    def log_likelihood(
         self, x: Tensor, labels: Tensor, generators: Sequence[torch.Generator], settings: LikelihoodSettings
     ) -> Tensor:
         encoder, decoder = self._networks(settings.weights)

@@ -109,7 +109,7 @@ class Discriminator(nn.Module):
 
 
 class PictureScale(nn.Module):
-    """The log-scale a channel of the logistic distribution around a decoded picture, for `evidence` alone."""
+    """The log-scale a channel of the logistic distribution around a decoded picture, for `log_likelihood` alone."""
 
     GAIN = 30.0
     """So much faster than a weight it moves: Adam's steps are as long as the learning rate, and it has far to go."""
@@ -255,7 +255,7 @@ class VAEGAN(GAN, Encodes, HasLikelihood):
             "picture, scale fitted beside the networks"
         )
 
-    def evidence(
+    def log_likelihood(
         self, x: Tensor, labels: Tensor, generators: Sequence[torch.Generator], settings: LikelihoodSettings
     ) -> Tensor:
         """log p(x) >= E[log (1/k) sum p(x | z_i) p(z_i) / q(z_i | x)], with k = `settings.draws`."""

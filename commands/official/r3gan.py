@@ -87,7 +87,7 @@ def arguments_of(generator: dict[str, Tensor]) -> dict[str, Any]:
     try:
         first = [generator[f"stages.{i}.0.conv1.weight"] for i in range(len(stages))]
         grouped = [generator[f"stages.{i}.0.conv2.weight"] for i in range(len(stages))]
-        latent_dim, channels = generator["linear.weight"].shape[1], generator["to_picture.weight"].shape[0]
+        latent_dim, channels = generator["linear.weight"].shape[1], generator["to_rgb.weight"].shape[0]
     except KeyError as error:
         raise ValueError(f"its generator has nothing that is {str(error)[1:-1]} here") from error
     embedding = generator.get("embed.weight")
@@ -126,7 +126,7 @@ def generator_names(generator: Record) -> dict[str, Tensor]:
         "MainLayers.0.Layers.0.Basis": "basis",
         "MainLayers.0.Layers.0.LinearLayer.weight": "linear.weight",
         "EmbeddingLayer.weight": "embed.weight",
-        "AggregationLayer.Layer.weight": "to_picture.weight",
+        "AggregationLayer.Layer.weight": "to_rgb.weight",
     }
     named = {}
     for name, value in without_filters(generator, "Kernel").items():
@@ -143,7 +143,7 @@ def generator_names(generator: Record) -> dict[str, Tensor]:
 
 def discriminator_names(discriminator: Record) -> dict[str, Tensor]:
     """A discriminator's tensors under our names; the last layer of a stage changes resolution and width."""
-    outer = {"EmbeddingLayer.weight": "embed.weight", "ExtractionLayer.Layer.weight": "from_picture.weight"}
+    outer = {"EmbeddingLayer.weight": "embed.weight", "ExtractionLayer.Layer.weight": "from_rgb.weight"}
     last = [len(stage.part("Layers").items) - 1 for stage in discriminator.part("Model").part("MainLayers").items]
     named = {}
     for name, value in without_filters(discriminator, "Kernel").items():

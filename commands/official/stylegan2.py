@@ -118,7 +118,7 @@ def _generator_name(name: str) -> str:
     name = re.sub(r"^mapping\.fc(\d+)\.", r"mapping.layers.\1.", name)
     name = re.sub(r"^synthesis\.b4\.const$", "synthesis.const", name)
     name = re.sub(r"^synthesis\.b(\d+)\.", lambda found: f"synthesis.blocks.{_stage(found[1])}.", name)
-    return name.replace(".torgb.", ".to_picture.")
+    return name.replace(".torgb.", ".to_rgb.")
 
 
 def discriminator_names(discriminator: Record, resolution: int) -> dict[str, Tensor]:
@@ -126,7 +126,7 @@ def discriminator_names(discriminator: Record, resolution: int) -> dict[str, Ten
     last = _stage(str(resolution))
     named = {}
     for name, value in without_filters(discriminator, "resample_filter").items():
-        name = re.sub(rf"^b{resolution}\.fromrgb\.", "from_picture.", name)
+        name = re.sub(rf"^b{resolution}\.fromrgb\.", "from_rgb.", name)
         name = re.sub(r"^mapping\.fc(\d+)\.", r"mapping.layers.\1.", name)
         name = re.sub(
             r"^b4\.(conv|fc|out)\.", lambda found: {"fc": "inner", "out": "last"}.get(found[1], "conv") + ".", name

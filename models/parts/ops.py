@@ -1,7 +1,7 @@
 """StyleGAN2's operations as functions of plain torch ones, which differentiate as often as one likes.
 
 They run wherever torch does, in any floating-point format and memory layout; nothing is compiled. FIR filters are
-`taps`: (k,) for a separable filter, (height, width) for another.
+`resample_filter`: (k,) for a separable filter, (height, width) for another.
 """
 
 import math
@@ -23,7 +23,7 @@ def low_pass(*taps: float) -> Tensor:
 
 def upfirdn2d(
     x: Tensor,
-    taps: Tensor,
+    resample_filter: Tensor,
     up: int = 1,
     down: int = 1,
     padding: tuple[int, int, int, int] = (0, 0, 0, 0),
@@ -36,19 +36,19 @@ def upfirdn2d(
 
     Args:
         x: pictures or features (N, C, H, W).
-        taps: the filter.
+        resample_filter: (k,), or (height, width).
         up: factor.
         down: factor.
         padding: zeros at the left, right, top and bottom of the enlarged picture; negative numbers crop.
         gain: what the result is multiplied by.
     """
     left, right, top, bottom = padding
-    if taps.ndim == 2:
-        return _filtered(x, taps * gain, (up, up), (down, down), padding)
-    if len(taps) < SEPARATE_FROM:
-        return _filtered(x, torch.outer(taps, taps) * gain, (up, up), (down, down), padding)
-    x = _filtered(x, taps[None, :] * gain, (1, up), (1, down), (left, right, 0, 0))
-    return _filtered(x, taps[:, None], (up, 1), (down, 1), (0, 0, top, bottom))
+    if resample_filter.ndim == 2:
+        return _filtered(x, resample_filter * gain, (up, up), (down, down), padding)
+    if len(resample_filter) < SEPARATE_FROM:
+        return _filtered(x, torch.outer(resample_filter, resample_filter) * gain, (up, up), (down, down), padding)
+    x = _filtered(x, resample_filter[None, :] * gain, (1, up), (1, down), (left, right, 0, 0))
+    return _filtered(x, resample_filter[:, None], (up, 1), (down, 1), (0, 0, top, bottom))
 
 
 def _filtered(
@@ -96,20 +96,20 @@ def spread(x: Tensor, factors: tuple[int, int]) -> Tensor:
     return zeros
 
 
-def upsample2d(x: Tensor, taps: Tensor, factor: int = 2) -> Tensor:
+def upsample2d(x: Tensor, resample_filter: Tensor, factor: int = 2) -> Tensor:
     """Pictures (N, C, H, W) enlarged to (N, C, H * factor, W * factor), with the level of a constant kept."""
-    before, after = (len(taps) + factor - 1) // 2, (len(taps) - factor) // 2
-    return upfirdn2d(x, taps, up=factor, padding=(before, after, before, after), gain=factor**2)
+    before, after = (len(resample_filter) + factor - 1) // 2, (len(resample_filter) - factor) // 2
+    return upfirdn2d(x, resample_filter, up=factor, padding=(before, after, before, after), gain=factor**2)
 
 
-def downsample2d(x: Tensor, taps: Tensor, factor: int = 2) -> Tensor:
+def downsample2d(x: Tensor, resample_filter: Tensor, factor: int = 2) -> Tensor:
     """Pictures (N, C, H, W) shrunk to (N, C, H / factor, W / factor)."""
-    before, after = (len(taps) - factor + 1) // 2, (len(taps) - factor) // 2
-    return upfirdn2d(x, taps, down=factor, padding=(before, after, before, after))
+    before, after = (len(resample_filter) - factor + 1) // 2, (len(resample_filter) - factor) // 2
+    return upfirdn2d(x, resample_filter, down=factor, padding=(before, after, before, after))
 
 
 def resampled_conv2d(
-    x: Tensor, weight: Tensor, taps: Tensor | None = None, up: int = 1, down: int = 1, groups: int = 1
+    x: Tensor, weight: Tensor, resample_filter: Tensor | None = None, up: int = 1, down: int = 1, groups: int = 1
 ) -> Tensor:
     """A convolution that enlarges after, or shrinks before it, with a low-pass filter: zeros are padded once, outside.
 
@@ -120,7 +120,7 @@ def resampled_conv2d(
     Args:
         x: (N, C, H, W); H and W are multiples of `down`.
         weight: (outputs, C / groups, k, k), k odd.
-        taps: the filter, of which up or down need one.
+        resample_filter: the filter, of which up or down need one.
         up: factor; at most one of both is above 1.
         down: factor.
         groups: of channels that are convolved apart.
@@ -132,24 +132,24 @@ def resampled_conv2d(
     pad = kernel // 2
     if up == 1 and down == 1:
         return F.conv2d(x, weight, padding=pad, groups=groups)
-    if taps is None:
-        raise ValueError("a convolution that changes the size needs a filter's taps")
+    if resample_filter is None:
+        raise ValueError("a convolution that changes the size needs a resample_filter")
     if up > 1 and down > 1:
         raise ValueError(f"a convolution enlarges or shrinks, not both: up {up}, down {down}")
-    length = len(taps)
+    length = len(resample_filter)
     if down > 1:
         before, after = (length - down + 1) // 2, (length - down) // 2
         if kernel == 1:  # commutes with dropping pixels: of those that are kept alone, it is cheaper
-            x = upfirdn2d(x, taps, down=down, padding=(before, after, before, after))
+            x = upfirdn2d(x, resample_filter, down=down, padding=(before, after, before, after))
             return F.conv2d(x, weight, groups=groups)
         padding = (before + pad, after + pad, before + pad, after + pad)
-        return F.conv2d(upfirdn2d(x, taps, padding=padding), weight, stride=down, groups=groups)
+        return F.conv2d(upfirdn2d(x, resample_filter, padding=padding), weight, stride=down, groups=groups)
     # (groups * outputs, inputs, k, k) to (groups * inputs, outputs, k, k), as transposed convolutions have them.
     transposed = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
     x = F.conv_transpose2d(x, transposed, stride=up, groups=groups)
     # Of the padding, k - 1 zeros lie within the transposed convolution already, as in `_filtered`.
     before, after = (length + up - 1) // 2 + pad - (kernel - 1), (length - up) // 2 + pad - (kernel - up)
-    return upfirdn2d(x, taps, padding=(before, after, before, after), gain=up**2)
+    return upfirdn2d(x, resample_filter, padding=(before, after, before, after), gain=up**2)
 
 
 def bias_act(
@@ -181,7 +181,7 @@ def modulated_conv2d(
     x: Tensor,
     weight: Tensor,
     styles: Tensor,
-    taps: Tensor | None = None,
+    resample_filter: Tensor | None = None,
     up: int = 1,
     demodulate: bool = True,
     grouped: bool = False,
@@ -196,7 +196,7 @@ def modulated_conv2d(
         x: (N, inputs, H, W).
         weight: (outputs, inputs, k, k), k odd.
         styles: (N, inputs).
-        taps: the low-pass filter, which `up` above 1 needs.
+        resample_filter: the low-pass filter, which `up` above 1 needs.
         up: factor by which the picture is enlarged.
         demodulate: whether each output's weights are brought to unit norm, which gives unit variance for inputs of it.
         grouped: the form with weights of each sample's own.
@@ -215,7 +215,7 @@ def modulated_conv2d(
         if scale is not None:
             own = own * scale[:, :, None, None, None]
         joint = x.reshape(1, -1, *x.shape[2:])
-        joint = resampled_conv2d(joint, own.flatten(0, 1).to(x.dtype), taps, up, groups=len(x))
+        joint = resampled_conv2d(joint, own.flatten(0, 1).to(x.dtype), resample_filter, up, groups=len(x))
         return joint.reshape(len(x), -1, *joint.shape[2:])
-    x = resampled_conv2d(x * styles[:, :, None, None].to(x.dtype), weight.to(x.dtype), taps, up)
+    x = resampled_conv2d(x * styles[:, :, None, None].to(x.dtype), weight.to(x.dtype), resample_filter, up)
     return x if scale is None else x * scale[:, :, None, None].to(x.dtype)

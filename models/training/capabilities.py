@@ -176,7 +176,7 @@ class HasLikelihood(GenerativeModel, ABC):
         """exact, or "lower bound, ..." or "estimate, ...", with how it comes about: it stands beside every figure."""
 
     @abstractmethod
-    def evidence(self, x: Tensor, labels: Tensor, generators: Sequence[torch.Generator], settings: Any) -> Tensor:  # noqa: ANN401
+    def log_likelihood(self, x: Tensor, labels: Tensor, generators: Sequence[torch.Generator], settings: Any) -> Tensor:  # noqa: ANN401
         """`log_prob`, in evaluation mode and without gradients; all noise comes from the samples' CPU generators."""
 
     @torch.no_grad()
@@ -209,4 +209,4 @@ class HasLikelihood(GenerativeModel, ABC):
         settings = self.likelihood_class() if settings is None else settings
         generators = [sample_generator(seed, int(i)) for i in (range(len(x)) if indices is None else indices)]
         with self.sampling(settings, "likelihood"):
-            return self.evidence(x, self.given_labels(labels, len(x)), generators, settings).double()
+            return self.log_likelihood(x, self.given_labels(labels, len(x)), generators, settings).double()

@@ -1,14 +1,17 @@
 """What Atelier itself keeps in a checkpoint, its format, and how a checkpoint is read without trusting it."""
 
 import pickle
+import re
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 import torch
 
-CHECKPOINT_FORMAT = 2
-"""Raised whenever a checkpoint's own fields change their meaning."""
+CHECKPOINT_FORMAT = 3
+"""Raised whenever a checkpoint's own fields change their meaning, or its weights their names."""
+RENAMED = {2: (r"\b(to|from)_picture\b", r"\1_rgb")}
+"""By the format of earlier checkpoints, the names of weights that changed after it, and what they became."""
 
 
 def own_fields(checkpoint: dict[str, Any]) -> dict[str, Any]:
@@ -40,6 +43,7 @@ def read_checkpoint(path: str | Path, device: str = "cpu") -> dict[str, Any]:
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        _rename_weights(checkpoint)
         own_fields(checkpoint)
     except (OSError, torch.OutOfMemoryError):
         raise
@@ -50,3 +54,13 @@ def read_checkpoint(path: str | Path, device: str = "cpu") -> dict[str, Any]:
         reason = shorten(str(error), 200) or type(error).__name__
         raise ValueError(f"{path} is not a checkpoint that can be read: {reason}") from error
     return checkpoint
+
+
+def _rename_weights(checkpoint: dict[str, Any]) -> None:
+    """Gives the weights of an earlier format today's names, by which alone they differ from today's."""
+    own = checkpoint.get("atelier") if isinstance(checkpoint, dict) else None
+    if isinstance(own, dict) and own.get("format") in RENAMED:
+        pattern, name = RENAMED[own["format"]]
+        state = checkpoint.get("state_dict", {})
+        checkpoint["state_dict"] = {re.sub(pattern, name, key): value for key, value in state.items()}
+        own["format"] = CHECKPOINT_FORMAT

@@ -58,7 +58,7 @@ class PixelHistogram(SingleLoss, Encodes, HasLikelihood):
         assert isinstance(table, Tensor)
         return table.expand(len(x), -1, -1).gather(2, to_levels(x).flatten(1)[..., None]).sum((1, 2))
 
-    def evidence(self, x: Tensor, labels: Tensor, generators: Sequence[torch.Generator], settings: Any) -> Tensor:  # noqa: ANN401
+    def log_likelihood(self, x: Tensor, labels: Tensor, generators: Sequence[torch.Generator], settings: Any) -> Tensor:  # noqa: ANN401
         return self._log_prob(x)
 
     def generate(self, generators: Sequence[torch.Generator], labels: Tensor, settings: SamplerSettings) -> Tensor:

@@ -305,7 +305,7 @@ def test_checkpoints_of_another_format_are_named_by_it(
     *_, resumed, sampled = capsys.readouterr().err.splitlines()
     for line in (resumed, sampled):
         assert line.startswith("error: ")
-        assert line.endswith("it has format 1, this version reads 2")
+        assert line.endswith("it has format 1, this version reads 3")
 
 
 def test_an_error_in_the_middle_of_training_is_a_crash_with_its_traceback(

@@ -111,7 +111,7 @@ def snapshot(model: StyleGAN2, **discriminator: Any) -> dict[str, Any]:  # noqa:
         parameters = dict(network.named_parameters())
         for ours, tensor in network.state_dict().items():
             theirs = re.sub(r"synthesis\.blocks\.(\d+)", lambda found: f"synthesis.b{4 << int(found[1])}", ours)
-            theirs = theirs.replace("mapping.layers.", "mapping.fc").replace("to_picture", "torgb")
+            theirs = theirs.replace("mapping.layers.", "mapping.fc").replace("to_rgb", "torgb")
             theirs = {"w_average": "mapping.w_avg", "synthesis.const": "synthesis.b4.const"}.get(ours, theirs)
             generators[name].put(theirs, tensor, ours in parameters)
         generators[name].put("synthesis.b8.resample_filter", filter_of(1, 3, 3, 1), False)
@@ -122,7 +122,7 @@ def snapshot(model: StyleGAN2, **discriminator: Any) -> dict[str, Any]:  # noqa:
     for ours, tensor in model.discriminator.state_dict().items():
         theirs = re.sub(r"^blocks\.(\d+)", lambda found: f"b{16 >> int(found[1])}", ours)
         theirs = re.sub(r"^(conv|inner|last)\.", lambda found: "b4." + THEIRS[found[1]] + ".", theirs)
-        critic.put(theirs.replace("mapping.layers.", "mapping.fc").replace("from_picture", "b16.fromrgb"), tensor, True)
+        critic.put(theirs.replace("mapping.layers.", "mapping.fc").replace("from_rgb", "b16.fromrgb"), tensor, True)
     return {"training_set_kwargs": {"path": "x.zip"}, "D": critic, "augment_pipe": None, **generators}
 
 
@@ -516,7 +516,7 @@ def r3gan_snapshot(model: R3GAN) -> dict[str, Any]:
             layers = [changing, *(block(state, f"stages.{i}.{j}") for j in blocks)]
             stages.append(theirs("GeneratorStage", Layers=nn.ModuleList(layers), DataType=data_type))
         parts = {"EmbeddingLayer": layer(state["embed.weight"])} if classes else {}
-        last = theirs("Convolution", Layer=layer(state["to_picture.weight"]))
+        last = theirs("Convolution", Layer=layer(state["to_rgb.weight"]))
         inner = theirs("Generator", MainLayers=nn.ModuleList(stages), AggregationLayer=last, **parts)
         content[name] = theirs("training.networks.Generator", Model=inner, z_dim=6, c_dim=classes, img_resolution=16)
     state, stages = model.discriminator.state_dict(), []
@@ -527,7 +527,7 @@ def r3gan_snapshot(model: R3GAN) -> dict[str, Any]:
         layers = [*(block(state, f"stages.{i}.{j}") for j in blocks), changing]
         stages.append(theirs("DiscriminatorStage", Layers=nn.ModuleList(layers), DataType=data_type))
     parts = {"EmbeddingLayer": layer(state["embed.weight"])} if classes else {}
-    first = theirs("Convolution", Layer=layer(state["from_picture.weight"]))
+    first = theirs("Convolution", Layer=layer(state["from_rgb.weight"]))
     inner = theirs("Discriminator", MainLayers=nn.ModuleList(stages), ExtractionLayer=first, **parts)
     content["D"] = theirs("training.networks.Discriminator", Model=inner)
     moments = {"step": torch.tensor(3.0), "exp_avg": torch.zeros(2)}
@@ -623,10 +623,10 @@ def another_activation(content: dict[str, Any]) -> None:
         (r3gan_filter, "Layers.0.Resampler.Kernel is not the filter [1, 3, 3, 1]"),
         (uneven, "its generator has [1, 2] residual blocks a resolution"),
         (without_block, "it lacks what R3GAN has as generator.stages.1.1.conv1"),
-        (without_picture, "its generator has nothing that is to_picture.weight here"),
+        (without_picture, "its generator has nothing that is to_rgb.weight here"),
         (another_layer, "R3GAN has no discriminator.stages.0.0.Extra.bias, nor the 1 others left over"),
         (a_wide_kernel, "generator.stages.0.0.conv2.weight has shape (16, 8, 5, 5), not (16, 8, 3, 3)"),
-        (r3gan_nan, "discriminator.from_picture.weight is not finite"),
+        (r3gan_nan, "discriminator.from_rgb.weight is not finite"),
         (another_activation, "it asks for torch.nn.modules.activation.GELU, which is not run"),
         (lambda content: content.update(D=content["G"]), "its D is no training.networks.Discriminator"),
         (lambda content: content.update(G=3), "its G is no training.networks.Generator"),

@@ -92,13 +92,13 @@ def test_other_channels_and_labels_leave_only_what_depends_on_them() -> None:
     mine = styled(channels=1, num_classes=3, conditional=True)
     transfer = take_weights(mine, saved(styled()))
     networks = {name: reason for name, reason in transfer.left.items() if not name.startswith("average.")}
-    picture = {f"generator.synthesis.blocks.{i}.to_picture.{kind}" for i in range(3) for kind in ("weight", "bias")}
+    picture = {f"generator.synthesis.blocks.{i}.to_rgb.{kind}" for i in range(3) for kind in ("weight", "bias")}
     labels = {"generator.mapping.embed.weight", "generator.mapping.embed.bias", "generator.mapping.layers.0.weight"}
-    critic = {"discriminator.from_picture.weight", "discriminator.last.weight", "discriminator.last.bias"}
+    critic = {"discriminator.from_rgb.weight", "discriminator.last.weight", "discriminator.last.bias"}
     own = {name for name in networks if name.startswith("discriminator.mapping.")}
     assert len(own) == 18  # an embedding and eight layers
     assert set(networks) == picture | labels | critic | own
-    assert networks["discriminator.from_picture.weight"] == "of another shape there"
+    assert networks["discriminator.from_rgb.weight"] == "of another shape there"
     assert networks["generator.mapping.embed.weight"] == "not in the checkpoint"
 
 
@@ -139,11 +139,11 @@ def test_frozen_layers_begin_at_the_picture_in_every_family() -> None:
         (DCGAN((3, 16, 16), width=4, latent_dim=4), ["layers.0", "layers.2", "layers.3"]),
         (
             R3GAN((3, 16, 16), widths=[16, 8, 8], groups=[1, 1, 1], blocks=1, latent_dim=4),
-            ["from_picture", *(f"stages.{i}.0.conv{j}" for i in (0, 1) for j in (1, 2, 3)), "resize.1"],
+            ["from_rgb", *(f"stages.{i}.0.conv{j}" for i in (0, 1) for j in (1, 2, 3)), "resize.1"],
         ),
         (
             ProGAN((3, 16, 16), channel_base=64, channel_max=8, latent_dim=4),
-            ["from_picture.2", "blocks.2.0", "blocks.2.1", "blocks.1.0", "blocks.1.1", "blocks.0.0"],
+            ["from_rgb.2", "blocks.2.0", "blocks.2.1", "blocks.1.0", "blocks.1.1", "blocks.0.0"],
         ),
         (
             BigGAN((3, 32, 32), width=2, d_width=2, latent_dim=12, hierarchical=False),

@@ -138,7 +138,7 @@ def test_draws_average_probabilities_and_batches_do_not_matter(name: str) -> Non
     joint = model.log_prob(x, settings=LikelihoodSettings(draws=3))
     generators = [sample_generator(0, i) for i in range(6)]
     with torch.no_grad():
-        single = torch.stack([model.evidence(x, labels, generators, LikelihoodSettings()) for _ in range(3)])
+        single = torch.stack([model.log_likelihood(x, labels, generators, LikelihoodSettings()) for _ in range(3)])
     assert (single.std(0) > 0.001).all()
     torch.testing.assert_close(joint, single.double().logsumexp(0) - math.log(3), rtol=1e-6, atol=1e-4)
     assert (joint > single.mean(0)).all()  # so more draws bring the bound closer

@@ -13,6 +13,7 @@ from models.dcgan import DCGAN
 from models.parts.losses import Hinge
 from models.parts.regularizers import R1
 from models.parts.schedules import Linear
+from models.r3gan import R3GAN
 from models.training.checkpoint import CHECKPOINT_FORMAT, read_checkpoint
 from models.training.gan import GAN, AdversarialTraining
 from settings.configurable import describe
@@ -149,7 +150,7 @@ def test_code_in_a_file_is_refused_and_not_run(checkpoint: Path, zipped: bool) -
 
 def test_another_format_is_refused(checkpoint: Path) -> None:
     rewrite(checkpoint, format=CHECKPOINT_FORMAT + 1)
-    assert refusal(checkpoint).endswith("it has format 3, this version reads 2")
+    assert refusal(checkpoint).endswith("it has format 4, this version reads 3")
 
 
 @pytest.mark.parametrize("content", [[1], torch.zeros(2), {"state_dict": {}}, {"atelier": 3}])
@@ -201,3 +202,16 @@ def test_missing_weights_are_refused(checkpoint: Path) -> None:
     del content["state_dict"]
     torch.save(content, checkpoint)
     assert "its weights do not fit" in refusal(checkpoint)
+
+
+def test_weights_that_had_other_names_are_found(tmp_path: Path) -> None:
+    """Format 2 called to_rgb and from_rgb otherwise; nothing else of it has changed."""
+    torch.manual_seed(0)
+    model = R3GAN((3, 16, 16), widths=(8, 8, 8), groups=(2, 2, 2), latent_dim=4)
+    checkpoint: dict[str, Any] = {"state_dict": model.state_dict()}
+    model.on_save_checkpoint(checkpoint)
+    earlier = {key.replace("to_rgb", "to_picture").replace("from_rgb", "from_picture"): value
+               for key, value in checkpoint["state_dict"].items()}  # fmt: skip
+    assert earlier.keys() != checkpoint["state_dict"].keys()
+    torch.save({"atelier": {**checkpoint["atelier"], "format": 2}, "state_dict": earlier}, tmp_path / "last.ckpt")
+    assert torch.equal(load(tmp_path / "last.ckpt").sample(range(2)), model.sample(range(2)))

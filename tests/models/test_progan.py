@@ -119,8 +119,8 @@ def test_the_default_widths_are_the_published_ones() -> None:
     with torch.device("meta"):
         model = ProGAN((3, 1024, 1024))
     widths = [512, 512, 512, 512, 256, 128, 64, 32, 16]
-    assert [layer.in_channels for layer in model.generator.to_picture] == widths
-    assert [layer.out_channels for layer in model.discriminator.from_picture] == widths
+    assert [layer.in_channels for layer in model.generator.to_rgb] == widths
+    assert [layer.out_channels for layer in model.discriminator.from_rgb] == widths
 
 
 @pytest.mark.parametrize("stage", [1, 2])
@@ -179,7 +179,7 @@ def test_samples_have_the_final_shape_in_every_stage(resolution: int, channels: 
 def test_samples_are_cut_off_at_the_ends_of_the_range() -> None:
     model = small()
     with torch.no_grad():
-        model.average.module.to_picture[0].weight.mul_(100)
+        model.average.module.to_rgb[0].weight.mul_(100)
     x = model.sample(range(8))
     assert (x.min(), x.max()) == (-1, 1)
 
@@ -375,7 +375,7 @@ def test_layers_train_from_the_stage_that_uses_them_on() -> None:
         for optimizer in trainer.optimizers for parameter, state in optimizer.state.items()
     }  # fmt: skip
     assert taken["generator.first.weight"] == taken["discriminator.last.weight"] == 5
-    assert taken["generator.blocks.1.0.weight"] == taken["discriminator.from_picture.1.weight"] == 3
+    assert taken["generator.blocks.1.0.weight"] == taken["discriminator.from_rgb.1.weight"] == 3
     assert not any(".2" in name for name in taken)
     assert all(parameter.grad is None for parameter in model.parameters())
     for name, value in model.state_dict().items():

@@ -108,20 +108,20 @@ def test_equalized_layers_scale_weights_and_biases_at_runtime() -> None:
     torch.testing.assert_close(linear(x), expected, rtol=1e-5, atol=1e-5)
 
     conv = EqualizedConv2d(4, 50, 3, "linear", clamp=1.5)
-    x, taps = noise(2, 4, 5, 5), low_pass(1, 3, 3, 1)
+    x, resample_filter = noise(2, 4, 5, 5), low_pass(1, 3, 3, 1)
     expected = F.conv2d(x, conv.weight, padding=1) / 6
-    torch.testing.assert_close(conv(x, taps), expected.clamp(-1.5, 1.5), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(conv(x, taps, 0.5), (expected / 2).clamp(-0.75, 0.75), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(conv(x, resample_filter), expected.clamp(-1.5, 1.5), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(conv(x, resample_filter, 0.5), (expected / 2).clamp(-0.75, 0.75), rtol=1e-4, atol=1e-5)
 
 
 def test_layers_of_both_networks_keep_the_size_of_activations_at_the_start() -> None:
     """What equalized weights, demodulation and the gains are for."""
     torch.manual_seed(0)
     layer = StyledConv2d(64, 64, 16, 16, up=False, clamp=None)
-    taps = low_pass(1, 3, 3, 1)
-    x = layer(noise(4, 64, 16, 16), noise(4, 16, seed=1), None, taps)
+    resample_filter = low_pass(1, 3, 3, 1)
+    x = layer(noise(4, 64, 16, 16), noise(4, 16, seed=1), None, resample_filter)
     assert 0.8 < x.square().mean() < 1.2
-    x = EqualizedConv2d(64, 64, 3)(noise(4, 64, 16, 16), taps)
+    x = EqualizedConv2d(64, 64, 3)(noise(4, 64, 16, 16), resample_filter)
     assert 0.8 < x.square().mean() < 1.2
 
 
@@ -141,13 +141,13 @@ def test_the_mapping_normalises_latents_and_embeddings() -> None:
 def test_noise_is_added_before_bias_and_activation() -> None:
     torch.manual_seed(0)
     layer = StyledConv2d(3, 4, 5, 8, up=False, clamp=None)
-    x, w, added, taps = noise(2, 3, 8, 8), noise(2, 5), noise(2, 1, 8, 8, seed=2), low_pass(1, 3, 3, 1)
+    x, w, added, resample_filter = noise(2, 3, 8, 8), noise(2, 5), noise(2, 1, 8, 8, seed=2), low_pass(1, 3, 3, 1)
     nn.init.normal_(layer.bias)
     with torch.no_grad():
         layer.noise_strength.fill_(0.7)
-        slope = torch.where((plain := layer(x, w, None, taps)) > 0, 1.0, 0.2) * math.sqrt(2)
+        slope = torch.where((plain := layer(x, w, None, resample_filter)) > 0, 1.0, 0.2) * math.sqrt(2)
         before = plain / slope + 0.7 * added
-        torch.testing.assert_close(layer(x, w, added, taps), F.leaky_relu(before, 0.2) * math.sqrt(2))
+        torch.testing.assert_close(layer(x, w, added, resample_filter), F.leaky_relu(before, 0.2) * math.sqrt(2))
 
 
 def test_a_picture_is_the_sum_of_all_resolutions_pictures() -> None:
@@ -155,22 +155,24 @@ def test_a_picture_is_the_sum_of_all_resolutions_pictures() -> None:
     ws = noise(2, synthesis.layers, 5)
     first, second = synthesis.blocks.children()
     x = synthesis.const.expand(2, -1, -1, -1)
-    x = first.conv1(x, ws[:, 0], None, synthesis.taps)
-    picture = first.to_picture(x, ws[:, 1])  # shares its latent with the next convolution
-    x = second.conv0(x, ws[:, 1], None, synthesis.taps)
-    x = second.conv1(x, ws[:, 2], None, synthesis.taps)
-    expected = upsample2d(picture, synthesis.taps) + second.to_picture(x, ws[:, 3])
+    x = first.conv1(x, ws[:, 0], None, synthesis.resample_filter)
+    picture = first.to_rgb(x, ws[:, 1])  # shares its latent with the next convolution
+    x = second.conv0(x, ws[:, 1], None, synthesis.resample_filter)
+    x = second.conv1(x, ws[:, 2], None, synthesis.resample_filter)
+    expected = upsample2d(picture, synthesis.resample_filter) + second.to_rgb(x, ws[:, 3])
     torch.testing.assert_close(synthesis(ws, "none"), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_residual_blocks_halve_both_variances() -> None:
     torch.manual_seed(0)
-    block, taps = DiscriminatorBlock(3, 4, True, clamp=None), low_pass(1, 3, 3, 1)
+    block, resample_filter = DiscriminatorBlock(3, 4, True, clamp=None), low_pass(1, 3, 3, 1)
     x = noise(2, 3, 8, 8)
     assert block.skip is not None
-    expected = (block.skip(x, taps) + block.conv1(block.conv0(x, taps), taps)) * 0.5**0.5
-    torch.testing.assert_close(block(x, taps), expected)
-    assert block(x, taps).shape == (2, 4, 4, 4)
+    expected = (
+        block.skip(x, resample_filter) + block.conv1(block.conv0(x, resample_filter), resample_filter)
+    ) * 0.5**0.5
+    torch.testing.assert_close(block(x, resample_filter), expected)
+    assert block(x, resample_filter).shape == (2, 4, 4, 4)
     assert DiscriminatorBlock(3, 4, False, clamp=None).skip is None
 
 
@@ -422,7 +424,7 @@ def test_high_resolutions_compute_in_16_bits_and_the_rest_does_not(dtype: Any) -
             continue
         is_low = ".blocks.2.conv" in name or ".blocks.3.conv" in name if "synthesis" in name else False
         if name.startswith("discriminator"):
-            is_low = "from_picture" in name or ".blocks.0." in name or ".blocks.1." in name
+            is_low = "from_rgb" in name or ".blocks.0." in name or ".blocks.1." in name
         if "affine" not in name:
             assert kind == (low if is_low else torch.float32), name
     whole = model.discriminator(model.generator(noise(2, 6), zeros(2)), zeros(2))
@@ -581,10 +583,10 @@ def test_one_step_is_its_four_phases_by_hand(fit: Fit, batches: Batches) -> None
 
 
 def test_frozen_layers_are_counted_as_the_authors_do_and_stay(fit: Fit, batches: Batches) -> None:
-    """Their --freezed=4: from_picture, conv0, conv1 and skip of the first block; R1's own steps move them no more."""
+    """Their --freezed=4: from_rgb, conv0, conv1 and skip of the first block; R1's own steps move them no more."""
     model = tiny(adversarial=adversarial(every=2, freeze_d=4))
     expected = {f"blocks.0.{layer}.{kind}" for layer in ("conv0", "conv1") for kind in ("weight", "bias")}
-    expected |= {"from_picture.weight", "from_picture.bias", "blocks.0.skip.weight"}
+    expected |= {"from_rgb.weight", "from_rgb.bias", "blocks.0.skip.weight"}
     named = dict(model.discriminator.named_parameters())
     assert {name for name, p in named.items() if not p.requires_grad} == expected
     before = {name: p.clone() for name, p in named.items()}

@@ -141,7 +141,7 @@ def test_a_resampled_convolution_is_its_parts(kernel: int) -> None:
 
 def test_what_a_resampled_convolution_cannot_do_is_an_error() -> None:
     x, weight = noise(1, 1, 4, 4), noise(1, 1, 3, 3)
-    with pytest.raises(ValueError, match="needs a filter's taps"):
+    with pytest.raises(ValueError, match="needs a resample_filter"):
         resampled_conv2d(x, weight, up=2)
     with pytest.raises(ValueError, match="not both: up 2, down 2"):
         resampled_conv2d(x, weight, taps(), up=2, down=2)
