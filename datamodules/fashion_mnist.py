@@ -100,7 +100,7 @@ class FashionMNIST(PictureDataModule):
     def note(self) -> str:
         """Which of the two it is, and where from."""
         if not self.excerpt:
-            return f"all pictures, from {self._files()['train'][0].parent}"
+            return f"the complete data set, in {self._files()['train'][0].parent}"
         held_out = "" if "test" in self.splits() else ", none held out"
         return (
             f"the bundled 10,000 pictures{held_out}; for all 60,000: --data.excerpt false, which downloads what is not "
