@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 import types
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, dataclass
@@ -11,9 +12,12 @@ T = TypeVar("T")
 
 
 def setting(
-    default: Any = MISSING,  # noqa: ANN401 - of the field's type, as in `dataclasses.field`
-    help: str = "",
+    default: Any,  # noqa: ANN401 - of the field's type, as in `dataclasses.field`
+    help: str,
     *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
     neutral: Any = MISSING,  # noqa: ANN401 - likewise
     swept: bool = False,
 ) -> Any:  # noqa: ANN401 - likewise
@@ -22,11 +26,36 @@ def setting(
     Args:
         default: its value where nothing is said.
         help: what it means, for `--help`; the default is added there.
+        least: the least value that it may have.
+        above: or what it must be greater than.
+        most: the greatest value that it may have.
         neutral: of a setting that trades modes for clean samples, the value that trades nothing. A family without the
             setting is compared as one that has it at this value, and figures at another value are not comparable.
         swept: whether verbs that take one value for each row of a table or a sheet take several of it.
     """
-    return dataclasses.field(default=default, metadata={"help": help, "neutral": neutral, "swept": swept})
+    metadata = {"help": help, "least": least, "above": above, "most": most, "neutral": neutral, "swept": swept}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def check(settings: Any) -> None:  # noqa: ANN401 - any dataclass
+    """Raises ValueError, naming the setting, for a value that its type or its limits rule out; None always may be."""
+    hints = get_type_hints(type(settings))
+    for field in dataclasses.fields(settings):
+        name, value = field.name, getattr(settings, field.name)
+        if value is None:
+            continue
+        for kind in _alternatives(hints[name]):
+            if get_origin(kind) is Literal:
+                check_choice(name, value, kind)
+        least, above, most = (field.metadata.get(limit) for limit in ("least", "above", "most"))
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} must be a finite number, not {value}")
+        if least is not None and value < least:
+            raise ValueError(f"{name} must be at least {least}, not {value}")
+        if above is not None and value <= above:
+            raise ValueError(f"{name} must be above {above}, not {value}")
+        if most is not None and value > most:
+            raise ValueError(f"{name} must be at most {most}, not {value}")
 
 
 def documented(owner: type[T]) -> type[T]:
@@ -79,15 +108,6 @@ def check_choice(name: str, value: object, kind: object) -> None:
     if value not in choices:
         listed = f"{', '.join(map(str, choices[:-1]))} or {choices[-1]}"
         raise ValueError(f"{name} must be {listed}, not {value!r}")
-
-
-def check_choices(settings: Any) -> None:  # noqa: ANN401 - any dataclass
-    """Likewise for every field of a dataclass that has a `Literal` type."""
-    for name, hint in get_type_hints(type(settings)).items():
-        value = getattr(settings, name)
-        for kind in _alternatives(hint):
-            if get_origin(kind) is Literal and not (value is None and type(None) in _alternatives(hint)):
-                check_choice(name, value, kind)
 
 
 def _alternatives(hint: object) -> Iterator[Any]:

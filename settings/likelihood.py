@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from settings.fields import Setting, check_choices, setting, settings_in
+from settings.fields import Setting, check, setting, settings_in
 from settings.sampling import Precision, SamplerSettings, Solver, Weights
 
 
@@ -17,28 +17,23 @@ class LikelihoodSettings:
 
     weights: Weights = setting("ema", "averaged weights, or those of the last step")
     precision: Precision = setting("float32", "of the network")
-    draws: int = setting(1, "random draws a likelihood, of a latent or of dequantisation; more give a tighter bound")
+    draws: int = setting(
+        1, "random draws a likelihood, of a latent or of dequantisation; more give a tighter bound", least=1
+    )
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        if self.draws < 1:
-            raise ValueError(f"draws must be at least 1, not {self.draws}")
+        check(self)
 
 
 @dataclass(frozen=True)
 class FlowMatchingLikelihood(LikelihoodSettings):
     """How the ODE is solved for a likelihood. `draws` averages log-probabilities over noises: still a bound."""
 
-    steps: int = setting(50, "steps of the ODE, from data to noise")
+    steps: int = setting(50, "steps of the ODE, from data to noise", least=1)
     solver: Solver = setting("heun", "of the ODE")
     divergence: Literal["auto", "exact", "hutchinson"] = setting(
         "auto", "exact, or Hutchinson's estimate with one probe a draw; auto is exact for samples of at most 3 values"
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, not {self.steps}")
 
 
 def offered() -> list[Setting]:

@@ -4,11 +4,10 @@ A setting that is added to a class here, or a class that is added, is a flag of 
 another file may have a class of its own, derived from `SamplerSettings`: its flags are known once the model is loaded.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from settings.fields import Setting, check_choices, neutral_values, setting, settings_in
+from settings.fields import Setting, check, neutral_values, setting, settings_in
 
 Weights: TypeAlias = Literal["ema", "raw"]
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
@@ -28,7 +27,7 @@ class SamplerSettings:
     precision: Precision = setting("float32", "of sampling")
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check(self)
 
 
 @dataclass(frozen=True)
@@ -36,13 +35,8 @@ class GANSettings(SamplerSettings):
     """How a GAN's samples are drawn (Brock et al. 2019, section 3.1)."""
 
     truncation: float | None = setting(
-        None, "latent values beyond this are drawn again: fewer modes, but clean", neutral=None, swept=True
+        None, "latent values beyond this are drawn again: fewer modes, but clean", above=0, neutral=None, swept=True
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.truncation is not None and self.truncation <= 0:
-            raise ValueError(f"truncation must be positive, not {self.truncation}")
 
 
 @dataclass(frozen=True)
@@ -54,17 +48,10 @@ class BigGANSettings(GANSettings):
     """
 
     standing_statistics: int = setting(
-        0, "batches that batch norms' statistics are re-estimated from; 0 for those of training"
+        0, "batches that batch norms' statistics are re-estimated from; 0 for those of training", least=0
     )
-    standing_batch: int = setting(64, "samples in each of these batches")
+    standing_batch: int = setting(64, "samples in each of these batches", least=2)
     standing_seed: int = setting(0, "of their latents and labels")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.standing_statistics < 0:
-            raise ValueError(f"standing_statistics counts batches and must not be {self.standing_statistics}")
-        if self.standing_batch < 2:
-            raise ValueError(f"standing_batch must be at least 2, not {self.standing_batch}")
 
 
 @dataclass(frozen=True)
@@ -78,18 +65,11 @@ class StyleGAN2Settings(GANSettings):
         swept=True,
     )
     truncation_cutoff: int | None = setting(
-        None, "number of layers, from 4 px up, that truncation_psi moves; all where left out", neutral=None
+        None, "number of layers, from 4 px up, that truncation_psi moves; all where left out", least=0, neutral=None
     )
     noise: Literal["random", "const", "none"] = setting(
         "random", "what layers add to pixels: each sample's own, a function of its latent; the same for all; or nothing"
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not math.isfinite(self.truncation_psi):
-            raise ValueError(f"truncation_psi must be a finite number, not {self.truncation_psi}")
-        if self.truncation_cutoff is not None and self.truncation_cutoff < 0:
-            raise ValueError(f"truncation_cutoff counts layers and must not be {self.truncation_cutoff}")
 
 
 @dataclass(frozen=True)
@@ -97,13 +77,12 @@ class VAESettings(SamplerSettings):
     """How a VAE's samples are drawn; they are the decoder's means."""
 
     temperature: float = setting(
-        1.0, "scale of the prior's noise: below 1 samples are nearer to the average picture", neutral=1.0, swept=True
+        1.0,
+        "scale of the prior's noise: below 1 samples are nearer to the average picture",
+        least=0,
+        neutral=1.0,
+        swept=True,
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.temperature >= 0:
-            raise ValueError(f"temperature must not be negative, and is {self.temperature}")
 
 
 @dataclass(frozen=True)
@@ -111,13 +90,8 @@ class FlowSettings(SamplerSettings):
     """How a normalizing flow's samples are drawn (Glow, section 6; 0.7 in its figures)."""
 
     temperature: float = setting(
-        1.0, "the noise's standard deviation: below 1 fewer modes, but clean", neutral=1.0, swept=True
+        1.0, "the noise's standard deviation: below 1 fewer modes, but clean", least=0, neutral=1.0, swept=True
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.temperature >= 0:
-            raise ValueError(f"temperature must not be negative, and is {self.temperature}")
 
 
 @dataclass(frozen=True)
@@ -125,12 +99,12 @@ class PixelCNNSettings(SamplerSettings):
     """How pixels are drawn."""
 
     temperature: float = setting(
-        1.0, "divides the logits of the mixtures' components and multiplies their scales", neutral=1.0, swept=True
+        1.0,
+        "divides the logits of the mixtures' components and multiplies their scales",
+        above=0,
+        neutral=1.0,
+        swept=True,
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_above_0(self.temperature)
 
 
 @dataclass(frozen=True)
@@ -138,27 +112,23 @@ class TransformerSettings(SamplerSettings):
     """How tokens are drawn; see `restricted` in `models/parts/tokens.py`."""
 
     temperature: float = setting(
-        1.0, "divides the logits: below 1 likely tokens become likelier", neutral=1.0, swept=True
+        1.0, "divides the logits: below 1 likely tokens become likelier", above=0, neutral=1.0, swept=True
     )
-    top_k: int | None = setting(None, "draw among the k likeliest tokens only", neutral=None)
+    top_k: int | None = setting(None, "draw among the k likeliest tokens only", least=1, neutral=None)
     top_p: float | None = setting(
-        None, "draw among the fewest likeliest tokens only whose probabilities add up to p", neutral=None
+        None,
+        "draw among the fewest likeliest tokens only whose probabilities add up to p",
+        above=0,
+        most=1,
+        neutral=None,
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_above_0(self.temperature)
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k must be at least 1, not {self.top_k}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}")
 
 
 @dataclass(frozen=True)
 class FlowMatchingSettings(SamplerSettings):
     """How the ODE is solved when samples are drawn, or encoded (Ho & Salimans 2022 for the guidance)."""
 
-    sampler_steps: int | None = setting(None, "steps of the ODE; the model's own where left out", swept=True)
+    sampler_steps: int | None = setting(None, "steps of the ODE; the model's own where left out", least=1, swept=True)
     solver: Solver | None = setting(None, "of the ODE; the model's own where left out")
     guidance: float = setting(
         1.0,
@@ -166,11 +136,6 @@ class FlowMatchingSettings(SamplerSettings):
         neutral=1.0,
         swept=True,
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.sampler_steps is not None and self.sampler_steps < 1:
-            raise ValueError(f"sampler_steps must be at least 1, not {self.sampler_steps}")
 
 
 def families() -> list[type[SamplerSettings]]:
@@ -186,8 +151,3 @@ def offered() -> list[Setting]:
 def neutral() -> dict[str, object]:
     """By name, the settings that trade modes for clean samples, with the value that trades nothing."""
     return neutral_values(families())
-
-
-def _check_above_0(temperature: float) -> None:
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0, not {temperature}; a small one takes the likeliest")

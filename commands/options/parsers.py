@@ -10,8 +10,8 @@ CHECKPOINT = "a checkpoint, or a run's folder for its newest one"
 
 
 def verb_parser(verb: str, description: str) -> argparse.ArgumentParser:
-    """A verb's parser, without arguments."""
-    return argparse.ArgumentParser(prog=f"python main.py {verb}", description=description)
+    """A verb's parser, without arguments. None may be abbreviated: a model's own setting may begin as another does."""
+    return argparse.ArgumentParser(prog=f"python main.py {verb}", description=description, allow_abbrev=False)
 
 
 def checkpoint_parser(verb: str, description: str) -> argparse.ArgumentParser:

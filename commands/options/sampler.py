@@ -110,20 +110,22 @@ def refuse_settings(options: argparse.Namespace) -> None:
 
 def _named(model: "GenerativeModel", options: argparse.Namespace) -> dict[str, Any]:
     """The settings that options name; of those that may be swept, lists of values where the verb takes several."""
-    own, known = settings_in(model.settings_class), vars(options)
+    of_families = {setting.name for setting in offered()}
+    own = {setting.name: setting for setting in settings_in(model.settings_class)}
     late = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    add_settings(late, [each for each in own if each.name not in known], several=known.get("several", False))
+    add_settings(
+        late, [own[name] for name in own if name not in of_families], several=vars(options).get("several", False)
+    )
     try:
         theirs, unknown = late.parse_known_args(options.unknown)
     except argparse.ArgumentError as error:
         raise ValueError(error) from error
     if unknown:
         raise ValueError(f"unrecognized arguments: {' '.join(unknown)}")
-    names = dict.fromkeys(each.name for each in [*offered(), *own])
-    named = {name: value for name in names if (value := {**known, **vars(theirs)}.get(name)) is not None}
-    for name in named:
-        if name not in {each.name for each in own}:
-            raise ValueError(f"{type(model).__name__} has no {name}")
+    ours = {name: value for name, value in vars(options).items() if name in of_families}
+    named = {name: value for name, value in {**ours, **vars(theirs)}.items() if value is not None}
+    if foreign := [name for name in named if name not in own]:
+        raise ValueError(f"{type(model).__name__} has no {foreign[0]}")
     return named
 
 

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from models.parts.arguments import at_least_1
 from models.parts.augment import Augmentation
 from models.parts.deployed import Deployed
 from models.parts.losses import AdversarialLoss, NonSaturating
@@ -26,7 +25,7 @@ from models.training.ema import WeightAverage
 from models.training.manual import ManualOptimization
 from models.training.randomness import keyed_generator
 from settings.configurable import Configurable
-from settings.fields import documented, setting
+from settings.fields import check, documented, setting
 from settings.sampling import GANSettings
 
 
@@ -46,10 +45,10 @@ class AdversarialTraining(Configurable):
     beta1: float | Schedule = setting(0.5, "Adam's first decay")
     beta2: float | Schedule = setting(0.999, "Adam's second decay")
     eps: float = setting(1e-8, "Adam's epsilon")
-    d_steps: int = setting(1, "discriminator steps a generator step")
+    d_steps: int = setting(1, "discriminator steps a generator step", least=1)
     # The step is that of the joint batch, but batch statistics, where a network has them, remain those of a
     # micro-batch, and a spectral norm's power iteration advances with each, as in Brock et al.'s code.
-    accumulate: int = setting(1, "micro-batches whose gradients one optimizer step adds up")
+    accumulate: int = setting(1, "micro-batches whose gradients one optimizer step adds up", least=1)
     clip_norm: float | None = setting(None, "each network's gradient norm is clipped to this")
     ema_halflife_kimg: float | Schedule = setting(10.0, "half-life of the generator's average, in thousand samples")
     ema_rampup: float | None = setting(
@@ -64,13 +63,11 @@ class AdversarialTraining(Configurable):
     )
     # FreezeD (Mo, Cho & Shin 2020, arXiv:2002.10964). `GAN.discriminator_layers` counts.
     freeze_d: int = setting(
-        0, "so many layers of the discriminator, from the picture on, are never updated, for few pictures"
+        0, "so many layers of the discriminator, from the picture on, are never updated, for few pictures", least=0
     )
 
     def __post_init__(self) -> None:
-        if self.freeze_d < 0:
-            raise ValueError(f"freeze_d counts layers and must not be {self.freeze_d}")
-        at_least_1(d_steps=self.d_steps, accumulate=self.accumulate)
+        check(self)
         self.loss = self.loss or NonSaturating()
         self.regularizers = list(self.regularizers or [])
         if self.augmentation is not None and self.augmentation.reads_signs and not self.loss.zero_is_undecided:

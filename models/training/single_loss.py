@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.parts.arguments import at_least_1
 from models.parts.ranks import as_on_rank_0
 from models.parts.schedules import Schedule, value_at
 from models.training.base import Batch
 from models.training.ema import WeightAverage
 from models.training.manual import ManualOptimization
 from settings.configurable import Configurable
-from settings.fields import documented, setting
+from settings.fields import check, documented, setting
 
 
 # Beside the loop and not in settings/: a schedule, which `lr` may be, is a class of models.parts.
@@ -31,9 +30,11 @@ class Optimization(Configurable):
     beta1: float = setting(0.9, "Adam's first decay")
     beta2: float = setting(0.999, "Adam's second decay")
     eps: float = setting(1e-8, "Adam's epsilon")
-    weight_decay: float = setting(0.0, "AdamW's, of weights of two dimensions and more; 0 is Adam")
-    warmup_kimg: float = setting(0.0, "the learning rate rises in a straight line from 0 over so many thousand samples")
-    accumulate: int = setting(1, "micro-batches whose gradients one optimizer step adds up")
+    weight_decay: float = setting(0.0, "AdamW's, of weights of two dimensions and more; 0 is Adam", least=0)
+    warmup_kimg: float = setting(
+        0.0, "the learning rate rises in a straight line from 0 over so many thousand samples", least=0
+    )
+    accumulate: int = setting(1, "micro-batches whose gradients one optimizer step adds up", least=1)
     clip_norm: float | None = setting(None, "the gradient's norm is clipped to this")
     ema_halflife_kimg: float | Schedule | None = setting(
         None, "half-life of the network's average, in thousand samples; no average where left out"
@@ -43,9 +44,7 @@ class Optimization(Configurable):
     )
 
     def __post_init__(self) -> None:
-        at_least_1(accumulate=self.accumulate)
-        if self.weight_decay < 0 or self.warmup_kimg < 0:
-            raise ValueError("weight_decay and warmup_kimg must not be negative")
+        check(self)
 
     def lr_at(self, samples_seen: int) -> float:
         """The learning rate of the step that begins after so many samples, its warm-up included."""

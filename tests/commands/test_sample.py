@@ -60,7 +60,7 @@ def test_an_npz(run: Path, tmp_path: Path) -> None:
     [
         (["--num", "0"], "--num"),
         (["--labels", "99"], "labels must lie in 0..15"),
-        (["--truncation", "-1"], "truncation must be positive"),
+        (["--truncation", "-1"], "truncation must be above 0"),
         (["--standing_statistics", "4"], "DCGAN has no standing_statistics"),
         (["--truncation_psi", "0.5"], "DCGAN has no truncation_psi"),
         (["--device", "nonsense"], "--device nonsense"),

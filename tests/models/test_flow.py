@@ -397,7 +397,7 @@ def test_a_checkpoint_keeps_the_masks_that_its_weights_were_learned_under() -> N
         (lambda: RealNVP((1, 8, 8), levels=1, blocks=0), "blocks must be at least 1, not 0"),
         (lambda: RealNVP((8, 8), levels=1), r"draws pictures, \(C, H, W\)"),
         (lambda: Glow(None), "data_shape and num_classes must be known"),  # type: ignore[arg-type]
-        (lambda: FlowSettings(temperature=-1.0), "temperature must not be negative, and is -1.0"),
+        (lambda: FlowSettings(temperature=-1.0), "temperature must be at least 0, not -1.0"),
     ],
 )
 def test_a_wrong_setting_is_named(make_one: Callable[[], object], message: str) -> None:

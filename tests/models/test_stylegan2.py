@@ -386,8 +386,8 @@ def test_settings_that_cannot_work_are_named(settings: dict[str, Any], line: str
     [
         ({"noise": "white"}, "noise must be random, const or none, not 'white'"),
         ({"truncation_psi": math.nan}, "truncation_psi must be a finite number"),
-        ({"truncation_cutoff": -1}, "truncation_cutoff counts layers"),
-        ({"truncation": 0.0}, "truncation must be positive"),
+        ({"truncation_cutoff": -1}, "truncation_cutoff must be at least 0"),
+        ({"truncation": 0.0}, "truncation must be above 0"),
     ],
 )
 def test_sampler_settings_that_cannot_work_are_named(settings: dict[str, Any], line: str) -> None:

@@ -128,7 +128,7 @@ def test_truncation_bounds_latents_and_leaves_those_within(dcgan: DCGAN) -> None
 
 @pytest.mark.parametrize("truncation", [0.0, -1.0])
 def test_truncation_must_be_positive(truncation: float) -> None:
-    with pytest.raises(ValueError, match="truncation must be positive"):
+    with pytest.raises(ValueError, match="truncation must be above 0"):
         GANSettings(truncation=truncation)
 
 

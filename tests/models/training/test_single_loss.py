@@ -204,8 +204,8 @@ def test_a_batch_that_does_not_split_is_an_error(fit: Fit) -> None:
     ("settings", "message"),
     [
         ({"accumulate": 0}, "accumulate must be at least 1, not 0"),
-        ({"weight_decay": -0.1}, "must not be negative"),
-        ({"warmup_kimg": -1.0}, "must not be negative"),
+        ({"weight_decay": -0.1}, "weight_decay must be at least 0"),
+        ({"warmup_kimg": -1.0}, "warmup_kimg must be at least 0"),
     ],
 )
 def test_settings_without_meaning_are_errors(settings: dict[str, Any], message: str) -> None:
