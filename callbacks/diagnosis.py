@@ -13,7 +13,7 @@ from torch import Tensor
 
 from callbacks.intervals import AtIntervals
 from callbacks.lookup import data_of, find, model_of
-from callbacks.measuring import ReferenceData, in_batches, model_samples, real_pictures
+from callbacks.picture_sets import DataSet, in_batches, model_samples, real_pictures
 from callbacks.quality import Quality
 from callbacks.run import kimg_name, run_of
 from features.extractors import Extractor
@@ -26,8 +26,9 @@ from metrics.diagnosis import (
     uneven_classes,
 )
 from metrics.neighbours import nearest
-from metrics.observation import Observation
-from metrics.reference import PictureSet, Reference
+from metrics.picture_set import PictureSet
+from metrics.real_statistics import RealStatistics
+from metrics.sample_statistics import SampleStatistics
 from models.training.base import GenerativeModel
 from models.training.capabilities import HasCritic
 from records.diagnosis import Finding, Findings
@@ -51,7 +52,7 @@ class Diagnosed:
 
 def diagnose(
     samples: PictureSet,
-    data: ReferenceData,
+    data: DataSet,
     extractor: Extractor,
     folder: Path,
     batch_size: int = 128,
@@ -74,15 +75,15 @@ def diagnose(
     Raises:
         ValueError: there are too few pictures on either side; one line.
     """
-    train = Reference(real_pictures(data, "train"), extractor, folder, batch_size, quiet)
+    train = RealStatistics(real_pictures(data, "train"), extractor, folder, batch_size, quiet)
     count = min(samples.count, train.count // 2)
     if count < 10:
         raise ValueError(
             f"a diagnosis needs 10 samples and 20 training pictures, not {samples.count} and {train.count}"
         )
     unseen_pictures = real_pictures(data, "test", count) if "test" in data.splits() else None
-    unseen = None if unseen_pictures is None else Reference(unseen_pictures, extractor, folder, batch_size, quiet)
-    seen = Observation({"rows"}, extractor, samples.count, range(samples.count), folder)
+    unseen = None if unseen_pictures is None else RealStatistics(unseen_pictures, extractor, folder, batch_size, quiet)
+    seen = SampleStatistics({"rows"}, extractor, samples.count, range(samples.count), folder)
     for pictures, _ in in_batches(samples, range(samples.count), batch_size):
         seen.update(pictures, None)
     fake = np.array(seen.rows)
@@ -117,7 +118,7 @@ def diagnose(
 def _logits(model: GenerativeModel, judge: HasCritic, pictures: PictureSet, batch_size: int) -> Tensor:
     """What the discriminator says of each picture, float (N,) on the CPU."""
     found = []
-    with torch.no_grad(), model.evaluating():
+    with torch.no_grad(), model.in_eval_mode():
         for some, labels in in_batches(pictures, range(pictures.count), batch_size):
             x = from_levels(some.to(model.device))
             y = model.given_labels(labels, len(x)).to(model.device)
@@ -125,7 +126,7 @@ def _logits(model: GenerativeModel, judge: HasCritic, pictures: PictureSet, batc
     return torch.cat(found)
 
 
-def _closest(samples: PictureSet, fake: np.ndarray, train: Reference) -> Tensor:
+def _closest(samples: PictureSet, fake: np.ndarray, train: RealStatistics) -> Tensor:
     distances, indices = nearest(fake, train.rows, min(NEAREST, train.count))
     shown = np.argsort(distances[:, 0], kind="stable")[:SHOWN]
     pictures = []

@@ -1,31 +1,81 @@
 """How probable a model holds samples that it was not trained on, while training: bits a dimension."""
 
+import dataclasses
 import functools
 import math
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from lightning import LightningModule, Trainer
+from torch import Tensor
 
 from callbacks.intervals import Measures
 from callbacks.lookup import data_of, model_of
-from callbacks.measuring import (
-    ReferenceData,
-    held_out,
-    likelihood_protocol,
-    likelihood_settings,
-    log_probs,
-    some_indices,
-)
+from callbacks.picture_sets import DataSet, held_out
 from callbacks.ranks import gathered
 from callbacks.run import run_of
 from callbacks.stops import interrupted
-from metrics.likelihood import BETTER, PREFIX, bits_per_dimension
-from metrics.observation import share_of
+from metrics.bits_per_dimension import BETTER, PREFIX, bits_per_dimension
+from metrics.picture_set import drawn
+from metrics.sample_statistics import share_of
 from models.training.base import GenerativeModel
 from models.training.capabilities import HasLikelihood
-from records.figures import Figure
+from records.figures import LIKELIHOOD, Figure
 from settings.likelihood import LikelihoodSettings
+
+
+def likelihood_settings(model: HasLikelihood, named: Mapping[str, Any]) -> LikelihoodSettings:
+    """The family's settings with what is named; None leaves one out.
+
+    Raises:
+        ValueError: the family has no such setting.
+    """
+    given = {name: value for name, value in named.items() if value is not None}
+    known = {field.name for field in dataclasses.fields(model.likelihood_class)}
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise ValueError(f"the likelihood of {type(model).__name__} has no {unknown[0]}")
+    return model.likelihood_class(**given)
+
+
+def some_indices(size: int, count: int | None) -> list[int]:
+    """`count` of `size` examples, drawn with a fixed seed, as `PictureSet.subset` draws them; all where left out."""
+    return drawn(size, size if count is None else count)
+
+
+def log_probs(
+    model: HasLikelihood,
+    data: DataSet,
+    split: str,
+    indices: Sequence[int],
+    batch_size: int,
+    seed: int,
+    settings: LikelihoodSettings,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Tensor]:
+    """The log-probabilities of these examples, float64 (n,), batch by batch; ends early when `stop` says so."""
+    for start in range(0, len(indices), batch_size):
+        if stop():
+            return
+        some = indices[start : start + batch_size]
+        x, labels = (tensor.to(model.device) for tensor in data.examples(split, some))
+        yield model.log_prob(x, labels, indices=some, seed=seed, settings=settings)
+
+
+def likelihood_protocol(
+    model: HasLikelihood, data: DataSet, split: str, count: int, seed: int, settings: LikelihoodSettings
+) -> dict[str, Any]:
+    """All that a likelihood depends on besides the model's weights."""
+    return {
+        LIKELIHOOD: model.likelihood_kind,
+        "data": data.fingerprint,
+        "data_shape": list(model.data_shape),
+        "reference": split,
+        "reference_samples": count,
+        "seed": seed,
+        "settings": dict(vars(settings)),
+    }
 
 
 class Likelihood(Measures):
@@ -76,7 +126,7 @@ class Likelihood(Measures):
     def measure(self, trainer: Trainer, model: GenerativeModel, testing: bool) -> dict[str, Figure]:
         """The bits of held-out examples; see `Measures.measure`."""
         assert isinstance(model, HasLikelihood)
-        data: ReferenceData = data_of(trainer)
+        data: DataSet = data_of(trainer)
         split, settings = held_out(data), self._settings(model)
         indices = some_indices(data.size(split), self.num_samples)
         share = share_of(len(indices), trainer.global_rank, trainer.world_size)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from media.pictures import save_png, to_uint8
-from metrics.observation import share_of
+from metrics.sample_statistics import share_of
 
 
 class SampleIndices(IterableDataset[list[int]]):

@@ -13,7 +13,7 @@ from lightning import LightningModule, Trainer
 
 from callbacks.intervals import Measures
 from callbacks.lookup import data_of, model_of
-from callbacks.measuring import ReferenceData, held_out, in_batches, model_samples, real_pictures, reconstructions
+from callbacks.picture_sets import DataSet, held_out, in_batches, model_samples, real_pictures, reconstructions
 from callbacks.ranks import brought_together
 from callbacks.run import run_of
 from callbacks.stops import interrupted
@@ -23,8 +23,9 @@ from features.resize import Filter
 from metrics.cache import default_folder
 from metrics.evaluation import chosen, figures, headline, needs_of, require_available
 from metrics.metric import Context
-from metrics.observation import Observation, share_of
-from metrics.reference import PictureSet, Reference
+from metrics.picture_set import PictureSet
+from metrics.real_statistics import RealStatistics
+from metrics.sample_statistics import SampleStatistics, share_of
 from models.training.base import GenerativeModel
 from models.training.capabilities import Encodes
 from records.evaluation import NUM_SAMPLES
@@ -93,14 +94,14 @@ class Quality(Measures):
         self.reference, self.reference_samples = reference, reference_samples
         self.batch_size, self.seed, self.weights, self.cache_dir = batch_size, seed, weights, cache_dir
         self._network: Extractor | None = None
-        self._real: Reference | None = None
+        self._real: RealStatistics | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reads the weights and asks for the split now: what is missing should be said before the first batch."""
         if self.applies(model_of(pl_module)):
             self._prepare(trainer, model_of(pl_module), self.reference)
 
-    def _prepare(self, trainer: Trainer, model: GenerativeModel, split: str) -> tuple[Extractor, Reference]:
+    def _prepare(self, trainer: Trainer, model: GenerativeModel, split: str) -> tuple[Extractor, RealStatistics]:
         """The network and the real pictures, made once; says what could not be measured.
 
         Raises:
@@ -114,7 +115,7 @@ class Quality(Measures):
                 require_available(self.metrics, Context(network, real, fake, real.count))
             except ValueError as error:
                 raise ValueError(f"quality.metrics: {error}") from error
-            self._real = Reference(real, network, self.cache, self.batch_size)
+            self._real = RealStatistics(real, network, self.cache, self.batch_size)
             name, better = headline(self.metrics, network)
             run_of(trainer).headline = (_named(model, name), better)
         return network, self._real
@@ -156,13 +157,13 @@ class Quality(Measures):
         return found
 
     def _figures(
-        self, trainer: Trainer, model: GenerativeModel, network: Extractor, real: Reference
+        self, trainer: Trainer, model: GenerativeModel, network: Extractor, real: RealStatistics
     ) -> dict[str, Figure]:
         """The figures of all ranks' samples, the same on every rank; empty if a signal cut the measurement short."""
         fake = self._judged(trainer, model)
         share = share_of(fake.count, trainer.global_rank, trainer.world_size)
         modes = real.pictures.modes
-        seen = Observation(needs_of(self.metrics), network, fake.count, share, real.folder, modes, model.device)
+        seen = SampleStatistics(needs_of(self.metrics), network, fake.count, share, real.folder, modes, model.device)
         for pictures, labels in in_batches(fake, share, self.batch_size, lambda: interrupted(trainer)):
             seen.update(pictures, labels)
         found: dict[str, Figure] | ValueError = {}
@@ -186,13 +187,13 @@ class Quality(Measures):
         return reconstructions(model, pictures, self._settings(model))
 
     def _protocol(
-        self, trainer: Trainer, model: GenerativeModel, network: Extractor, real: Reference, split: str
+        self, trainer: Trainer, model: GenerativeModel, network: Extractor, real: RealStatistics, split: str
     ) -> dict[str, Any]:
         """All that the figures depend on besides the model's weights."""
         judged = self._judged(trainer, model)
         return {
             **network.protocol(),
-            "data": real.pictures.fingerprint.split()[0],
+            "data": real.pictures.fingerprint,
             "reference": split,
             "reference_samples": real.count,
             "num_samples": judged.count,
@@ -217,8 +218,8 @@ def _named(model: GenerativeModel, figure: str) -> str:
     return figure if model.why_no_samples is None else f"reconstruction_{figure}"
 
 
-def _reference_of(trainer: Trainer) -> ReferenceData:
-    data: ReferenceData | None = data_of(trainer)
+def _reference_of(trainer: Trainer) -> DataSet:
+    data: DataSet | None = data_of(trainer)
     if data is None:
         raise ValueError("the quality callback needs a datamodule to compare with")
     return data

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from lightning import Trainer
 
-from metrics.observation import Observation
-from metrics.reference import RowStore
+from metrics.row_store import RowStore
+from metrics.sample_statistics import SampleStatistics
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ def gathered(trainer: Trainer, mine: T) -> list[T]:
     return [trainer.strategy.broadcast(mine, rank) for rank in range(trainer.world_size)]
 
 
-def brought_together(trainer: Trainer, seen: Observation) -> bool:
+def brought_together(trainer: Trainer, seen: SampleStatistics) -> bool:
     """Brings what all ranks have observed to rank 0, in the order of the samples. True there, False elsewhere."""
     if trainer.world_size == 1:
         return True

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from callbacks.intervals import Shows
 from callbacks.lookup import data_of
-from callbacks.measuring import ReferenceData, held_out, in_batches, real_pictures, reconstructions
+from callbacks.picture_sets import DataSet, held_out, in_batches, real_pictures, reconstructions
 from callbacks.run import kimg_name, run_of
 from media.pictures import grid, to_uint8, where_points_lie
-from metrics.reference import PictureSet
+from metrics.picture_set import PictureSet
 from models.training.base import GenerativeModel
 from models.training.capabilities import Encodes
 from settings.sampling import SamplerSettings
@@ -49,7 +49,7 @@ class SampleGrid(Shows):
             picture = grid(sample_grid(model, self.rows, self.columns, self.batch_size), self.columns)
             run_of(trainer).write_picture(trainer, "samples", picture, folder / at)
         if isinstance(model, Encodes):
-            data: ReferenceData = data_of(trainer)
+            data: DataSet = data_of(trainer)
             pictures = real_pictures(data, held_out(data)).subset(self.columns * ((self.rows + 1) // 2))
             pairs = reconstruction_grid(model, pictures, self.columns, self.batch_size)
             path = folder / f"reconstructions_{at}"

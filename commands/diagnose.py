@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from commands.options.figures import as_json
-from commands.options.parsers import measuring_parser, with_machine
+from commands.options.parsers import evaluation_parser, with_machine
 from records.diagnosis import Findings
 from records.folder import read_run
 
 
 def parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
-    parser = measuring_parser(
+    parser = evaluation_parser(
         "diagnose", "Looks for mode collapse, memorisation, discriminator overfitting, instability and uneven classes."
     )
     parser.add_argument("--data", type=Path, help="the config of the data it was trained on (the run's own)")
@@ -33,7 +33,7 @@ def run(arguments: Sequence[str]) -> int:
         raise ValueError("--num_samples must be at least 10, --batch_size at least 1")
 
     from callbacks.diagnosis import diagnose, in_words
-    from callbacks.measuring import model_samples
+    from callbacks.picture_sets import model_samples
     from commands.options.checkpoints import loaded, run_folder_of, usable_device
     from commands.options.sources import config_of_run, data_from, pictures_at
     from features.extractors import make_extractor

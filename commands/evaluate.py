@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from commands.options.figures import as_json, figure_lines, protocol_lines
-from commands.options.parsers import measuring_parser, require_suffix, with_machine
+from commands.options.parsers import evaluation_parser, require_suffix, with_machine
 from commands.options.sampler import add_arguments, add_settings, parsed, refuse_settings, sampled_with, sweep_of
 from records.evaluation import NUM_SAMPLES, Evaluation
 from records.figures import Figure
@@ -18,15 +18,16 @@ from settings import likelihood
 if TYPE_CHECKING:
     from features.extractors import Extractor
     from metrics.metric import Context, Metric, Need
-    from metrics.observation import Observation
-    from metrics.reference import KnownStatistics, PictureSet, Reference
+    from metrics.picture_set import PictureSet
+    from metrics.real_statistics import GivenStatistics, RealStatistics
+    from metrics.sample_statistics import SampleStatistics
     from models.training.base import GenerativeModel
     from settings.sampling import SamplerSettings
 
 
 def parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
-    parser = measuring_parser(
+    parser = evaluation_parser(
         "evaluate", "Measures a checkpoint, or finished samples, against real pictures; says how it measured."
     )
     parser.add_argument(
@@ -62,12 +63,12 @@ def run(arguments: Sequence[str]) -> int:
     if options.ckpt_path is None:
         refuse_settings(options)
 
-    from commands.options import likelihoods
+    from commands.options import bits
     from commands.options.checkpoints import draws_pictures, loaded, run_folder_of, usable_device
     from features.extractors import make_extractor
+    from metrics.bits_per_dimension import PREFIX
     from metrics.cache import default_folder
     from metrics.evaluation import chosen, figures, needs_of, require_available
-    from metrics.likelihood import PREFIX
     from metrics.metric import Context
 
     device = usable_device(options.device)
@@ -76,8 +77,8 @@ def run(arguments: Sequence[str]) -> int:
     if swept is not None and options.save_statistics is not None:
         raise ValueError(f"several values of --{swept} leave no one sample for --save_statistics")
     run_folder = run_folder_of(checkpoint) if checkpoint is not None else None
-    if likelihoods.wanted(model, options.metrics) and model is not None and checkpoint is not None:
-        name, figure, how = likelihoods.bits(model, checkpoint, options)
+    if bits.wanted(model, options.metrics) and model is not None and checkpoint is not None:
+        name, figure, how = bits.measured(model, checkpoint, options)
         result = Evaluation.of({name: figure}, how)
         result.keep(run_folder)
         lines = [*figure_lines({name: figure}), *protocol_lines(how), ""]
@@ -140,9 +141,9 @@ def judged(
     drawn_with: "Sequence[SamplerSettings]",
 ) -> "tuple[list[tuple[PictureSet, dict[str, Any]]], tuple[int, ...]]":
     """What is measured: the pictures drawn with each of the settings, and how they came about; a picture's shape."""
-    from callbacks.measuring import model_samples
+    from callbacks.picture_sets import model_samples
+    from commands.options.bits import why_not
     from commands.options.checkpoints import require_pictures
-    from commands.options.likelihoods import why_not
     from commands.options.sources import pictures_at
 
     if model is None or path is None:
@@ -167,14 +168,14 @@ def reference(
     extractor: "Extractor",
     shape: tuple[int, ...],
     folder: Path,
-) -> "Reference | KnownStatistics":
+) -> "RealStatistics | GivenStatistics":
     """The real side, of pictures as large as the samples.
 
     Raises:
         ValueError: it is not named and not known, or does not fit; one line.
     """
     from commands.options.sources import config_of_run, pictures_at
-    from metrics.reference import Reference
+    from metrics.real_statistics import RealStatistics
     from metrics.statistics import known_statistics
 
     path = options.reference
@@ -196,7 +197,7 @@ def reference(
         )
     if options.reference_samples is not None:
         pictures = pictures.subset(options.reference_samples)
-    return Reference(pictures, extractor, folder, options.batch_size, quiet=options.json)
+    return RealStatistics(pictures, extractor, folder, options.batch_size, quiet=options.json)
 
 
 def applicable(context: "Context") -> "list[Metric]":
@@ -224,16 +225,18 @@ def observe(
     real: "PictureSet | None",
     folder: Path,
     options: argparse.Namespace,
-) -> "Observation":
+) -> "SampleStatistics":
     """One pass over the samples, with a progress bar."""
     from tqdm import tqdm
 
-    from callbacks.measuring import in_batches
+    from callbacks.picture_sets import in_batches
     from commands.options.checkpoints import usable_device
-    from metrics.observation import Observation
+    from metrics.sample_statistics import SampleStatistics
 
     modes = real.modes if real is not None else None
-    seen = Observation(needs, extractor, fake.count, range(fake.count), folder, modes, usable_device(options.device))
+    seen = SampleStatistics(
+        needs, extractor, fake.count, range(fake.count), folder, modes, usable_device(options.device)
+    )
     quiet = options.json or not sys.stderr.isatty()
     with tqdm(total=fake.count, desc=f"Features of {fake.name}", unit="picture", disable=quiet) as bar:
         for pictures, labels in in_batches(fake, range(fake.count), options.batch_size):
@@ -242,7 +245,7 @@ def observe(
     return seen
 
 
-def save(seen: "Observation", extractor: "Extractor", fake: "PictureSet", path: Path) -> None:
+def save(seen: "SampleStatistics", extractor: "Extractor", fake: "PictureSet", path: Path) -> None:
     """Writes the samples' mean and covariance as others publish them, and says so."""
     require_suffix("save_statistics", path, [".npz"])
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -251,15 +254,15 @@ def save(seen: "Observation", extractor: "Extractor", fake: "PictureSet", path: 
 
 
 def described(
-    real: "Reference | KnownStatistics", options: argparse.Namespace, checkpoint: Path | None
+    real: "RealStatistics | GivenStatistics", options: argparse.Namespace, checkpoint: Path | None
 ) -> dict[str, Any]:
     """The real side's part of the protocol."""
-    from metrics.reference import Reference
+    from metrics.real_statistics import RealStatistics
 
-    if not isinstance(real, Reference):
+    if not isinstance(real, RealStatistics):
         return {"data": real.fingerprint, "reference": str(options.reference), "reference_samples": real.count or None}
     name = real.pictures.name.removeprefix("the ").removesuffix(" split")
-    return {"data": real.pictures.fingerprint.split()[0], "reference": name, "reference_samples": real.count}
+    return {"data": real.pictures.fingerprint, "reference": name, "reference_samples": real.count}
 
 
 def sweep_table(

@@ -30,7 +30,7 @@ def run(arguments: Sequence[str]) -> int:
     if min(options.rows, options.columns, options.batch_size) < 1:
         raise ValueError("--rows, --columns and --batch_size must be at least 1")
 
-    from callbacks.measuring import held_out
+    from callbacks.picture_sets import held_out
     from callbacks.sample_grid import reconstruction_grid
     from commands.options.checkpoints import loaded
     from commands.options.drawings import keep_sheet, protocol_of

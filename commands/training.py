@@ -41,7 +41,7 @@ def run(verb: str, arguments: Sequence[str]) -> int:
         require_readable(arguments)
         cli = TrainingCLI([verb, *words, *(f"--{override}" for override in overrides)])
     keys = [override.partition("=")[0] for override in overrides]
-    return fit(cli, keys) if verb == "fit" else evaluate(cli, verb)
+    return fit(cli, keys) if verb == "fit" else without_training(cli, verb)
 
 
 def fit(cli: TrainingCLI, overrides: Sequence[str] = ()) -> int:
@@ -106,8 +106,8 @@ def begin_from(cli: TrainingCLI, path: str) -> InitFrom:
     return InitFrom(path, len(transfer.taken), list(transfer.left))
 
 
-def evaluate(cli: TrainingCLI, verb: str) -> int:
-    """validate, test and predict need a checkpoint: an untrained model has nothing to measure."""
+def without_training(cli: TrainingCLI, verb: str) -> int:
+    """validate, test and predict. They need a checkpoint: an untrained model has nothing to measure."""
     ckpt_path = cli.arguments.get("ckpt_path")
     if ckpt_path is None:
         raise InputError(f"{verb} needs --ckpt_path: a checkpoint, or `last` for the newest of this config's runs")

@@ -17,8 +17,8 @@ from records.figures import Direction, Figure
 
 if TYPE_CHECKING:
     from features.extractors import Extractor
-    from metrics.observation import Observation
-    from metrics.reference import Reference
+    from metrics.real_statistics import RealStatistics
+    from metrics.sample_statistics import SampleStatistics
 
 
 class ClassAccuracy(Metric):
@@ -37,7 +37,7 @@ class ClassAccuracy(Metric):
             return f"samples of {context.fake.num_classes or 'no'} classes, real pictures of {context.real.num_classes}"
         return None
 
-    def figures(self, real: "Reference", fake: "Observation") -> dict[str, Figure]:
+    def figures(self, real: "RealStatistics", fake: "SampleStatistics") -> dict[str, Figure]:
         ((name, better),) = self.directions(fake.extractor).items()
         classifier, accuracy = real.classifier
         starts = range(0, fake.total, 4096)

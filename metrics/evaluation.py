@@ -1,7 +1,7 @@
 """The engine behind every quality figure: one pass over samples, one over real pictures (kept), and then the figures.
 
-Samples → features → statistics → figures. The first two steps run in `metrics.reference` and `metrics.observation`,
-batch by batch and rank by rank; the last two are those of the metrics.
+Samples → features → statistics → figures. The statistics are gathered batch by batch and rank by rank, in
+`metrics.real_statistics` and `metrics.sample_statistics`; the metrics make figures of them.
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from metrics.kernel import Kernel
 from metrics.lpips import Diversity
 from metrics.metric import OF_PICTURES, Context, Metric, Need
 from metrics.modes import Modes
-from metrics.observation import Observation
 from metrics.precision_recall import DensityCoverage, PrecisionRecall
-from metrics.reference import KnownStatistics, Reference
+from metrics.real_statistics import GivenStatistics, RealStatistics
+from metrics.sample_statistics import SampleStatistics
 from records.figures import Direction, Figure
 
 METRICS: tuple[Metric, ...] = (
@@ -66,7 +66,9 @@ def require_available(metrics: Sequence[Metric], context: Context) -> None:
             raise ValueError(f"{metric.name}: {why}; or leave it out of the metrics")
 
 
-def figures(metrics: Sequence[Metric], real: Reference | KnownStatistics, fake: Observation) -> dict[str, Figure]:
+def figures(
+    metrics: Sequence[Metric], real: RealStatistics | GivenStatistics, fake: SampleStatistics
+) -> dict[str, Figure]:
     """The figures of these metrics, by name, from the real pictures and all samples.
 
     Raises:
@@ -76,5 +78,7 @@ def figures(metrics: Sequence[Metric], real: Reference | KnownStatistics, fake: 
         raise ValueError(f"{fake.seen} of {fake.total} samples were seen: no figure is given for a part")
     found: dict[str, Figure] = {}
     for metric in metrics:
-        found |= metric.figures(cast(Reference, real), fake)  # a metric that needs more than Gaussians has been refused
+        found |= metric.figures(
+            cast(RealStatistics, real), fake
+        )  # a metric that needs more than Gaussians has been refused
     return found

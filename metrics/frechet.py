@@ -16,8 +16,8 @@ from records.figures import Direction, Figure
 
 if TYPE_CHECKING:
     from features.extractors import Extractor
-    from metrics.observation import Observation
-    from metrics.reference import Reference
+    from metrics.real_statistics import RealStatistics
+    from metrics.sample_statistics import SampleStatistics
 
 
 class Frechet(Metric):
@@ -34,7 +34,7 @@ class Frechet(Metric):
             return None
         return f"needs 2 pictures on each side, there are {context.real_count} and {context.fake.count}"
 
-    def figures(self, real: "Reference", fake: "Observation") -> dict[str, Figure]:
+    def figures(self, real: "RealStatistics", fake: "SampleStatistics") -> dict[str, Figure]:
         ((name, better),) = self.directions(fake.extractor).items()
         return {name: Figure(frechet_distance(real.gaussian, fake.gaussian), better)}
 

@@ -12,8 +12,8 @@ from records.figures import Direction, Figure
 
 if TYPE_CHECKING:
     from features.extractors import Extractor
-    from metrics.observation import Observation
-    from metrics.reference import Reference
+    from metrics.real_statistics import RealStatistics
+    from metrics.sample_statistics import SampleStatistics
 
 SPLITS = 10
 """As it was published."""
@@ -35,7 +35,7 @@ class Score(Metric):
             return f"{context.fake.count} samples do not make {SPLITS} splits; take more"
         return None
 
-    def figures(self, real: "Reference", fake: "Observation") -> dict[str, Figure]:
+    def figures(self, real: "RealStatistics", fake: "SampleStatistics") -> dict[str, Figure]:
         ((name, better),) = self.directions(fake.extractor).items()
         assert fake.scores is not None
         score = inception_score(fake.scores)

@@ -12,8 +12,8 @@ from records.figures import Direction, Figure
 
 if TYPE_CHECKING:
     from features.extractors import Extractor
-    from metrics.observation import Observation
-    from metrics.reference import Reference
+    from metrics.real_statistics import RealStatistics
+    from metrics.sample_statistics import SampleStatistics
 
 
 class Diversity(Metric):
@@ -30,7 +30,7 @@ class Diversity(Metric):
         enough = context.fake.count >= 4
         return None if enough else f"{context.fake.count} samples make fewer than two pairs; take at least 4"
 
-    def figures(self, real: "Reference", fake: "Observation") -> dict[str, Figure]:
+    def figures(self, real: "RealStatistics", fake: "SampleStatistics") -> dict[str, Figure]:
         ((name, better),) = self.directions(fake.extractor).items()
         mean, error = lpips_diversity(torch.cat(fake.pairs))
         settings = {"network": PairDistances.name, "pairs": sum(map(len, fake.pairs)), "spread": "standard error"}

@@ -9,8 +9,9 @@ from records.figures import Direction, Figure
 
 if TYPE_CHECKING:
     from features.extractors import Extractor
-    from metrics.observation import Observation
-    from metrics.reference import PictureSet, Reference
+    from metrics.picture_set import PictureSet
+    from metrics.real_statistics import RealStatistics
+    from metrics.sample_statistics import SampleStatistics
 
 Need: TypeAlias = Literal["gaussian", "rows", "neighbours", "logits", "labels", "modes", "pairs"]
 """What a pass may keep: mean and covariance of the features; every feature; distances to the nearest of them; sums of
@@ -63,10 +64,10 @@ class Metric(ABC):
         return None
 
     @abstractmethod
-    def figures(self, real: "Reference", fake: "Observation") -> dict[str, Figure]:
+    def figures(self, real: "RealStatistics", fake: "SampleStatistics") -> dict[str, Figure]:
         """Its figures, from all samples and the real pictures.
 
-        Where nothing in `needs` is of `OF_PICTURES`, `real` may be a `KnownStatistics`, which has but `gaussian`.
+        Where nothing in `needs` is of `OF_PICTURES`, `real` may be a `GivenStatistics`, which has but `gaussian`.
 
         Raises:
             ValueError: what the samples hold allows no figure; one line.

@@ -11,8 +11,8 @@ from records.figures import Direction, Figure
 
 if TYPE_CHECKING:
     from features.extractors import Extractor
-    from metrics.observation import Observation
-    from metrics.reference import Reference
+    from metrics.real_statistics import RealStatistics
+    from metrics.sample_statistics import SampleStatistics
 
 
 class Modes(Metric):
@@ -28,7 +28,7 @@ class Modes(Metric):
         known = context.real is not None and context.real.modes is not None
         return None if known else "the modes of these data are not known"
 
-    def figures(self, real: "Reference", fake: "Observation") -> dict[str, Figure]:
+    def figures(self, real: "RealStatistics", fake: "SampleStatistics") -> dict[str, Figure]:
         count = real.pictures.num_modes
         coverage = mode_coverage(torch.cat(fake.modes), torch.ones(count))
         values = (coverage.covered, coverage.divergence, coverage.unrecognised)

@@ -8,8 +8,8 @@ from records.figures import Direction, Figure
 
 if TYPE_CHECKING:
     from features.extractors import Extractor
-    from metrics.observation import Observation
-    from metrics.reference import Reference
+    from metrics.real_statistics import RealStatistics
+    from metrics.sample_statistics import SampleStatistics
 
 
 class _OfNeighbours(Metric):
@@ -25,7 +25,7 @@ class _OfNeighbours(Metric):
             return None
         return f"needs {least} pictures on each side; there are {context.real_count} and {context.fake.count}"
 
-    def figures(self, real: "Reference", fake: "Observation") -> dict[str, Figure]:
+    def figures(self, real: "RealStatistics", fake: "SampleStatistics") -> dict[str, Figure]:
         found, directions = fake.neighbour_figures(real), self.directions(fake.extractor)
         settings = {"k": self.k, "real": len(real.neighbours), "samples": len(fake.neighbours)}
         return {name: Figure(getattr(found, name), directions[name], None, settings) for name in self.shown}

@@ -10,10 +10,10 @@ import torch
 
 from features.extractors import Extractor
 from metrics.frechet import GaussianStatistics
-from metrics.reference import KnownStatistics
+from metrics.real_statistics import GivenStatistics
 
 
-def known_statistics(path: Path, extractor: Extractor) -> KnownStatistics | None:
+def known_statistics(path: Path, extractor: Extractor) -> GivenStatistics | None:
     """The statistics in an npz, for an extractor's features; None where it holds no `mu` (but pictures, say).
 
     A file of ours says whose features it describes, and how many pictures; one of another's is taken at its word, as
@@ -52,7 +52,7 @@ def known_statistics(path: Path, extractor: Extractor) -> KnownStatistics | None
     # Of an unknown number of pictures nothing is assumed but that they suffice for a covariance of full rank.
     assumed = count or dimension + 1
     gaussian = GaussianStatistics(assumed, torch.from_numpy(mean), torch.from_numpy(covariance) * (assumed - 1))
-    return KnownStatistics(gaussian, count, hashlib.sha256(mean.tobytes() + covariance.tobytes()).hexdigest())
+    return GivenStatistics(gaussian, count, hashlib.sha256(mean.tobytes() + covariance.tobytes()).hexdigest())
 
 
 def _protocol(key: str) -> dict[str, object]:

@@ -44,7 +44,7 @@ from models.parts.flow_layers import (
     initializing,
 )
 from models.parts.flow_networks import ResidualNetwork, ZeroConv2d, glow_network, vector_network
-from models.parts.likelihoods import DEQUANTIZED_LOG_WIDTH, dequantized
+from models.parts.output_distributions import DEQUANTIZED_LOG_WIDTH, dequantized
 from models.training.capabilities import Encodes, HasLatents, HasLikelihood
 from models.training.randomness import normals
 from models.training.single_loss import Optimization, SingleLoss

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from media.pictures import LEVELS
 from models.parts.arguments import UNKNOWN_DATA, at_least_1, classes_seen, picture_shape
-from models.parts.likelihoods import DEQUANTIZED_LOG_WIDTH, HALF_STEP, dequantized
 from models.parts.ode import integrate, integrate_density
+from models.parts.output_distributions import DEQUANTIZED_LOG_WIDTH, HALF_STEP, dequantized
 from models.parts.unet import MLP, UNet
 from models.training.capabilities import Encodes, HasLatents, HasLikelihood
 from models.training.randomness import normals

@@ -579,7 +579,7 @@ class StyleGAN2(GAN, HasStyles):
         """Intermediate latents (N, layers, w_dim) of latents (N, latent_dim), truncated as the settings say."""
         settings = settings or StyleGAN2Settings()
         generator: Generator = self.sampled_network(settings)
-        with self.evaluating():
+        with self.in_eval_mode():
             return generator.ws(latents.to(self.dtype), self.given_labels(labels, len(latents)), settings)
 
     def from_w(

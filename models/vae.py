@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.parts import likelihoods
+from models.parts import output_distributions as distributions
 from models.parts.arguments import classes_seen, square_pictures
 from models.parts.deployed import Deployed
 from models.parts.layers import one_hot
@@ -145,11 +145,11 @@ class Decoder(nn.Module):
         """log p(x | z) in nats, (N,)."""
         mean, log_scale = self(z, labels)
         if self.likelihood == "bernoulli":
-            found = likelihoods.bernoulli(x, mean)
+            found = distributions.bernoulli(x, mean)
         elif self.likelihood == "squared_error":
             found = -0.5 * ((x - mean) * torch.exp(-log_scale)).square()
         else:
-            distribution = likelihoods.gaussian if self.likelihood == "gaussian" else likelihoods.logistic
+            distribution = distributions.gaussian if self.likelihood == "gaussian" else distributions.logistic
             found = distribution(x, mean, log_scale)
         return found.flatten(1).sum(1)
 

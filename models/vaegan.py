@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from models.parts import likelihoods
+from models.parts import output_distributions as distributions
 from models.parts.arguments import picture_shape
 from models.parts.layers import BatchNorm2d
 from models.parts.variational import divergence_from_prior, importance_bound, normal_log_density, reparametrize
@@ -233,7 +233,7 @@ class VAEGAN(GAN, Encodes, HasLikelihood):
     def _log_likelihood(self, x: Tensor, rebuilt: Tensor) -> Tensor:
         """log p(x | z) of each value of a picture, by what z was decoded to."""
         with torch.autocast(self.device.type, enabled=False):
-            return likelihoods.logistic(x, _at_least_float32(rebuilt), self.scale())
+            return distributions.logistic(x, _at_least_float32(rebuilt), self.scale())
 
     # Encoding and likelihood.
 

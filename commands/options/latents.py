@@ -17,7 +17,7 @@ from commands.options.drawings import keep_arrays
 from commands.options.errors import one_line
 from commands.options.sources import pictures_at
 from media.pictures import from_levels, to_uint8
-from metrics.reference import PictureSet
+from metrics.picture_set import PictureSet
 from models.training.base import GenerativeModel
 from models.training.capabilities import Encodes, HasLatents, HasStyles
 from settings.sampling import SamplerSettings

@@ -21,7 +21,7 @@ def checkpoint_parser(verb: str, description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def measuring_parser(verb: str, description: str) -> argparse.ArgumentParser:
+def evaluation_parser(verb: str, description: str) -> argparse.ArgumentParser:
     """The parser of a verb that looks at a checkpoint's samples, or at finished ones, through an extractor."""
     parser = verb_parser(verb, description)
     judged = parser.add_mutually_exclusive_group(required=True)

@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import Tensor
 
-from callbacks.measuring import real_pictures
+from callbacks.picture_sets import real_pictures
 from commands.options.checkpoints import run_folder_of
 from commands.options.configs import read_config
 from commands.options.errors import one_line
 from datamodules.archives import open_archive
 from datamodules.base import DataModule
-from metrics.reference import PictureSet
+from metrics.picture_set import PictureSet
 from settings.names import named
 
 

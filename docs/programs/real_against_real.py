@@ -23,8 +23,9 @@ from commands.options.sources import data_from
 from features.extractors import make_extractor
 from media.pictures import to_uint8
 from metrics.evaluation import figures
-from metrics.observation import Observation
-from metrics.reference import PictureSet, Reference
+from metrics.picture_set import PictureSet
+from metrics.real_statistics import RealStatistics
+from metrics.sample_statistics import SampleStatistics
 
 BLURS = (0.5, 1.0, 1.5, 2.0)
 NOISES = (5.0, 10.0, 20.0, 40.0)
@@ -57,13 +58,13 @@ def measure(
 
         return PictureSet(name, f"{data.fingerprint} {name}", len(rows), read)  # type: ignore[arg-type]
 
-    reference = Reference(chosen("one half", order[:half][:reference_count]), extractor, folder, quiet=False)
+    reference = RealStatistics(chosen("one half", order[:half][:reference_count]), extractor, folder, quiet=False)
     others = chosen("the other half", order[half:])
     x, y = others.read(range(others.count))
     assert y is not None
 
     def against(pictures: Tensor, metrics: list[str]) -> dict[str, float]:
-        seen = Observation(metrics, extractor, len(pictures), range(len(pictures)), folder)  # type: ignore[arg-type]
+        seen = SampleStatistics(metrics, extractor, len(pictures), range(len(pictures)), folder)  # type: ignore[arg-type]
         for part in pictures.split(128):
             seen.update(part, None)
         found = figures(metrics, reference, seen)  # type: ignore[arg-type]

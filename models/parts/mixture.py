@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from media.pictures import from_levels, to_levels
-from models.parts.likelihoods import logistic
+from models.parts.output_distributions import logistic
 from models.parts.tokens import chosen
 
 LEAST_LOG_SCALE = -7.0

@@ -190,7 +190,7 @@ class GenerativeModel(lightning.LightningModule, Configurable, ABC):
     @contextlib.contextmanager
     def sampling(self, settings: HasPrecision, phase: str = "sampling") -> Iterator[None]:
         """Where networks draw, encode or decode: in evaluation mode and the settings' precision, without a trace."""
-        with self.phase(phase), self.evaluating(), self.computing_in(settings.precision):
+        with self.phase(phase), self.in_eval_mode(), self.computing_in(settings.precision):
             yield
 
     def computing_in(self, precision: Precision) -> AbstractContextManager[Any]:
@@ -200,7 +200,7 @@ class GenerativeModel(lightning.LightningModule, Configurable, ABC):
         return torch.autocast(self.device.type, dtype=getattr(torch, precision))
 
     @contextlib.contextmanager
-    def evaluating(self) -> Iterator[None]:
+    def in_eval_mode(self) -> Iterator[None]:
         """Evaluation mode without a trace: every module's mode and the global RNG are restored afterwards."""
         modes = {module: module.training for module in self.modules()}
         devices = [self.device] if self.device.type == "cuda" else []

@@ -30,7 +30,7 @@ from callbacks.stops import Stops
 from callbacks.throughput import Throughput
 from callbacks.wandb_run import has_wandb_key
 from commands.options.command_line import quietly
-from metrics.observation import share_of
+from metrics.sample_statistics import share_of
 from models.dcgan import DCGAN
 from models.parts.regularizers import R1
 from models.training.gan import AdversarialTraining

@@ -10,8 +10,8 @@ import metrics.evaluation
 from features.extractors import Extractor
 from main import main
 from metrics.metric import Metric
-from metrics.observation import Observation
-from metrics.reference import Reference
+from metrics.real_statistics import RealStatistics
+from metrics.sample_statistics import SampleStatistics
 from records.figures import Direction, Figure
 from tests.commands.conftest import Run, only_run, record
 from tests.commands.golden import golden
@@ -30,7 +30,7 @@ class FeatureSpread(Metric):
     def directions(self, extractor: Extractor) -> dict[str, Direction]:
         return {"feature_spread": "higher"}
 
-    def figures(self, real: Reference, fake: Observation) -> dict[str, Figure]:
+    def figures(self, real: RealStatistics, fake: SampleStatistics) -> dict[str, Figure]:
         ((name, better),) = self.directions(fake.extractor).items()
         spread = float(fake.gaussian.covariance().diagonal().mean())
         return {name: Figure(spread, better, None, {"of_real": float(real.gaussian.covariance().diagonal().mean())})}

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import callbacks.ranks
 import metrics.kernel
-import metrics.reference
+import metrics.real_statistics
 from callbacks.ranks import brought_together
 from features.extractors import Extractor
 from metrics.discriminant import class_accuracy
@@ -29,8 +29,9 @@ from metrics.lpips import lpips_diversity
 from metrics.metric import Context
 from metrics.modes import mode_coverage
 from metrics.neighbours import neighbour_figures
-from metrics.observation import Observation, share_of
-from metrics.reference import KnownStatistics, PictureSet, Reference
+from metrics.picture_set import PictureSet
+from metrics.real_statistics import GivenStatistics, RealStatistics
+from metrics.sample_statistics import SampleStatistics, share_of
 from records.figures import Figure
 
 CLASSES, DIMENSION = 4, 12
@@ -93,9 +94,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callbacks.ranks, "ROWS_AT_ONCE", 7)
 
 
-def observed(fake: PictureSet, folder: Path, batch: int = 7, rank: int = 0, world: int = 1) -> Observation:
+def observed(fake: PictureSet, folder: Path, batch: int = 7, rank: int = 0, world: int = 1) -> SampleStatistics:
     share = share_of(fake.count, rank, world)
-    seen = Observation(NEEDS, Projection(), fake.count, share, folder, fake.modes)
+    seen = SampleStatistics(NEEDS, Projection(), fake.count, share, folder, fake.modes)
     for start in range(0, len(share), batch):
         seen.update(*fake.read(share[start : start + batch]))
     return seen
@@ -107,7 +108,7 @@ def values(found: dict[str, Figure]) -> dict[str, float]:
 
 def test_every_figure_is_the_plain_functions(tmp_path: Path) -> None:
     real, fake = picture_set(90, 1), picture_set(61, 2)
-    reference = Reference(real, Projection(), tmp_path, batch_size=16)
+    reference = RealStatistics(real, Projection(), tmp_path, batch_size=16)
     found = figures(ALL, reference, observed(fake, tmp_path))
 
     extract = Projection()
@@ -150,7 +151,7 @@ def test_every_figure_is_the_plain_functions(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("batch", [1, 8, 61])
 def test_batches_make_no_difference(tmp_path: Path, batch: int) -> None:
-    reference = Reference(picture_set(90, 1), Projection(), tmp_path)
+    reference = RealStatistics(picture_set(90, 1), Projection(), tmp_path)
     whole = figures(ALL, reference, observed(picture_set(61, 2), tmp_path))
     parts = figures(ALL, reference, observed(picture_set(61, 2), tmp_path, batch))
     assert values(parts) == pytest.approx(values(whole), rel=1e-9)
@@ -162,7 +163,7 @@ def _rank(rank: int, world: int, folder: Path, answers: "multiprocessing.Queue[s
     seen = observed(picture_set(61, 2), folder, 5, rank, world)
     trainer: Any = SimpleNamespace(world_size=world, is_global_zero=rank == 0, strategy=DDPStrategy())
     if brought_together(trainer, seen):
-        found = figures(ALL, Reference(picture_set(90, 1), Projection(), folder), seen)
+        found = figures(ALL, RealStatistics(picture_set(90, 1), Projection(), folder), seen)
         answers.put(json.dumps({"seen": seen.seen, **values(found)}))
     dist.barrier()
     dist.destroy_process_group()
@@ -179,7 +180,7 @@ def test_processes_make_no_difference_and_no_sample_counts_twice(tmp_path: Path,
     for process in ranks:
         process.join()
     assert together.pop("seen") == 61
-    reference = Reference(picture_set(90, 1), Projection(), tmp_path)
+    reference = RealStatistics(picture_set(90, 1), Projection(), tmp_path)
     assert together == pytest.approx(values(figures(ALL, reference, observed(picture_set(61, 2), tmp_path))), rel=1e-9)
 
 
@@ -188,7 +189,7 @@ def test_parts_merge_into_what_one_pass_sees(tmp_path: Path) -> None:
     first, second, third = (observed(picture_set(61, 2), tmp_path, 5, rank, 3) for rank in range(3))
     first.merge([second.part(), third.part()], whole.store)
     assert first.complete
-    reference = Reference(picture_set(90, 1), Projection(), tmp_path)
+    reference = RealStatistics(picture_set(90, 1), Projection(), tmp_path)
     assert values(figures(ALL, reference, first)) == pytest.approx(values(figures(ALL, reference, whole)), rel=1e-9)
 
 
@@ -202,22 +203,22 @@ def test_shares_are_whole_pairs_without_gap_or_double(count: int, world: int) ->
 
 def test_the_real_side_is_computed_once(tmp_path: Path) -> None:
     first = Projection()
-    reference = Reference(picture_set(90, 1), first, tmp_path)
+    reference = RealStatistics(picture_set(90, 1), first, tmp_path)
     reference.prepare(NEEDS)
     assert first.calls == 90  # one pass serves all
     again = Projection()
-    kept = Reference(picture_set(90, 1), again, tmp_path)
+    kept = RealStatistics(picture_set(90, 1), again, tmp_path)
     kept.prepare(NEEDS)
     found = [values(figures(ALL, side, observed(picture_set(61, 2), tmp_path))) for side in (reference, kept)]
     assert again.calls == 0
     assert found[0] == found[1]
     other = Projection()
-    Reference(picture_set(90, 5), other, tmp_path).prepare({"gaussian"})
+    RealStatistics(picture_set(90, 5), other, tmp_path).prepare({"gaussian"})
     assert other.calls == 90  # other data are not mistaken for these
 
 
 def test_what_is_left_in_the_cache_are_the_real_statistics_alone(tmp_path: Path) -> None:
-    reference = Reference(picture_set(90, 1), Projection(), tmp_path)
+    reference = RealStatistics(picture_set(90, 1), Projection(), tmp_path)
     figures(ALL, reference, observed(picture_set(61, 2), tmp_path))
     left = {path.name for entry in tmp_path.iterdir() if entry.is_dir() for path in entry.iterdir()}
     assert left == {"entry.json", "mean.npy", "scatter.npy", "count.npy", "rows.npy", "labels.npy", "distances.npy"}
@@ -226,18 +227,19 @@ def test_what_is_left_in_the_cache_are_the_real_statistics_alone(tmp_path: Path)
 
 def test_no_figure_is_given_for_a_part_of_the_samples(tmp_path: Path) -> None:
     fake = picture_set(61, 2)
-    seen = Observation({"gaussian"}, Projection(), 61, range(61), tmp_path)
+    seen = SampleStatistics({"gaussian"}, Projection(), 61, range(61), tmp_path)
     seen.update(*fake.read(range(60)))
     assert not seen.complete
     with pytest.raises(ValueError, match="60 of 61 samples were seen"):
-        figures(chosen(["frechet"]), Reference(picture_set(90, 1), Projection(), tmp_path), seen)
+        figures(chosen(["frechet"]), RealStatistics(picture_set(90, 1), Projection(), tmp_path), seen)
 
 
 def test_a_subset_is_drawn_the_same_each_time_and_is_other_data(tmp_path: Path) -> None:
     whole = picture_set(90, 1)
     some, same = whole.subset(20), whole.subset(20)
     assert torch.equal(some.read(range(20))[0], same.read(range(20))[0])
-    assert some.fingerprint != whole.fingerprint
+    assert some.cache_key != whole.cache_key
+    assert some.fingerprint == whole.fingerprint
     assert len({int(x) for x in some.read(range(20))[0].flatten(1).float().sum(1)}) > 15
     assert whole.subset(90) is whole
 
@@ -297,15 +299,15 @@ def test_samples_that_are_no_numbers_give_no_figure(tmp_path: Path) -> None:
         def __call__(self, pictures: Tensor) -> Tensor:
             return super().__call__(pictures) / 0
 
-    seen = Observation({"gaussian"}, Broken(), 61, range(61), tmp_path)
+    seen = SampleStatistics({"gaussian"}, Broken(), 61, range(61), tmp_path)
     with pytest.raises(ValueError, match="hold NaN or infinity"):
         seen.update(*picture_set(61, 2).read(range(61)))
 
 
 def test_published_statistics_serve_the_distance(tmp_path: Path) -> None:
-    reference = Reference(picture_set(90, 1), Projection(), tmp_path)
+    reference = RealStatistics(picture_set(90, 1), Projection(), tmp_path)
     seen = observed(picture_set(61, 2), tmp_path)
-    known = KnownStatistics(reference.gaussian, 0, "x")
+    known = GivenStatistics(reference.gaussian, 0, "x")
     assert values(figures(chosen(["frechet"]), known, seen)) == values(figures(chosen(["frechet"]), reference, seen))
 
 
@@ -327,7 +329,7 @@ def test_modes_are_counted_by_hand() -> None:
 
 
 def test_rows_on_disk_leave_no_file_behind(tmp_path: Path) -> None:
-    store = metrics.reference.RowStore(10, 3, tmp_path / "new")
+    store = metrics.row_store.RowStore(10, 3, tmp_path / "new")
     store.write(4, torch.full((2, 3), 7.0))
     assert store.rows[4:6].tolist() == [[7.0] * 3] * 2
     assert os.listdir(tmp_path / "new") == []  # noqa: PTH208 - what the folder shows to anyone

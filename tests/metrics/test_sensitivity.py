@@ -11,8 +11,9 @@ from datamodules.fashion_mnist import FashionMNIST
 from features.efficientnet import EfficientNetFeatures
 from media.pictures import to_uint8
 from metrics.evaluation import chosen, figures, needs_of
-from metrics.observation import Observation
-from metrics.reference import PictureSet, Reference
+from metrics.picture_set import PictureSet
+from metrics.real_statistics import RealStatistics
+from metrics.sample_statistics import SampleStatistics
 
 COUNT = 350
 
@@ -30,7 +31,7 @@ def others() -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def reference(extractor: EfficientNetFeatures, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+def reference(extractor: EfficientNetFeatures, tmp_path_factory: pytest.TempPathFactory) -> RealStatistics:
     data = FashionMNIST(excerpt=True)
 
     def read(indices: object) -> tuple[Tensor, Tensor]:
@@ -38,13 +39,13 @@ def reference(extractor: EfficientNetFeatures, tmp_path_factory: pytest.TempPath
         return to_uint8(x), y
 
     pictures = PictureSet("excerpt", "excerpt", 1000, read, num_classes=10)
-    return Reference(pictures, extractor, tmp_path_factory.mktemp("cache"))
+    return RealStatistics(pictures, extractor, tmp_path_factory.mktemp("cache"))
 
 
-def measured(reference: Reference, extractor: EfficientNetFeatures, folder: Path, pictures: Tensor) -> list[float]:
+def measured(reference: RealStatistics, extractor: EfficientNetFeatures, folder: Path, pictures: Tensor) -> list[float]:
     """FD-EffNet, precision, recall of the first pictures."""
     metrics = chosen(["frechet", "precision_recall"])
-    seen = Observation(needs_of(metrics), extractor, COUNT, range(COUNT), folder)
+    seen = SampleStatistics(needs_of(metrics), extractor, COUNT, range(COUNT), folder)
     for part in pictures[:COUNT].split(100):
         seen.update(part, None)
     found = figures(metrics, reference, seen)
@@ -52,7 +53,7 @@ def measured(reference: Reference, extractor: EfficientNetFeatures, folder: Path
 
 
 def test_distances_rise_and_recall_and_precision_fall_where_they_should(
-    reference: Reference, extractor: EfficientNetFeatures, others: tuple[Tensor, Tensor], tmp_path: Path
+    reference: RealStatistics, extractor: EfficientNetFeatures, others: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:
     x, y = others
 
@@ -72,10 +73,10 @@ def test_distances_rise_and_recall_and_precision_fall_where_they_should(
 
 
 def test_classes_are_told_apart_and_their_share_is_right(
-    reference: Reference, extractor: EfficientNetFeatures, others: tuple[Tensor, Tensor], tmp_path: Path
+    reference: RealStatistics, extractor: EfficientNetFeatures, others: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:
     x, y = others
-    seen = Observation({"rows", "labels"}, extractor, 1000, range(1000), tmp_path)
+    seen = SampleStatistics({"rows", "labels"}, extractor, 1000, range(1000), tmp_path)
     wrong = y[:1000].clone()
     wrong[wrong == 3] = 7  # dresses that were asked for as sneakers
     seen.update(x[:1000], wrong)

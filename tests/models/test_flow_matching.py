@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from media.pictures import from_levels
 from models import load
 from models.flow_matching import EDM, ConditionalOT, FlowMatching, Objective
-from models.parts.likelihoods import dequantized
+from models.parts.output_distributions import dequantized
 from models.training.single_loss import Optimization
 from settings.likelihood import FlowMatchingLikelihood
 from settings.sampling import FlowMatchingSettings

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from media.pictures import from_levels
 from models import load
-from models.parts import likelihoods
+from models.parts import output_distributions as distributions
 from models.parts.schedules import Linear
 from models.parts.variational import divergence_from_prior
 from models.training.base import Batch
@@ -51,7 +51,7 @@ def test_a_pixels_256_probabilities_add_up_to_one(likelihood: Any, scale: Any) -
     others = x[:1].clone()
     others[0, 1, 3, 4] = math.nan  # every other factor is finite
     mean, log_scale = decoder(z[:1], torch.zeros(1, dtype=torch.int64))
-    distribution = likelihoods.gaussian if likelihood == "gaussian" else likelihoods.logistic
+    distribution = distributions.gaussian if likelihood == "gaussian" else distributions.logistic
     rest = distribution(others, mean, log_scale).nansum()
     assert (found - rest).exp().sum().item() == pytest.approx(1, rel=1e-9)
 

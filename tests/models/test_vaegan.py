@@ -15,7 +15,7 @@ from torch.distributions import Normal, kl_divergence
 
 from media.pictures import from_levels, to_levels
 from models import load
-from models.parts import likelihoods
+from models.parts import output_distributions as distributions
 from models.parts.augment import Augmentation
 from models.parts.losses import AdversarialLoss, Minimax, NonSaturating
 from models.training.base import Batch
@@ -100,7 +100,7 @@ def bare_loop(model: VAEGAN, batches: Sequence[Batch]) -> tuple[dict[str, nn.Mod
             "discriminator": -F.logsigmoid(real_logit).mean() + 0.5 * as_fake,
             "generator": model.gamma * llike + (-as_fake if saturating else as_real),
             "encoder": prior + llike,
-            "scale": -likelihoods.logistic(x, rebuilt.detach(), scale()).mean(),
+            "scale": -distributions.logistic(x, rebuilt.detach(), scale()).mean(),
         }
 
     for step, (x, y) in enumerate(batches):
@@ -311,11 +311,11 @@ def test_the_bound_is_the_elbo_and_rises_with_the_draws(fitted: tuple[VAEGAN, An
     x = from_levels(to_levels(batches(1, 1, (2, 16, 16))[0][0])).double()
     many = x.expand(2000, -1, -1, -1)
     bounds = model.log_prob(many)
-    with model.evaluating(), torch.no_grad():
+    with model.in_eval_mode(), torch.no_grad():
         mean, log_variance = model.encoder_average.module(x)
         z = mean + torch.exp(log_variance / 2) * torch.randn(2000, 3, dtype=torch.float64)
         decoded = model.average.module(z, torch.zeros(2000, dtype=torch.int64))
-        values = likelihoods.logistic(many, decoded, model.scale()).flatten(1).sum(1)
+        values = distributions.logistic(many, decoded, model.scale()).flatten(1).sum(1)
         q = Normal(mean, torch.exp(log_variance / 2))
         kl = kl_divergence(q, Normal(torch.zeros_like(mean), torch.ones_like(mean))).sum()
     error = float((bounds.var() / 2000 + values.var() / 2000).sqrt())

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.parts.likelihoods import logistic
 from models.parts.mixture import drawn, log_probability, moved, parameters_needed, parted
+from models.parts.output_distributions import logistic
 
 VALUES = torch.arange(256, dtype=torch.float64) / 127.5 - 1
 PAIRS = {1: 0, 2: 1, 3: 3}

@@ -100,7 +100,7 @@ def test_settings_of_another_family_are_an_error(dcgan: DCGAN) -> None:
 
 def test_weights_setting_chooses_between_average_and_generator(dcgan: DCGAN) -> None:
     latents, labels = dcgan.draw_latents([0, 1], seed=2), torch.tensor([3, 4])
-    with torch.no_grad(), dcgan.evaluating():
+    with torch.no_grad(), dcgan.in_eval_mode():
         expected = {"ema": dcgan.average.module(latents, labels), "raw": dcgan.generator(latents, labels)}
     for weights, x in expected.items():
         drawn = dcgan.sample([0, 1], labels, seed=2, settings=GANSettings(weights=weights))  # type: ignore[arg-type]
@@ -169,7 +169,7 @@ def test_sampling_leaves_mode_and_rng_as_it_found_them(dcgan: DCGAN) -> None:
 
 def test_modes_are_restored_after_an_error(dcgan: DCGAN) -> None:
     dcgan.train()
-    with contextlib.suppress(KeyError), dcgan.evaluating():
+    with contextlib.suppress(KeyError), dcgan.in_eval_mode():
         assert not dcgan.generator.training
         raise KeyError
     assert dcgan.generator.training
@@ -177,7 +177,7 @@ def test_modes_are_restored_after_an_error(dcgan: DCGAN) -> None:
 
 def test_what_a_network_draws_leaves_the_global_rng_alone(dcgan: DCGAN) -> None:
     state = torch.get_rng_state()
-    with dcgan.evaluating():
+    with dcgan.in_eval_mode():
         torch.rand(3)
     assert torch.equal(torch.get_rng_state(), state)
 

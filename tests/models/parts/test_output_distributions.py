@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from media.pictures import LEVELS, from_levels
-from models.parts.likelihoods import DEQUANTIZED_LOG_WIDTH, bernoulli, dequantized, gaussian, logistic
+from models.parts.output_distributions import DEQUANTIZED_LOG_WIDTH, bernoulli, dequantized, gaussian, logistic
 
 Likelihood = Callable[[Tensor, Tensor, Tensor], Tensor]
 VALUES = torch.arange(LEVELS, dtype=torch.float64) / 127.5 - 1

@@ -1,9 +1,8 @@
 """The real side of every figure: what is known of the real pictures, computed once and kept."""
 
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -18,78 +17,14 @@ from metrics.discriminant import DiscriminantStatistics, LinearDiscriminant
 from metrics.frechet import GaussianStatistics
 from metrics.metric import Need
 from metrics.neighbours import DENSITY_NEIGHBOURS, NEIGHBOURS, neighbour_distances
+from metrics.picture_set import PictureSet
+from metrics.row_store import RowStore, some_rows
 
 CLASSIFIER_HOLD_OUT = 5
 """One in so many real pictures is kept from the classifier, to state its accuracy."""
 
 
-def drawn(size: int, count: int) -> list[int]:
-    """`count` of `size` places, ascending, drawn without replacement and with a fixed seed; all if there are fewer."""
-    if count >= size:
-        return list(range(size))
-    return sorted(np.random.RandomState(0).permutation(size)[:count].tolist())
-
-
-@dataclass(frozen=True, eq=False)
-class PictureSet:
-    """Pictures that can be asked for by index, wherever they come from.
-
-    Attributes:
-        name: What messages call it.
-        fingerprint: Changes with the pictures.
-        count: How many there are.
-        read: The pictures of these indices, uint8 (n, C, H, W) on any device, and their labels, int64 (n,), or None.
-        modes: The mode that each of some pictures shows, where modes are known; -1 for none.
-        num_modes: How many modes there are, in equal numbers; 0 where they are not known.
-        num_classes: Of the labels; 0 where there are none.
-    """
-
-    name: str
-    fingerprint: str
-    count: int
-    read: Callable[[Sequence[int]], tuple[Tensor, Tensor | None]]
-    modes: Callable[[Tensor], Tensor] | None = None
-    num_modes: int = 0
-    num_classes: int = 0
-
-    def subset(self, count: int) -> "PictureSet":
-        """So many of them, drawn without replacement and with a fixed seed: data may lie sorted by class."""
-        if count >= self.count:
-            return self
-        chosen = drawn(self.count, count)
-        return replace(
-            self,
-            fingerprint=f"{self.fingerprint} {count} at random",
-            count=count,
-            read=lambda indices: self.read([chosen[index] for index in indices]),
-        )
-
-
-class RowStore:
-    """Features on disk, float32 (count, dimension): a memory map over a file without a name, gone with its last user.
-
-    Args:
-        count: Rows.
-        dimension: Of a row.
-        folder: Where the file lies; made if missing.
-    """
-
-    def __init__(self, count: int, dimension: int, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as the map
-        self.rows: np.ndarray = np.memmap(self._file, np.float32, "w+", shape=(count, dimension))
-
-    def write(self, start: int, features: Tensor) -> None:
-        """Features float (n, dimension) as rows `start` and on."""
-        self.rows[start : start + len(features)] = features.detach().float().cpu().numpy()
-
-
-def some_rows(rows: np.ndarray) -> np.ndarray:
-    """Rows that neighbours are sought among: all, or `NEIGHBOURS` of them, drawn with a fixed seed."""
-    return rows if len(rows) <= NEIGHBOURS else rows[drawn(len(rows), NEIGHBOURS)]
-
-
-class Reference:
+class RealStatistics:
     """What figures need to know of the real pictures; each part is computed once and kept in a cache folder.
 
     Args:
@@ -105,7 +40,7 @@ class Reference:
     ) -> None:
         self.pictures, self.extractor, self.folder = pictures, extractor, folder
         self.batch_size, self.quiet = batch_size, quiet
-        self._key = f"{pictures.fingerprint} {pictures.count} {sorted(extractor.protocol().items())}"
+        self._key = f"{pictures.cache_key} {pictures.count} {sorted(extractor.protocol().items())}"
 
     @property
     def count(self) -> int:
@@ -205,7 +140,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class KnownStatistics:
+class GivenStatistics:
     """A reference of which only mean and covariance are known, as others publish them.
 
     Attributes:

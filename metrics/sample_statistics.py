@@ -16,11 +16,12 @@ from metrics.inception_score import ScoreStatistics
 from metrics.lpips import PairDistances
 from metrics.metric import Need
 from metrics.neighbours import NeighbourFigures, neighbour_figures
-from metrics.reference import Reference, RowStore, some_rows
+from metrics.real_statistics import RealStatistics
+from metrics.row_store import RowStore, some_rows
 
 
 class Part(NamedTuple):
-    """What one rank has seen, all but the features: small enough to be sent; each field as `Observation` has it."""
+    """What one rank has seen, without the features: small enough to be sent. The fields are `SampleStatistics`'."""
 
     share: range
     seen: int
@@ -31,7 +32,7 @@ class Part(NamedTuple):
     pairs: list[Tensor]
 
 
-class Observation:
+class SampleStatistics:
     """What one pass over samples keeps of them.
 
     Memory does not grow with the number of samples but for one number a label, a mode and a pair; features go to disk,
@@ -106,7 +107,7 @@ class Observation:
         """The features that neighbours are sought among."""
         return some_rows(self.rows)
 
-    def neighbour_figures(self, real: Reference) -> NeighbourFigures:
+    def neighbour_figures(self, real: RealStatistics) -> NeighbourFigures:
         """Precision, recall, density and coverage: computed at the first call, as each costs nearly what all cost."""
         if self._of_neighbours is None:
             self._of_neighbours = neighbour_figures(self.neighbours, real.neighbours, real_distances=real.distances)

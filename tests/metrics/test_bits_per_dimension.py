@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from metrics.likelihood import bits_per_dimension
+from metrics.bits_per_dimension import bits_per_dimension
 
 
 def test_even_bytes_need_eight_bits() -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from callbacks.measuring import held_out, likelihood_protocol, likelihood_settings, log_probs, some_indices
+from callbacks.likelihood import likelihood_protocol, likelihood_settings, log_probs, some_indices
+from callbacks.picture_sets import held_out
 from commands.options.sources import config_of_run, data_from
-from metrics.likelihood import PREFIX, bits_per_dimension
+from metrics.bits_per_dimension import PREFIX, bits_per_dimension
 from models.training.base import GenerativeModel
 from models.training.capabilities import HasLikelihood
 from records.figures import Figure
@@ -40,7 +41,9 @@ def wanted(model: GenerativeModel | None, metrics: list[str] | None) -> bool:
     return bool(asked)
 
 
-def bits(model: GenerativeModel, checkpoint: Path, options: argparse.Namespace) -> tuple[str, Figure, dict[str, Any]]:
+def measured(
+    model: GenerativeModel, checkpoint: Path, options: argparse.Namespace
+) -> tuple[str, Figure, dict[str, Any]]:
     """The figure's name, the figure and its protocol, on the held-out examples of the run's own data.
 
     Raises:

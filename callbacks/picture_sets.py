@@ -1,21 +1,19 @@
 """A model's samples and a data set's pictures, as the evaluation engine takes them."""
 
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from media.pictures import from_levels, to_uint8
-from metrics.reference import PictureSet, drawn
+from metrics.picture_set import PictureSet
 from models.training.base import GenerativeModel
-from models.training.capabilities import Encodes, HasLikelihood
-from settings.likelihood import LikelihoodSettings
+from models.training.capabilities import Encodes
 from settings.sampling import SamplerSettings
 
 
-class ReferenceData(Protocol):
+class DataSet(Protocol):
     """What a datamodule offers for reference statistics."""
 
     fingerprint: str
@@ -36,7 +34,7 @@ class HasModes(Protocol):
         """The mode that each picture, uint8 (N, C, H, W), shows; -1 for none."""
 
 
-def real_pictures(data: ReferenceData, split: str, count: int | None = None) -> PictureSet:
+def real_pictures(data: DataSet, split: str, count: int | None = None) -> PictureSet:
     """A split of a data set, or `count` of its pictures, drawn with a fixed seed.
 
     Raises:
@@ -50,12 +48,13 @@ def real_pictures(data: ReferenceData, split: str, count: int | None = None) -> 
     modes = data.modes if isinstance(data, HasModes) else None
     whole = PictureSet(
         name=f"the {split} split",
-        fingerprint=f"{data.fingerprint} {split}",
+        fingerprint=data.fingerprint,
         count=data.size(split),
         read=read,
         modes=modes,
         num_modes=data.num_modes if isinstance(data, HasModes) else 0,
         num_classes=data.num_classes,
+        part=split,
     )
     return whole if count is None else whole.subset(count)
 
@@ -76,7 +75,7 @@ def model_samples(model: GenerativeModel, count: int, seed: int, settings: Sampl
     )
 
 
-def held_out(data: ReferenceData) -> Literal["train", "test"]:
+def held_out(data: DataSet) -> Literal["train", "test"]:
     """The split that no training saw: "test"; "train" where there is no other, which figures then say."""
     return "test" if "test" in data.splits() else "train"
 
@@ -102,59 +101,6 @@ def reconstructions(model: GenerativeModel, pictures: PictureSet, settings: Samp
         count=pictures.count,
         read=read,
     )
-
-
-def likelihood_settings(model: HasLikelihood, named: Mapping[str, Any]) -> LikelihoodSettings:
-    """The family's settings with what is named; None leaves one out.
-
-    Raises:
-        ValueError: the family has no such setting.
-    """
-    given = {name: value for name, value in named.items() if value is not None}
-    known = {field.name for field in dataclasses.fields(model.likelihood_class)}
-    unknown = [name for name in given if name not in known]
-    if unknown:
-        raise ValueError(f"the likelihood of {type(model).__name__} has no {unknown[0]}")
-    return model.likelihood_class(**given)
-
-
-def some_indices(size: int, count: int | None) -> list[int]:
-    """`count` of `size` examples, drawn with a fixed seed, as `PictureSet.subset` draws them; all where left out."""
-    return drawn(size, size if count is None else count)
-
-
-def log_probs(
-    model: HasLikelihood,
-    data: ReferenceData,
-    split: str,
-    indices: Sequence[int],
-    batch_size: int,
-    seed: int,
-    settings: LikelihoodSettings,
-    stop: Callable[[], bool] = lambda: False,
-) -> Iterator[Tensor]:
-    """The log-probabilities of these examples, float64 (n,), batch by batch; ends early when `stop` says so."""
-    for start in range(0, len(indices), batch_size):
-        if stop():
-            return
-        some = indices[start : start + batch_size]
-        x, labels = (tensor.to(model.device) for tensor in data.examples(split, some))
-        yield model.log_prob(x, labels, indices=some, seed=seed, settings=settings)
-
-
-def likelihood_protocol(
-    model: HasLikelihood, data: ReferenceData, split: str, count: int, seed: int, settings: LikelihoodSettings
-) -> dict[str, Any]:
-    """All that a likelihood depends on besides the model's weights."""
-    return {
-        "likelihood": model.likelihood_kind,
-        "data": data.fingerprint,
-        "data_shape": list(model.data_shape),
-        "reference": split,
-        "reference_samples": count,
-        "seed": seed,
-        "settings": dict(vars(settings)),
-    }
 
 
 def in_batches(
