@@ -27,7 +27,7 @@ SETTINGS: dict[str, tuple[Callable[[str], int | float | str], str]] = {
 """Options of the families' settings: what they take and how help describes them."""
 
 FIELDS = {"sampler_steps": "steps"}
-"""Options that are not called as the setting is: `--steps` of `interpolate` means others."""
+"""Options that are not called as the setting is: `--steps` of `latents walk` means others."""
 
 
 def add_settings(parser: argparse.ArgumentParser, names: Iterable[str] = SETTINGS, several: bool = False) -> None:
