@@ -74,6 +74,7 @@ def run(arguments: Sequence[str]) -> int:
     if model is not None and run_folder is not None:
         (run_folder / "diagnosis").mkdir(exist_ok=True)
         found = {"samples_seen": model.samples_seen, "num_samples": options.num_samples, "weights": options.weights}
+        found |= {"device": device.type}
         found["findings"] = as_plain(diagnosed.findings)
         write_json_whole(run_folder / "diagnosis" / f"{path.stem}.json", found)  # run.json belongs to the fit
     if options.json:

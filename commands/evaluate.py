@@ -107,7 +107,8 @@ def run(arguments: Sequence[str]) -> int:
         found = figures(metrics, real, seen)
         if options.save_statistics is not None:
             save(seen, extractor, fake, options.save_statistics)
-        protocol = {**extractor.protocol(), **described(real, options, checkpoint), "num_samples": fake.count, **facts}
+        counted = {"num_samples": fake.count, "device": device.type}
+        protocol = {**extractor.protocol(), **described(real, options, checkpoint), **counted, **facts}
         rows.append((found, protocol))
         results.append(evaluation(found, protocol))
         keep(results[-1], run_folder)

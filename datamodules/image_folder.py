@@ -212,7 +212,9 @@ class ImageFolder(PictureDataModule):
         root = Path(self.data_dir)
         if not root.is_dir():
             counted = ", or state data.num_classes" if self.classes and not self.num_classes else ""
-            raise FileNotFoundError(f"data_dir: {self.data_dir!r} is not a folder; set it to a folder of pictures{counted}")
+            raise FileNotFoundError(
+                f"data_dir: {self.data_dir!r} is not a folder; set it to a folder of pictures{counted}"
+            )
         both = (root / "train").is_dir() and (root / "test").is_dir()
         return {"train": root / "train", "test": root / "test"} if both else {"train": root}
 

@@ -193,6 +193,8 @@ def read_projection(path: Path, model: GenerativeModel) -> Projection:
             "give the checkpoint that it was projected with"
         )
     if not 0 <= label < max(model.label_classes, 1) or not all(x.isfinite().all() for x in (point, *noises)):
-        raise ValueError(f"{path}: holds a class that the model lacks, or no finite numbers; write it with `latents project`")
+        raise ValueError(
+            f"{path}: holds a class that the model lacks, or no finite numbers; write it with `latents project`"
+        )
     point, *noises = (each.to(model.device) for each in (point, *noises))
     return Projection(space, point, noises, label, protocol)

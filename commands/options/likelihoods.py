@@ -71,5 +71,5 @@ def bits(model: GenerativeModel, checkpoint: Path, options: argparse.Namespace) 
             bar.update(len(some))
     figure = bits_per_dimension(torch.cat(found), math.prod(model.data_shape))
     protocol = likelihood_protocol(model, data, split, len(indices), options.seed, settings)
-    facts = {"model": type(model).__name__, "samples_seen": model.samples_seen}
+    facts = {"model": type(model).__name__, "samples_seen": model.samples_seen, "device": model.device.type}
     return f"bits_per_{model.likelihood_unit}", figure, {**protocol, **facts}

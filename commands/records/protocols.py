@@ -13,9 +13,9 @@ SHARED = (
 )  # fmt: skip
 """What all figures of one measurement have in common; other keys of a protocol belong to one figure: k, subsets."""
 
-NOT_HOW = ("model", "samples_seen", "by_class", "classifier_accuracy", "settings")
-"""Keys that say what was measured or what came out, and not how; of `settings`, which are a family's own, the weights
-are part of the protocol and the rest stands in a column."""
+NOT_HOW = ("model", "samples_seen", "device", "by_class", "classifier_accuracy", "settings")
+"""Keys that say what was measured, on which device, or what came out, and not how; of `settings`, which are a family's
+own, the weights are part of the protocol and the rest stands in a column."""
 
 NEUTRAL = {
     "truncation": None, "truncation_psi": 1.0, "truncation_cutoff": None, "temperature": 1.0, "top_k": None,

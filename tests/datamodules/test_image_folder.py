@@ -150,7 +150,7 @@ def test_shape_and_stated_classes_are_known_without_the_folder(tmp_path: Path) -
     stated = ImageFolder(str(tmp_path), resolution=8, classes=True, num_classes=2)
     assert (stated.data_shape, stated.num_classes) == ((3, 8, 8), 2)
     save(tmp_path / "cat" / "1.png")
-    with pytest.raises(ValueError, match="^num_classes: 2, and .* holds 1 class folders; state that number"):
+    with pytest.raises(ValueError, match=r"^num_classes: 2, and .* holds 1 class folders; state that number"):
         stated.prepare_data()
     save(tmp_path / "dog" / "2.png")
     counted = ImageFolder(str(tmp_path), resolution=8, classes=True)
