@@ -63,7 +63,7 @@ def expected_memory(model: GenerativeModel, batch_size: int, device: torch.devic
     """
     if precision not in PRECISIONS:
         raise ValueError(f"in precision {precision} memory cannot be predicted, only in {', '.join(PRECISIONS)}")
-    found = _OneStep(batch_size)
+    found = OneStep(batch_size)
     plugins: list[Any] = [] if precision == "32-true" else [_mixed(precision, device)]
     seen, steps = model.samples_seen, model.steps
     with _NoStorage(allow_non_fake_inputs=True) as mode, torch.compiler.set_stance("force_eager"):
@@ -135,7 +135,7 @@ class LiveBytes(TorchDispatchMode):
         self._alive[key] = weakref.ref(storage, gone)
 
 
-class _OneStep(Callback):
+class OneStep(Callback):
     """Runs a training step when a fit starts, counts, and ends the fit there."""
 
     def __init__(self, batch_size: int) -> None:

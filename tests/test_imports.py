@@ -64,6 +64,7 @@ STEPS_ALLOWED = {
     "models.training.gan": "the one place that steps two optimizers",
     "models.training.manual": "the optimizer step itself, gradients averaged over ranks before it",
     "models.training.single_loss": "the one place that steps a single optimizer",
+    "callbacks.expected": "makes the optimizers' states, of tensors without storage",
     "callbacks.plan": "trial steps of models that Lightning optimizes by itself",
     "commands.latents.project": "moves a latent; no model is trained",
 }
