@@ -53,17 +53,15 @@ def trial_steps(
         steps: steps that are timed of the commonest kind.
         samples_seen: the place in training that is measured; where the model stands, if left out.
     """
-    own: dict[str, Any] = {}
-    model.on_save_checkpoint(own)
     at = model.samples_seen if samples_seen is None else samples_seen
-    there = {**own, "atelier": {**own["atelier"], "samples_seen": at}}
+    own, there = state_at(model, model.samples_seen), state_at(model, at)
     weights = _on_cpu(model.state_dict())
     optimizers = [_on_cpu(optimizer.state_dict()) for optimizer in trainer.optimizers]
     plugin = _on_cpu(trainer.precision_plugin.state_dict())
     meter = PeakMeter(model.device)
     try:
         model.on_load_checkpoint(there)
-        _step(trainer, model, batch)
+        run_step(trainer, model, batch)
         state = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
         kept = bytes_kept(model, list(trainer.optimizers))
         model.on_load_checkpoint(there)
@@ -88,6 +86,14 @@ def trial_steps(
         model.reported()
     samples = len(batch[0]) * trainer.world_size
     return Cost(1000 * total / len(cycle) / samples, peak, meter.source, state + kept["optimizer state"], at)
+
+
+def state_at(model: GenerativeModel, samples_seen: int) -> dict[str, Any]:
+    """The model's own part of a checkpoint, as it would be at another place in training."""
+    state: dict[str, Any] = {}
+    model.on_save_checkpoint(state)
+    state["atelier"]["samples_seen"] = samples_seen
+    return state
 
 
 def cost_at(trainer: Trainer, model: GenerativeModel, least: int, samples_seen: int) -> Cost:
@@ -126,13 +132,13 @@ def _seconds(trainer: Trainer, model: GenerativeModel, batch: Batch, number: int
     """What training step `number` takes."""
     model.steps = number
     start = time.perf_counter()
-    _step(trainer, model, batch)
+    run_step(trainer, model, batch)
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)
     return time.perf_counter() - start
 
 
-def _step(trainer: Trainer, model: GenerativeModel, batch: Batch) -> None:
+def run_step(trainer: Trainer, model: GenerativeModel, batch: Batch) -> None:
     """One training step; the loop around it, which would count it, is left out."""
     output = trainer.strategy.training_step(batch, 0)
     if model.automatic_optimization:

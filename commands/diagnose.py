@@ -73,7 +73,7 @@ def run(arguments: Sequence[str]) -> int:
     save_png(diagnosed.closest, out)
     if model is not None and run_folder is not None:
         (run_folder / "diagnosis").mkdir(exist_ok=True)
-        found = Findings(model.samples_seen, diagnosed.findings, options.num_samples, options.weights)
+        found = Findings(model.samples_seen, diagnosed.findings, options.num_samples, options.weights, device.type)
         found.write(run_folder / "diagnosis" / f"{path.stem}.json")  # run.json belongs to the fit
     if options.json:
         findings = [finding.to_json() for finding in diagnosed.findings]

@@ -117,7 +117,8 @@ def run(arguments: Sequence[str]) -> int:
         found = figures(metrics, real, seen)
         if options.save_statistics is not None:
             save(seen, extractor, fake, options.save_statistics)
-        protocol = {**extractor.protocol(), **described(real, options, checkpoint), "num_samples": fake.count, **facts}
+        counted = {"num_samples": fake.count, "device": device.type}
+        protocol = {**extractor.protocol(), **described(real, options, checkpoint), **counted, **facts}
         rows.append((found, protocol))
         results.append(Evaluation.of(found, protocol))
         results[-1].keep(run_folder)

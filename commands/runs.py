@@ -23,10 +23,9 @@ def parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--root", type=Path, default=Path("runs"), help="the folder of all runs (runs)")
     verbs = parser.add_subparsers(dest="action", required=True, metavar="{list,best,disk,remove}")
-    verbs.add_parser("list", parents=[shared], help="every run: status, kimg, its first figure, size")
-    verbs.add_parser("best", parents=[shared], help="the best run by each figure, protocols apart")
-    verbs.add_parser("disk", parents=[shared], help="what each run takes, by kind")
-    remove = verbs.add_parser("remove", parents=[shared], help="delete runs, after asking")
+    for action in ("list", "best", "disk"):
+        verbs.add_parser(action, parents=[shared])
+    remove = verbs.add_parser("remove", parents=[shared])
     remove.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, <root>/<name>/<id>, or <name>/<id>")
     remove.add_argument("--yes", action="store_true", help="do not ask")
     remove.add_argument("--force", action="store_true", help="also runs that are running, or were killed")

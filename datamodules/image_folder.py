@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -142,7 +143,7 @@ def decode_all(source: PictureFiles, label: str, quiet: bool) -> Pictures:
 
 
 class ImageFolder(PictureDataModule):
-    """The pictures under a folder, at any depth.
+    """The pictures under a folder, at any depth, listed when they are first asked for.
 
     Sub-folders `train` and `test`, where both are there, are the two splits; otherwise all pictures are for training.
 
@@ -151,6 +152,8 @@ class ImageFolder(PictureDataModule):
         resolution: Height and width, in pixels.
         crop: Side of the central square that is kept before resizing, in source pixels; None keeps the largest.
         classes: The first sub-folder of a picture names its class; otherwise there are no labels.
+        num_classes: How many classes the folders are to have. Where it is stated, the model can be built, and `info`
+            answers, without the folder; None counts them.
         channels: 1 for grey, 3 for RGB; pictures are converted.
         in_memory: Decode everything once, at setup: resolution² × channels bytes a picture. Otherwise pictures are
             decoded for each batch, which asks for workers, and a broken one shows only when its turn comes.
@@ -161,10 +164,11 @@ class ImageFolder(PictureDataModule):
         train_limit: Train on so many pictures only; the others are the test split, if there is none.
 
     Raises:
-        FileNotFoundError: `data_dir` is missing, or holds no pictures.
-        ValueError: A setting is out of range, or a picture has no class.
+        ValueError: A setting is out of range. `prepare_data`, and whatever reads the files, raises FileNotFoundError
+            where `data_dir` is missing or holds no pictures, ValueError where a picture has no class.
     """
 
+    loading_only: ClassVar[frozenset[str]] = PictureDataModule.loading_only | {"num_classes"}  # the files decide
     split_remedy: ClassVar[str] = "use split 'train', or sort the pictures into train/ and test/ under data_dir"
 
     def __init__(
@@ -173,6 +177,7 @@ class ImageFolder(PictureDataModule):
         resolution: int = 64,
         crop: int | None = None,
         classes: bool = False,
+        num_classes: int | None = None,
         channels: Literal[1, 3] = 3,
         in_memory: bool = True,
         flip: bool = True,
@@ -185,36 +190,59 @@ class ImageFolder(PictureDataModule):
             at_least("crop", crop, 1)
         if channels not in (1, 3):
             raise ValueError(f"channels: must be 1 (grey) or 3 (RGB), got {channels}")
-        root = Path(data_dir)
-        if not root.is_dir():
-            raise FileNotFoundError(f"data_dir: {data_dir!r} is not a folder; set it to a folder of pictures")
-        both = (root / "train").is_dir() and (root / "test").is_dir()
-        folders: dict[Split, Path] = {"train": root / "train", "test": root / "test"} if both else {"train": root}
-        files = {split: find_pictures(folder) for split, folder in folders.items()}
-        for split, folder in folders.items():
-            if not files[split]:
-                kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-                raise FileNotFoundError(f"data_dir: no pictures under '{folder}'; needs files of type {kinds}")
-        labels = {split: torch.zeros(len(paths), dtype=torch.int64) for split, paths in files.items()}
-        names: tuple[str, ...] = ()
-        if classes:
-            of = {split: list(class_of_each(files[split], folder)) for split, folder in folders.items()}
-            names = tuple(sorted(set(of["train"])))
-            number = {name: label for label, name in enumerate(names)}
-            for split, found in of.items():
-                for name, path in zip(found, files[split], strict=True):
-                    if name not in number:
-                        raise ValueError(f"{path}: class {name!r} is not under train/; remove it or add the class")
-                labels[split] = torch.tensor([number[name] for name in found], dtype=torch.int64)
-        super().__init__(resolution, channels, len(names), names, flip, batch_size, seed, num_workers, train_limit)
+        if num_classes is not None:
+            at_least("num_classes", num_classes, 1)
+            if not classes:
+                raise ValueError(f"num_classes: {num_classes} class folders, where classes: false asks for no labels")
+        super().__init__(resolution, channels, num_classes or 0, (), flip, batch_size, seed, num_workers, train_limit)
         self.data_dir = data_dir
         self.crop = crop
         self.classes = classes
         self.in_memory = in_memory
         self.channels = channels
-        decoder = Decoder(resolution, crop, channels)
-        self._folders = folders
-        self._sources = {split: PictureFiles(files[split], labels[split], decoder) for split in folders}
+        if classes and num_classes is None:
+            self.num_classes = len(set(self._sources["train"].labels.tolist()))
+
+    def prepare_data(self) -> None:
+        """Lists the files: what is wrong with the folder shows before anything starts."""
+        self._sources  # noqa: B018 - listed once, then kept
+
+    @cached_property
+    def _folders(self) -> dict[Split, Path]:
+        root = Path(self.data_dir)
+        if not root.is_dir():
+            counted = ", or state data.num_classes" if self.classes and not self.num_classes else ""
+            raise FileNotFoundError(
+                f"data_dir: {self.data_dir!r} is not a folder; set it to a folder of pictures{counted}"
+            )
+        both = (root / "train").is_dir() and (root / "test").is_dir()
+        return {"train": root / "train", "test": root / "test"} if both else {"train": root}
+
+    @cached_property
+    def _sources(self) -> dict[Split, PictureFiles]:
+        """The files of each split and their labels; finds the classes' names too."""
+        files = {split: find_pictures(folder) for split, folder in self._folders.items()}
+        for split, folder in self._folders.items():
+            if not files[split]:
+                kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
+                raise FileNotFoundError(f"data_dir: no pictures under '{folder}'; needs files of type {kinds}")
+        labels = {split: torch.zeros(len(paths), dtype=torch.int64) for split, paths in files.items()}
+        if self.classes:
+            of = {split: list(class_of_each(files[split], folder)) for split, folder in self._folders.items()}
+            self.class_names = tuple(sorted(set(of["train"])))
+            number = {name: label for label, name in enumerate(self.class_names)}
+            if self.num_classes not in (0, len(number)):
+                raise ValueError(
+                    f"num_classes: {self.num_classes}, and {self._folders['train']} holds {len(number)} class folders; "
+                    "state that number, or null to count them"
+                )
+            for split, found in of.items():
+                for name, path in zip(found, files[split], strict=True):
+                    if name not in number:
+                        raise ValueError(f"{path}: class {name!r} is not under train/; remove it or add the class")
+                labels[split] = torch.tensor([number[name] for name in found], dtype=torch.int64)
+        decoder = Decoder(self.resolution, self.crop, self.channels)
+        return {split: PictureFiles(files[split], labels[split], decoder) for split in self._folders}
 
     def stored_splits(self) -> tuple[Split, ...]:
         """Both where there are sub-folders train and test, otherwise "train"."""

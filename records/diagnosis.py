@@ -36,9 +36,11 @@ class Findings(Record):
         findings: One for each thing that could be looked for.
         num_samples: Samples looked at.
         weights: Averaged ("ema") or of the last step ("raw").
+        device: What the networks ran on.
     """
 
     samples_seen: int = 0
     findings: list[Finding] = field(default_factory=list)
     num_samples: int | None = None
     weights: str | None = None
+    device: str | None = None

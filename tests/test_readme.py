@@ -34,8 +34,9 @@ def shortened(arguments: list[str]) -> list[str]:
     if verb == "fit" and "--print_config" not in arguments:
         return [*QUICK, "--budget.kimg", "0.384" if "--ckpt_path" in arguments else "0.256"]
     measured = ["--num_samples", "16", "--resolution", "32"]
-    quick = {"validate": QUICK, "evaluate": measured, "diagnose": measured, "path_length": measured}
-    return {**quick, "interpolate": ["--steps", "2"]}.get(verb, [])
+    if verb == "latents":
+        return {"path_length": measured, "walk": ["--steps", "2"]}[arguments[1]]
+    return {"validate": QUICK, "evaluate": measured, "diagnose": measured}.get(verb, [])
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ SHARED = (
 )  # fmt: skip
 """What all figures of one measurement have in common; other keys of a protocol belong to one figure: k, subsets."""
 
-NOT_HOW = ("model", "samples_seen", "by_class", "classifier_accuracy", "settings")
-"""Keys that say what was measured or what came out, and not how; of `settings`, which are a family's own, the weights
-are part of the protocol and the rest stands in a column."""
+NOT_HOW = ("model", "samples_seen", "device", "by_class", "classifier_accuracy", "settings")
+"""Keys that say what was measured, on which device, or what came out, and not how; of `settings`, which are a family's
+own, the weights are part of the protocol and the rest stands in a column."""
 
 NEUTRAL = neutral()
 """Settings of samplers that trade modes for clean samples, with the value that trades nothing. A family without one is

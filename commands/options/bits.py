@@ -73,5 +73,5 @@ def measured(
             bar.update(len(some))
     figure = bits_per_dimension(torch.cat(found), math.prod(model.data_shape))
     protocol = likelihood_protocol(model, data, split, len(indices), options.seed, settings)
-    facts = {"model": type(model).__name__, "samples_seen": model.samples_seen}
+    facts = {"model": type(model).__name__, "samples_seen": model.samples_seen, "device": model.device.type}
     return f"{PREFIX}{model.likelihood_unit}", figure, {**protocol, **facts}

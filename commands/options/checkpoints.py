@@ -75,11 +75,13 @@ def require_pictures(model: GenerativeModel, path: Path, remedy: str = "") -> No
 
 
 def usable_device(name: str) -> torch.device:
-    """A device that is there.
+    """The device of a name; for "auto" CUDA where there is one, then MPS, then the CPU.
 
     Raises:
         ValueError: if torch does not know it, or it is not there.
     """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:

@@ -17,7 +17,7 @@ from settings.sampling import SamplerSettings
 def protocol_of(model: GenerativeModel, path: Path, settings: SamplerSettings, own: dict[str, Any]) -> dict[str, Any]:
     """How something came about: the checkpoint at `path`, what is the verb's own, and the sampler's settings."""
     facts = {"checkpoint": str(path), "model": type(model).__name__, "samples_seen": model.samples_seen}
-    return {**facts, **own, "settings": vars(settings)}
+    return {**facts, **own, "device": model.device.type, "settings": vars(settings)}
 
 
 def keep_protocol(out: Path, protocol: dict[str, Any]) -> None:

@@ -137,7 +137,7 @@ def layers_of(text: str | None, layers: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Projection:
-    """A picture's latent, as `project` found it."""
+    """A picture's latent, as `latents project` found it."""
 
     space: str
     """w or z."""
@@ -168,7 +168,7 @@ def read_projection(path: Path, model: GenerativeModel) -> Projection:
         ValueError: it is no projection, is broken, or is one of another model.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; `project` writes it as latent.npz")
+        raise FileNotFoundError(f"{path}: no such file; `latents project` writes it as latent.npz")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: torch.from_numpy(file[name]) for name in file.files if name != "protocol"}
@@ -178,7 +178,7 @@ def read_projection(path: Path, model: GenerativeModel) -> Projection:
         noises = [arrays[f"noise_{i}"].float() for i in range(sum(name.startswith("noise_") for name in arrays))]
     # A broken archive raises nearly anything: BadZipFile, KeyError, TypeError, EOFError, UnpicklingError ...
     except Exception as error:
-        raise ValueError(f"{path}: is no projection ({one_line(error)}); write it with `project`") from error
+        raise ValueError(f"{path}: is no projection ({one_line(error)}); write it with `latents project`") from error
     expected: tuple[str, tuple[int, ...] | None]
     with torch.no_grad():
         latent = model.draw_latents([0]) if isinstance(model, HasLatents) else None
@@ -194,6 +194,8 @@ def read_projection(path: Path, model: GenerativeModel) -> Projection:
             "give the checkpoint that it was projected with"
         )
     if not 0 <= label < max(model.label_classes, 1) or not all(x.isfinite().all() for x in (point, *noises)):
-        raise ValueError(f"{path}: holds a class that the model lacks, or no finite numbers; write it with `project`")
+        raise ValueError(
+            f"{path}: holds a class that the model lacks, or no finite numbers; write it with `latents project`"
+        )
     point, *noises = (each.to(model.device) for each in (point, *noises))
     return Projection(space, point, noises, label, protocol)

@@ -63,8 +63,15 @@ def with_machine(
         parser.add_argument("--seed", type=int, default=0, help=f"{seed} (0)")
     if batch is not None:
         parser.add_argument("--batch_size", type=int, default=batch_size, help=f"{batch} ({batch_size})")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (cpu)")
+    add_device(parser)
     return parser
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Adds --device, for `checkpoints.usable_device`."""
+    parser.add_argument(
+        "--device", default="auto", help="auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps (auto)"
+    )
 
 
 def add_distance(parser: argparse.ArgumentParser) -> None:

@@ -1,7 +1,7 @@
 """The picture of docs/latents.md: a target and its projection, and below them sheets of the projection's edits.
 
-python main.py project --ckpt_path RUN --target picture.png --out projected/
-python main.py directions --ckpt_path RUN --latent projected/latent.npz --out sefa.png
+python main.py latents project --ckpt_path RUN --target picture.png --out projected/
+python main.py latents directions --ckpt_path RUN --latent projected/latent.npz --out sefa.png
 python docs/programs/make_projection.py projected/ sefa.png ... docs/images/stylegan2_projection.png
 """
 

@@ -116,6 +116,7 @@ def time_steps(checkouts: list[Path], name: str, rounds: int, precision: str) ->
                 config = Path(scratch) / f"{name}.yaml"
                 config.write_text(yaml.safe_dump({**settings, "trainer": {"precision": precision}}))
                 command = [sys.executable, str(checkout.resolve() / "main.py"), "info", str(config), "--json"]
+                command += ["--measure"] * ("--measure" in (checkout / "commands" / "info.py").read_text())
                 environment = {**os.environ, "PYTHONPATH": str(checkout.resolve())}
                 done = subprocess.run(command, cwd=scratch, env=environment, capture_output=True, text=True, check=True)
                 found.append(json.loads(done.stdout)["s_per_kimg"])

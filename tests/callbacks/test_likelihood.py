@@ -145,7 +145,7 @@ def test_reconstruct_draws_pairs_and_says_how_far_off_they_are(
 def test_interpolate_walks_between_pictures(run: Path, tmp_path: Path) -> None:
     out, data = tmp_path / "walk.png", run / "config.yaml"
     arguments = ["--pictures", str(data), "--rows", "1", "--indices", "3", "5", "--steps", "2"]
-    assert main(["interpolate", "--ckpt_path", str(run), "--out", str(out), *arguments]) == 0
+    assert main(["latents", "walk", "--ckpt_path", str(run), "--out", str(out), *arguments]) == 0
     (walk,) = cells(out, 1, 3)
     pictures = Shapes(resolution=16, train_size=50, test_size=20).dataset("test")[torch.tensor([3, 5])][0].numpy()
     assert np.abs(walk[[0, -1]] - np.minimum(pictures.astype(int) + 10, 255)).max() <= 1

@@ -1,4 +1,4 @@
-"""`interpolate`, `mix`, `path_length` and sweeps of the truncation, on models that were not trained."""
+"""`latents walk`, `mix`, `path_length` and sweeps of the truncation, on models that were not trained."""
 
 import json
 from pathlib import Path
@@ -46,7 +46,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_a_strip_walks_on_a_great_circle_of_latents(models: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "new" / "strip.png"
     arguments = ["--rows", "2", "--steps", "4", "--indices", "5", "7", "1", "2", "--seed", "3", "--batch_size", "3"]
-    assert main(["interpolate", "--ckpt_path", str(models["StyleGAN2"]), "--out", str(out), *arguments]) == 0
+    assert main(["latents", "walk", "--ckpt_path", str(models["StyleGAN2"]), "--out", str(out), *arguments]) == 0
     model = load(models["StyleGAN2"])
     assert isinstance(model, StyleGAN2)
     found = cells(out, 2, 5)
@@ -64,7 +64,7 @@ def test_a_strip_walks_on_a_great_circle_of_latents(models: dict[str, Path], tmp
 def test_a_strip_walks_on_a_straight_line_of_styles(models: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "strip.png"
     arguments = ["--space", "w", "--rows", "1", "--steps", "2", "--labels", "2", "--truncation_psi", "0.5"]
-    assert main(["interpolate", "--ckpt_path", str(models["StyleGAN2"]), "--out", str(out), *arguments]) == 0
+    assert main(["latents", "walk", "--ckpt_path", str(models["StyleGAN2"]), "--out", str(out), *arguments]) == 0
     model = load(models["StyleGAN2"])
     assert isinstance(model, StyleGAN2)
     half = StyleGAN2Settings(noise="const", truncation_psi=0.5)
@@ -77,7 +77,7 @@ def test_a_strip_walks_on_a_straight_line_of_styles(models: dict[str, Path], tmp
 def test_an_animation_closes(models: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "loop.gif"
     arguments = ["--points", "3", "--steps", "4", "--rows", "4", "--fps", "10"]
-    assert main(["interpolate", "--ckpt_path", str(models["DCGAN"]), "--out", str(out), *arguments]) == 0
+    assert main(["latents", "walk", "--ckpt_path", str(models["DCGAN"]), "--out", str(out), *arguments]) == 0
     with Image.open(out) as gif:
         assert (gif.n_frames, gif.size, gif.info["duration"]) == (12, (38, 38), 100)  # type: ignore[attr-defined]
     assert json.loads((tmp_path / "loop.gif.json").read_text())["fps"] == 10
@@ -100,7 +100,7 @@ def test_what_cannot_be_walked_is_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    assert main(["interpolate", "--ckpt_path", str(models["DCGAN"]), *arguments]) == 2
+    assert main(["latents", "walk", "--ckpt_path", str(models["DCGAN"]), *arguments]) == 2
     error = capsys.readouterr().err
     assert said in error
     assert len(error.strip().splitlines()) == 1
@@ -113,7 +113,7 @@ def test_what_cannot_be_walked_is_one_line(
 def test_a_sheet_has_each_rows_picture_with_its_columns_layers(models: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "sheet.png"
     arguments = ["--rows", "2", "--columns", "3", "--layers", "1-2", "--labels", "0", "1", "2"]
-    assert main(["mix", "--ckpt_path", str(models["StyleGAN2"]), "--out", str(out), *arguments]) == 0
+    assert main(["latents", "mix", "--ckpt_path", str(models["StyleGAN2"]), "--out", str(out), *arguments]) == 0
     model = load(models["StyleGAN2"])
     assert isinstance(model, StyleGAN2)
     ws = model.to_w(model.draw_latents(range(5)), torch.tensor([0, 1, 2, 0, 1]), settings=STILL)
@@ -145,7 +145,7 @@ def test_what_cannot_be_mixed_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     out = tmp_path / "sheet.png"
-    assert main(["mix", "--ckpt_path", str(models[name]), "--out", str(out), *arguments]) == 2
+    assert main(["latents", "mix", "--ckpt_path", str(models[name]), "--out", str(out), *arguments]) == 2
     assert said in capsys.readouterr().err
     assert not out.exists()
 
@@ -161,7 +161,7 @@ def test_path_lengths_of_both_spaces_are_figures_of_their_own(
     for space, sampling, batch in (("z", "full", "5"), ("w", "full", "12"), ("w", "end", "12"), ("z", "full", "12")):
         arguments = ["--space", space, "--sampling", sampling, "--num_samples", "12", "--resolution", "32"]
         arguments += ["--batch_size", batch, "--json"]
-        assert main(["path_length", "--ckpt_path", str(models["StyleGAN2"]), *arguments]) == 0
+        assert main(["latents", "path_length", "--ckpt_path", str(models["StyleGAN2"]), *arguments]) == 0
         figures = json.loads(capsys.readouterr().out)["figures"]
         (name,) = figures
         if name in found:  # whatever the batch
@@ -187,7 +187,7 @@ def test_path_lengths_of_both_spaces_are_figures_of_their_own(
 def test_what_has_no_path_length_is_one_line(
     name: str, arguments: list[str], said: str, models: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["path_length", "--ckpt_path", str(models[name]), *arguments]) == 2
+    assert main(["latents", "path_length", "--ckpt_path", str(models[name]), *arguments]) == 2
     assert said in capsys.readouterr().err
 
 

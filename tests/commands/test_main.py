@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from commands.options.errors import InputError, parser_error
-from main import COMMANDS, TRAINING, main
+from main import GROUPS, MODULES, TRAINING, VERBS, main
 from models.training.gan import AdversarialTraining
 from tests.commands.conftest import Run
 
@@ -26,14 +26,20 @@ def test_help_names_every_verb_and_imports_neither_torch_nor_lightning() -> None
     done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert time.monotonic() - start < 5  # a second on an idle machine; importing torch alone takes longer than this
     assert done.stdout.splitlines()[-1] == "2 []"
-    for verb in {**TRAINING, **COMMANDS}:
+    for verb in VERBS:
         assert f"\n  {verb} " in done.stdout
+    assert len(VERBS) <= 20
+
+
+def light_verbs() -> list[str]:
+    """The modules of all verbs that are no verbs of Lightning's."""
+    grouped = [f"latents.{verb}" for verb in GROUPS["latents"]]
+    return [MODULES.get(verb, verb) for verb in VERBS if verb not in TRAINING] + grouped
 
 
 def test_no_verb_imports_torch_before_its_arguments_are_read() -> None:
     program = (
-        "import importlib, sys, main;"
-        "[importlib.import_module(f'commands.{main.MODULES.get(verb, verb)}') for verb in main.COMMANDS];"
+        f"import importlib, sys; [importlib.import_module(f'commands.{{verb}}') for verb in {light_verbs()}];"
         "print([name for name in ('torch', 'lightning', 'wandb', 'numpy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
@@ -41,11 +47,37 @@ def test_no_verb_imports_torch_before_its_arguments_are_read() -> None:
 
 
 def test_every_verb_has_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in {**TRAINING, **COMMANDS}:
+    grouped = [[group, verb] for group, verbs in GROUPS.items() for verb in verbs]
+    for words in [*([verb] for verb in VERBS if verb not in GROUPS), *grouped]:
         with pytest.raises(SystemExit) as stop:
-            main([verb, "--help"])
+            main([*words, "--help"])
         assert stop.value.code == 0
-        assert "usage:" in capsys.readouterr().out
+        shown = capsys.readouterr().out
+        assert shown.startswith("usage: " if words[0] in TRAINING else f"usage: python main.py {' '.join(words)} ")
+
+
+def test_a_group_has_help_with_a_line_for_each_of_its_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    for group, verbs in GROUPS.items():
+        for words in ([group], [group, "--help"]):
+            assert main(words) == 0
+            shown = capsys.readouterr().out
+            assert shown.startswith(f"usage: python main.py {group} VERB")
+            assert all(f"\n  {verb} " in shown for verb in verbs)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["interpolate", "--out", "x.png"], "no verb 'interpolate'; it is 'latents walk'"),
+        (["mix"], "no verb 'mix'; it is 'latents mix'"),
+        (["list"], "no verb 'list'; it is 'runs list'"),
+        (["latents", "wander"], "no verb 'latents wander'; there are latents walk, latents mix"),
+        (["nonsense"], "no verb 'nonsense'; there are fit, validate"),
+    ],
+)
+def test_an_unknown_verb_is_told_where_it_is(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}")
 
 
 def test_help_says_what_stands_beside_a_setting(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""`project` and `directions`, on models that were not trained."""
+"""`latents project` and `latents directions`, on models that were not trained."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def project(models: dict[str, Path], name: str, out: Path, *more: str) -> int:
     target = models[name].with_suffix(".png")
-    return main(["project", "--ckpt_path", str(models[name]), "--target", str(target), "--out", str(out),
+    return main(["latents", "project", "--ckpt_path", str(models[name]), "--target", str(target), "--out", str(out),
                  "--distance", "effnet", "--resolution", "32", "--average_of", "50", *more])  # fmt: skip
 
 
@@ -136,7 +136,7 @@ def test_what_cannot_be_projected_is_one_line(
 def test_rows_are_sefas_directions_of_the_chosen_layers(models: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "new" / "sheet.png"
     arguments = ["--number", "2", "--columns", "3", "--range", "2", "--layers", "1-3", "--index", "4"]
-    assert main(["directions", "--ckpt_path", str(models["StyleGAN2"]), "--out", str(out), *arguments,
+    assert main(["latents", "directions", "--ckpt_path", str(models["StyleGAN2"]), "--out", str(out), *arguments,
                  "--num_samples", "40", "--batch_size", "4"]) == 0  # fmt: skip
     model = load(models["StyleGAN2"])
     assert isinstance(model, StyleGAN2)
@@ -162,7 +162,7 @@ def test_a_projected_picture_is_edited_along_principal_components(models: dict[s
     assert project(models, "StyleGAN2", tmp_path, "--steps", "5") == 0
     out = tmp_path / "sheet.png"
     arguments = ["--of", "pca", "--latent", str(tmp_path / "latent.npz"), "--number", "2", "--columns", "3"]
-    assert main(["directions", "--ckpt_path", str(models["StyleGAN2"]), "--out", str(out), *arguments,
+    assert main(["latents", "directions", "--ckpt_path", str(models["StyleGAN2"]), "--out", str(out), *arguments,
                  "--num_samples", "40"]) == 0  # fmt: skip
     model = load(models["StyleGAN2"])
     assert isinstance(model, StyleGAN2)
@@ -177,7 +177,7 @@ def test_a_projected_picture_is_edited_along_principal_components(models: dict[s
 def test_latents_of_a_first_layer_have_directions_too(models: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "sheet.png"
     arguments = ["--number", "2", "--columns", "3", "--label", "1", "--num_samples", "40"]
-    assert main(["directions", "--ckpt_path", str(models["DCGAN"]), "--out", str(out), *arguments]) == 0
+    assert main(["latents", "directions", "--ckpt_path", str(models["DCGAN"]), "--out", str(out), *arguments]) == 0
     model = load(models["DCGAN"])
     assert isinstance(model, DCGAN)
     network: Any = model.average.module
@@ -213,7 +213,7 @@ def test_what_has_no_directions_is_one_line(
     np.savez("other.npz", z=np.zeros((1, 6), np.float32), label=np.array(0), protocol=np.array("{}"))
     np.savez("pickled.npz", w=np.array([print], dtype=object), label=np.array(0), protocol=np.array("{}"))
     out = tmp_path / "sheet.png"
-    common = ["directions", "--ckpt_path", str(models[name]), "--out", str(out), "--num_samples", "40"]
+    common = ["latents", "directions", "--ckpt_path", str(models[name]), "--out", str(out), "--num_samples", "40"]
     assert main([*common, *arguments]) == 2
     error = capsys.readouterr().err
     assert said in error

@@ -87,7 +87,7 @@ def test_what_is_no_checkpoint_is_named(run: Path, tmp_path: Path, capsys: pytes
 
 
 def test_info_of_a_run_a_checkpoint_and_a_config(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info", str(run), "--json", "--device", "cpu"]) == 0
+    assert main(["info", str(run), "--json", "--device", "cpu", "--measure"]) == 0
     of_run = json.loads(capsys.readouterr().out)
     counts = {
         name: sum(p.numel() for p in network.parameters())
@@ -96,6 +96,9 @@ def test_info_of_a_run_a_checkpoint_and_a_config(run: Path, capsys: pytest.Captu
     assert of_run["parameters"] == counts
     assert of_run["batch_size"] == 8  # read from the run's config
     assert of_run["s_per_kimg"] > 0
+    assert main(["info", str(run), "--json", "--device", "cpu"]) == 0
+    unmeasured = json.loads(capsys.readouterr().out)
+    assert unmeasured == {**of_run, "s_per_kimg": None, "measured_peak_bytes": None, "measured_peak_source": None}
     size = (run / "checkpoints" / "last.ckpt").stat().st_size
     assert of_run["checkpoint_bytes"] == pytest.approx(size, rel=0.5)  # the rest is zip entries: much of a tiny file
     before = checkpoint(run)

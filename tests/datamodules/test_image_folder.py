@@ -133,15 +133,34 @@ def test_photographs_are_turned_upright(tmp_path: Path) -> None:
     assert (x[0, 0, 0, 0].item(), x[0, 0, -1, 0].item()) == (-1, 1)
 
 
-def test_missing_and_empty_folders_are_named_at_construction(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"^data_dir: '.*nowhere' is not a folder"):
-        ImageFolder(str(tmp_path / "nowhere"))
+def test_missing_and_empty_folders_are_named_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"^data_dir: '.*nowhere' is not a folder; .* of pictures$"):
+        ImageFolder(str(tmp_path / "nowhere")).prepare_data()
+    with pytest.raises(FileNotFoundError, match=r"^data_dir: '.*nowhere' is not a folder; .*or state data.num_classes"):
+        ImageFolder(str(tmp_path / "nowhere"), classes=True)
     with pytest.raises(FileNotFoundError, match=r"^data_dir: no pictures under .* needs files of type bmp, jpeg"):
-        ImageFolder(str(tmp_path))
+        ImageFolder(str(tmp_path)).prepare_data()
     save(tmp_path / "train" / "1.png")
     (tmp_path / "test").mkdir()
     with pytest.raises(FileNotFoundError, match=r"no pictures under '.*test'"):
-        ImageFolder(str(tmp_path))
+        ImageFolder(str(tmp_path)).prepare_data()
+
+
+def test_shape_and_stated_classes_are_known_without_the_folder(tmp_path: Path) -> None:
+    stated = ImageFolder(str(tmp_path), resolution=8, classes=True, num_classes=2)
+    assert (stated.data_shape, stated.num_classes) == ((3, 8, 8), 2)
+    save(tmp_path / "cat" / "1.png")
+    with pytest.raises(ValueError, match=r"^num_classes: 2, and .* holds 1 class folders; state that number"):
+        stated.prepare_data()
+    save(tmp_path / "dog" / "2.png")
+    counted = ImageFolder(str(tmp_path), resolution=8, classes=True)
+    stated = ImageFolder(str(tmp_path), resolution=8, classes=True, num_classes=2)
+    for data in (counted, stated):
+        data.setup()
+    assert (stated.class_names, stated.fingerprint) == (("cat", "dog"), counted.fingerprint)
+    assert stated.settings() == counted.settings()
+    with pytest.raises(ValueError, match="num_classes: 2 class folders, where classes: false"):
+        ImageFolder(str(tmp_path), num_classes=2)
 
 
 @pytest.mark.parametrize(

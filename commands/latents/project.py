@@ -1,4 +1,4 @@
-"""`project`: a picture as a checkpoint would draw it, by its latent (Karras et al. 2020, section 5 and appendix D)."""
+"""`latents project`: a picture as a checkpoint would draw it (Karras et al. 2020, section 5 and appendix D)."""
 
 import argparse
 import sys
@@ -31,7 +31,8 @@ FRAMES = 100
 def parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
     parser = checkpoint_parser(
-        "project", "Finds the latent whose picture comes nearest to a given one: w of StyleGAN2, z of other models."
+        "latents project",
+        "Finds the latent whose picture comes nearest to a given one: w of StyleGAN2, z of other models.",
     )
     parser.add_argument("--target", required=True, type=Path, help="a picture; its middle is cropped and resized")
     parser.add_argument(

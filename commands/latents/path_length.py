@@ -1,4 +1,4 @@
-"""`path_length`: the perceptual path length of a checkpoint, with its protocol (Karras et al. 2019, section 4.1)."""
+"""`latents path_length`: the perceptual path length of a checkpoint, with its protocol (Karras et al. 2019, 4.1)."""
 
 import argparse
 import sys
@@ -27,7 +27,9 @@ EPSILON = 1e-4
 
 def parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
-    parser = checkpoint_parser("path_length", "Measures how evenly pictures change with latents: lower is smoother.")
+    parser = checkpoint_parser(
+        "latents path_length", "Measures how evenly pictures change with latents: lower is smoother."
+    )
     parser.add_argument("--space", choices=("z", "w"), default="z", help="latents, or StyleGAN2's styles (z)")
     parser.add_argument(
         "--sampling", choices=("full", "end"), default="full", help="anywhere between two latents, or at one (full)"
@@ -75,6 +77,7 @@ def run(arguments: Sequence[str]) -> int:
         "epsilon": options.epsilon,
         "crop": options.crop,
         "num_samples": options.num_samples,
+        "device": model.device.type,
         "trimmed": f"{TRIMMED:g} at either end",
         **sampled_with(model, options.seed, settings),
     }

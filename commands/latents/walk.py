@@ -1,4 +1,4 @@
-"""`interpolate`: ways between samples of a checkpoint, as a strip of pictures or as an animation."""
+"""`latents walk`: ways between samples of a checkpoint, as a strip of pictures or as an animation."""
 
 import argparse
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ SUFFIXES = (".png", ".gif", ".mp4")
 def parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
     parser = checkpoint_parser(
-        "interpolate", "Walks between samples of a checkpoint: latents on great circles, or styles on straight lines."
+        "latents walk", "Walks between samples of a checkpoint: latents on great circles, or styles on straight lines."
     )
     parser.add_argument(
         "--out", required=True, type=Path,

@@ -1,4 +1,4 @@
-"""`mix`: a sheet of samples whose styles come from two sources (Karras et al. 2019, figure 3)."""
+"""`latents mix`: a sheet of samples whose styles come from two sources (Karras et al. 2019, figure 3)."""
 
 import argparse
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from commands.options.sampler import in_turn, parsed, settings_of
 def parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
     parser = checkpoint_parser(
-        "mix", "Mixes styles: each picture is its row's source, with some layers' styles from its column's."
+        "latents mix", "Mixes styles: each picture is its row's source, with some layers' styles from its column's."
     )
     parser.add_argument("--out", required=True, type=Path, help="x.png; sources in the first column and the first row")
     parser.add_argument("--rows", type=int, default=4, help="number of sources that are changed (4)")

@@ -1,4 +1,4 @@
-"""`directions`: a sheet of edits along directions of the latent space: SeFa (Shen & Zhou 2021) and GANSpace (2020)."""
+"""`latents directions`: edits along directions of the latent space: SeFa (Shen & Zhou 2021) and GANSpace (2020)."""
 
 import argparse
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def parser() -> argparse.ArgumentParser:
     """The verb's arguments."""
     parser = checkpoint_parser(
-        "directions", "Edits a picture along the directions that change pictures most, a row each."
+        "latents directions", "Edits a picture along the directions that change pictures most, a row each."
     )
     parser.add_argument("--out", required=True, type=Path, help="x.png")
     parser.add_argument(
@@ -33,7 +33,9 @@ def parser() -> argparse.ArgumentParser:
         "--range", type=float, default=3.0, help="of a row, to either side, in standard deviations along it (3)"
     )
     parser.add_argument("--columns", type=int, default=7, help="pictures a row (7)")
-    parser.add_argument("--latent", type=Path, help="latent.npz of `project`: what to edit; a sample if left out")
+    parser.add_argument(
+        "--latent", type=Path, help="latent.npz of `latents project`: what to edit; a sample if left out"
+    )
     parser.add_argument("--index", type=int, default=0, help="of the sample to edit (0)")
     parser.add_argument("--label", type=int, help="class of the sample; drawn where left out")
     parser.add_argument("--num_samples", type=int, default=10_000, help="latents that deviations are of (10000)")

@@ -1,0 +1,226 @@
+"""What a training step will keep in memory, predicted: one step on tensors that have shapes and no storage."""
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import lightning
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from callbacks.lookup import model_of
+from callbacks.memory import bytes_kept
+from callbacks.plan import random_batch, run_step, state_at
+from models.training.base import GenerativeModel
+from settings.configurable import Configurable
+
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+"""Of the Trainer, in which a step can be predicted: with others the weights themselves are converted."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a training step keeps in memory, in tensors: without libraries' workspaces and the allocator's rounding."""
+
+    peak_bytes: int
+    """Most bytes of tensors at any time of the step, weights, optimizer state and averages included."""
+    kept: dict[str, int]
+    """Bytes by kind, as `bytes_kept` gives them."""
+    checkpoint_bytes: int
+    samples: int
+    """In the step's batch."""
+
+    @property
+    def activations(self) -> int:
+        """The rest of the peak: what is kept for backward passes, and what a step holds for a while."""
+        return max(self.peak_bytes - sum(self.kept.values()), 0)
+
+
+def expected_memory(model: GenerativeModel, batch_size: int, device: torch.device, precision: str) -> Expected:
+    """The memory of a training step that pays for every lazy penalty; of a model that grows, in its last stage.
+
+    Nothing is computed and nothing allocated: `model` may have been built under `torch.device("meta")`. It is used up,
+    its tensors have no values afterwards; its parameters can still be counted. What torch would compile runs as it is
+    written.
+
+    Args:
+        model: what would be trained.
+        batch_size: of the data; the step takes as many samples as `samples_per_step` says.
+        device: on which it would be trained; it need not be idle.
+        precision: the Trainer's.
+
+    Raises:
+        ValueError: for a precision that is none of `PRECISIONS`.
+        RuntimeError: if the step's shapes depend on values.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"in precision {precision} memory cannot be predicted, only in {', '.join(PRECISIONS)}")
+    found = OneStep(batch_size)
+    plugins: list[Any] = [] if precision == "32-true" else [_mixed(precision, device)]
+    seen, steps = model.samples_seen, model.steps
+    with _NoStorage(allow_non_fake_inputs=True) as mode, torch.compiler.set_stance("force_eager"):
+        _forget_values(model, device)
+        found.mode = mode
+        trainer = lightning.Trainer(
+            accelerator="cpu",
+            strategy=_InPlace(device),
+            plugins=plugins,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            max_epochs=-1,
+            limit_val_batches=0,
+            callbacks=[found],
+        )
+        trainer.fit(model.train(), train_dataloaders=[0])
+    model.samples_seen, model.steps = seen, steps
+    assert found.expected is not None
+    return found.expected
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of tensors that are alive, those that were told to it and all that operations make."""
+
+    def __init__(self, known: Sequence[Tensor], mode: "_NoStorage | None" = None) -> None:
+        super().__init__()
+        self.now = self.peak = self._operations = 0
+        self._mode = mode
+        self._before = FakeTensorMode.cache_hits, FakeTensorMode.cache_misses
+        self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+        for tensor in known:
+            self._count(tensor)
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401 - torch's signature
+        types: Any,  # noqa: ANN401
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        if self._mode is not None and func is torch.ops.aten._local_scalar_dense.default:
+            return _one(args[0].dtype)
+        made = func(*args, **(kwargs or {}))
+        for each in tree_iter(made):
+            if isinstance(each, Tensor):
+                self._count(each)
+        self._operations += 1
+        if self._mode is not None and self._operations % 500 == 0:
+            # Looking a shape up takes half the time of working it out where it is found, and half as much again where
+            # it is not, as in what torch computes group by group.
+            hits, misses = FakeTensorMode.cache_hits, FakeTensorMode.cache_misses
+            self._mode.cache_enabled = hits - self._before[0] > misses - self._before[1]
+        return made
+
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._alive:
+            return
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+        def gone(_: object) -> None:
+            del self._alive[key]
+            self.now -= size
+
+        self._alive[key] = weakref.ref(storage, gone)
+
+
+class OneStep(Callback):
+    """Runs a training step when a fit starts, counts, and ends the fit there."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.mode: _NoStorage | None = None
+        self.expected: Expected | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        model = model_of(pl_module)
+        with LiveBytes((), self.mode):
+            model.on_load_checkpoint(state_at(model, max(model.samples_seen, model.stage_starts[-1])))
+        cycle = model.work_cycle()
+        dearest = max(range(len(cycle)), key=lambda number: len(cycle[number]))
+        model.steps = dearest + len(cycle)  # not the very first, in which some networks initialise themselves
+        batch = random_batch(model, model.samples_per_step(model.samples_seen, self.batch_size * model.micro_batches))
+        for optimizer in trainer.optimizers:  # their states, which a first step would make
+            for group in optimizer.param_groups:
+                for p in group["params"]:
+                    p.grad = torch.zeros_like(p)
+            optimizer.step()
+            optimizer.zero_grad()
+        kept = bytes_kept(model, list(trainer.optimizers))
+        states = [s for o in trainer.optimizers for state in o.state.values() for s in state.values()]
+        known = [*model.parameters(), *model.buffers(), *batch, *(s for s in states if isinstance(s, Tensor))]
+        with LiveBytes(known, self.mode) as live:
+            run_step(trainer, model, batch)
+        weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+        self.expected = Expected(live.peak, kept, weights + kept["optimizer state"], len(batch[0]))
+        trainer.should_stop = True
+
+
+class _NoStorage(FakeTensorMode):
+    """Asks once, and not at each operation, whether there is CUDA, which takes a quarter of the time."""
+
+    @cached_property
+    def avoid_device_init(self) -> bool:
+        return not torch.cuda.is_available()
+
+
+class _InPlace(SingleDeviceStrategy):
+    """Leaves the model where it is: weights without storage lie on any device, and cannot be moved."""
+
+    def setup_environment(self) -> None: ...
+
+    def model_to_device(self) -> None: ...
+
+    def teardown(self) -> None: ...
+
+
+def _mixed(precision: str, device: torch.device) -> MixedPrecision:
+    scaler = torch.amp.GradScaler(device.type) if precision == "16-mixed" else None
+    return MixedPrecision(precision, device.type, scaler)  # type: ignore[arg-type]
+
+
+def _one(kind: torch.dtype) -> bool | int | float:
+    """What a value is taken for where a step reads one: it divides, and says that what may be due is done."""
+    return True if kind == torch.bool else 1.0 if kind.is_floating_point else 1
+
+
+def _forget_values(model: GenerativeModel, device: torch.device) -> None:
+    """Replaces every tensor of a model by one of its shape on `device`, without storage; shared ones stay shared."""
+    known: dict[int, Tensor] = {}
+
+    def like(tensor: Tensor) -> Tensor:
+        if id(tensor) not in known:
+            replaced.append(tensor)
+            new = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+            known[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
+        return known[id(tensor)]
+
+    replaced: list[Tensor] = []  # kept, so that no id is used twice
+    for module in model.modules():
+        own: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for tensors in own:
+            tensors.update({name: like(tensor) for name, tensor in tensors.items() if tensor is not None})
+        if isinstance(module, LightningModule):
+            module._device = device
+    _forget_attributes(model, like, set())
+
+
+def _forget_attributes(part: Configurable, like: Callable[[Tensor], Tensor], seen: set[int]) -> None:
+    """Likewise of tensors that a part keeps as plain attributes, as an augmentation does, and of the parts within."""
+    seen.add(id(part))
+    for name, value in list(vars(part).items()):
+        if isinstance(value, Tensor):
+            setattr(part, name, like(value))
+        elif isinstance(value, Configurable) and id(value) not in seen:
+            _forget_attributes(value, like, seen)
