@@ -23,7 +23,6 @@ def parser() -> argparse.ArgumentParser:
         "info",
         "Parameters by network, output, and the memory of training, predicted without data and without training. "
         "Of a config, every flag of `fit` changes what is described: --model.width 32, --trainer.precision bf16-mixed.",
-        allow_abbrev=False,
     )
     parser.add_argument("path", type=Path, nargs="?", help="a checkpoint, a run's folder, or a run config")
     parser.add_argument("--config", type=Path, action="append", default=[], help="a run config; more merge over it")
