@@ -1,4 +1,4 @@
-"""What a training step will keep in memory, predicted: one step on tensors that have shapes and no storage."""
+"""Predicts the memory of a training step, by running one on tensors that have shapes but no storage."""
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -18,51 +18,50 @@ from torch.utils._pytree import tree_iter
 
 from callbacks.lookup import model_of
 from callbacks.memory import bytes_kept
-from callbacks.plan import random_batch, run_step, state_at
+from callbacks.plan import SILENT, random_batch, run_step, state_at
 from models.training.base import GenerativeModel
 from settings.configurable import Configurable
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
-"""Of the Trainer, in which a step can be predicted: with others the weights themselves are converted."""
+"""Precisions of the Trainer whose steps can be predicted; others convert the weights themselves."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a training step keeps in memory, in tensors: without libraries' workspaces and the allocator's rounding."""
+    """The tensors that a training step keeps, without library workspaces and the allocator's rounding."""
 
     peak_bytes: int
-    """Most bytes of tensors at any time of the step, weights, optimizer state and averages included."""
+    """Highest number of bytes of tensors during the step, including weights, optimizer state and averages."""
     kept: dict[str, int]
     """Bytes by kind, as `bytes_kept` gives them."""
     checkpoint_bytes: int
     samples: int
-    """In the step's batch."""
+    """The size of the step's batch."""
 
     @property
     def activations(self) -> int:
-        """The rest of the peak: what is kept for backward passes, and what a step holds for a while."""
+        """The rest of the peak: tensors kept for backward passes, and temporary ones."""
         return max(self.peak_bytes - sum(self.kept.values()), 0)
 
 
 def expected_memory(model: GenerativeModel, batch_size: int, device: torch.device, precision: str) -> Expected:
-    """The memory of a training step that pays for every lazy penalty; of a model that grows, in its last stage.
+    """Predicts the memory of a training step with all lazy penalties; in the last stage of a model that grows.
 
-    Nothing is computed and nothing allocated: `model` may have been built under `torch.device("meta")`. It is used up,
-    its tensors have no values afterwards; its parameters can still be counted. What torch would compile runs as it is
-    written.
+    Nothing is computed or allocated, so `model` may be built under `torch.device("meta")`. Afterwards its tensors have no
+    values, but its parameters can still be counted. Code that torch would compile runs eagerly.
 
     Args:
-        model: what would be trained.
+        model: the model to train.
         batch_size: of the data; the step takes as many samples as `samples_per_step` says.
-        device: on which it would be trained; it need not be idle.
+        device: the training device; it need not be idle.
         precision: the Trainer's.
 
     Raises:
-        ValueError: for a precision that is none of `PRECISIONS`.
-        RuntimeError: if the step's shapes depend on values.
+        ValueError: if `precision` is not in `PRECISIONS`.
+        RuntimeError: if shapes in the step depend on values.
     """
     if precision not in PRECISIONS:
-        raise ValueError(f"in precision {precision} memory cannot be predicted, only in {', '.join(PRECISIONS)}")
+        raise ValueError(f"memory can be predicted in precision {', '.join(PRECISIONS)} only, not in {precision}")
     found = OneStep(batch_size)
     plugins: list[Any] = [] if precision == "32-true" else [_mixed(precision, device)]
     seen, steps = model.samples_seen, model.steps
@@ -70,16 +69,7 @@ def expected_memory(model: GenerativeModel, batch_size: int, device: torch.devic
         _forget_values(model, device)
         found.mode = mode
         trainer = lightning.Trainer(
-            accelerator="cpu",
-            strategy=_InPlace(device),
-            plugins=plugins,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            max_epochs=-1,
-            limit_val_batches=0,
-            callbacks=[found],
+            accelerator="cpu", strategy=_InPlace(device), plugins=plugins, callbacks=[found], **SILENT
         )
         trainer.fit(model.train(), train_dataloaders=[0])
     model.samples_seen, model.steps = seen, steps
@@ -88,7 +78,7 @@ def expected_memory(model: GenerativeModel, batch_size: int, device: torch.devic
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of tensors that are alive, those that were told to it and all that operations make."""
+    """Counts the bytes of live tensors: those in `known`, and all that operations create."""
 
     def __init__(self, known: Sequence[Tensor], mode: "_NoStorage | None" = None) -> None:
         super().__init__()
@@ -114,8 +104,8 @@ class LiveBytes(TorchDispatchMode):
                 self._count(each)
         self._operations += 1
         if self._mode is not None and self._operations % 500 == 0:
-            # Looking a shape up takes half the time of working it out where it is found, and half as much again where
-            # it is not, as in what torch computes group by group.
+            # A cache lookup takes half the time of computing a shape if it hits, and adds half as much again if it misses, as
+            # it often does in torch's grouped computations.
             hits, misses = FakeTensorMode.cache_hits, FakeTensorMode.cache_misses
             self._mode.cache_enabled = hits - self._before[0] > misses - self._before[1]
         return made
@@ -136,7 +126,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 class OneStep(Callback):
-    """Runs a training step when a fit starts, counts, and ends the fit there."""
+    """Runs one training step when a fit starts, counts its memory, and ends the fit."""
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
@@ -149,9 +139,9 @@ class OneStep(Callback):
             model.on_load_checkpoint(state_at(model, max(model.samples_seen, model.stage_starts[-1])))
         cycle = model.work_cycle()
         dearest = max(range(len(cycle)), key=lambda number: len(cycle[number]))
-        model.steps = dearest + len(cycle)  # not the very first, in which some networks initialise themselves
+        model.steps = dearest + len(cycle)  # not the first step, in which some networks initialize themselves
         batch = random_batch(model, model.samples_per_step(model.samples_seen, self.batch_size * model.micro_batches))
-        for optimizer in trainer.optimizers:  # their states, which a first step would make
+        for optimizer in trainer.optimizers:  # creates their states, as a first step would
             for group in optimizer.param_groups:
                 for p in group["params"]:
                     p.grad = torch.zeros_like(p)
@@ -168,7 +158,7 @@ class OneStep(Callback):
 
 
 class _NoStorage(FakeTensorMode):
-    """Asks once, and not at each operation, whether there is CUDA, which takes a quarter of the time."""
+    """Checks for CUDA once, not at each operation, which takes a quarter of the time."""
 
     @cached_property
     def avoid_device_init(self) -> bool:
@@ -176,7 +166,7 @@ class _NoStorage(FakeTensorMode):
 
 
 class _InPlace(SingleDeviceStrategy):
-    """Leaves the model where it is: weights without storage lie on any device, and cannot be moved."""
+    """Leaves the model in place: weights without storage can be on any device, and cannot be moved."""
 
     def setup_environment(self) -> None: ...
 
@@ -191,12 +181,12 @@ def _mixed(precision: str, device: torch.device) -> MixedPrecision:
 
 
 def _one(kind: torch.dtype) -> bool | int | float:
-    """What a value is taken for where a step reads one: it divides, and says that what may be due is done."""
+    """The stand-in for a value that a step reads: it can divide by it, and every condition is true."""
     return True if kind == torch.bool else 1.0 if kind.is_floating_point else 1
 
 
 def _forget_values(model: GenerativeModel, device: torch.device) -> None:
-    """Replaces every tensor of a model by one of its shape on `device`, without storage; shared ones stay shared."""
+    """Replaces every tensor of a model by one of its shape on `device`, without storage. Shared tensors stay shared."""
     known: dict[int, Tensor] = {}
 
     def like(tensor: Tensor) -> Tensor:
@@ -206,7 +196,7 @@ def _forget_values(model: GenerativeModel, device: torch.device) -> None:
             known[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
         return known[id(tensor)]
 
-    replaced: list[Tensor] = []  # kept, so that no id is used twice
+    replaced: list[Tensor] = []  # kept alive, so that no id is used twice
     for module in model.modules():
         own: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
         for tensors in own:
@@ -217,7 +207,7 @@ def _forget_values(model: GenerativeModel, device: torch.device) -> None:
 
 
 def _forget_attributes(part: Configurable, like: Callable[[Tensor], Tensor], seen: set[int]) -> None:
-    """Likewise of tensors that a part keeps as plain attributes, as an augmentation does, and of the parts within."""
+    """Does the same for tensors that are plain attributes of a Configurable, as in augmentations, and of those in it."""
     seen.add(id(part))
     for name, value in list(vars(part).items()):
         if isinstance(value, Tensor):

@@ -23,6 +23,17 @@ from models.training.base import Batch, GenerativeModel
 from records.run import Predicted
 
 
+SILENT: dict[str, Any] = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "max_epochs": -1,
+    "limit_val_batches": 0,
+}
+"""Arguments of a Trainer for trial steps alone."""
+
+
 @dataclass(frozen=True)
 class Cost:
     """What training takes on this machine, as measured by `trial_steps`."""

@@ -168,11 +168,11 @@ def test_what_does_not_fit_gets_one_line_and_no_figure(
         ([*copies, *data, "--num_samples", "1"], "--num_samples must be at least 2"),
         ([*copies, *data, "--extractor", "resnet"], "unknown extractor 'resnet': expected effnet, inception"),
         (copies, "--samples needs --reference"),
-        (["--ckpt_path", str(lone)], "lies in no run's folder: .* --reference"),
+        (["--ckpt_path", str(lone)], "is not in a run's folder: .* --reference"),
         ([*checkpoint, "--reference", str(tmp_path / "damaged.npz")], "damaged.npz: not an npz"),
         ([*checkpoint, "--reference", str(tmp_path / "nowhere")], "nowhere: no such folder"),
-        ([*checkpoint, "--reference", str(tmp_path / "model.yaml")], "model.yaml: names no data set"),
-        ([*checkpoint, "--reference", str(tmp_path / "callback.yaml")], "is no data module"),
+        ([*checkpoint, "--reference", str(tmp_path / "model.yaml")], "model.yaml names no dataset"),
+        ([*checkpoint, "--reference", str(tmp_path / "callback.yaml")], "is not a data module"),
         ([*checkpoint, "--reference", str(tmp_path / "wrong.yaml")], "unexpected keyword argument 'resolutoin'"),
     ]:
         assert main(["evaluate", *arguments, *cached]) == 2, says

@@ -257,7 +257,7 @@ def a_number(content: dict[str, Any]) -> None:
         (more, "StyleGAN2 has no discriminator.blocks.0.conv7.weight"),
         (another_shape, "discriminator.last.bias has shape (2,), not (1,)"),
         (not_finite, "discriminator.last.bias is not finite"),
-        (a_word, "holds no such networks"),
+        (a_word, "does not hold networks of a supported kind"),
         (a_number, "weight is a int, not a Tensor"),
         (lambda content: content.pop("G_ema"), "it has no G_ema"),
         (lambda content: content.update(D=content["G"]), "its D is no Discriminator"),
@@ -756,7 +756,7 @@ def test_files_of_biggan_that_are_missing_or_wrong_are_named(
 
     wrong: dict[str, object] = {
         "linear.weight": {name: value for name, value in state.items() if name != "linear.weight"},
-        "holds no such networks": {**state, "linear.weight": torch.ones(3)},
+        "does not hold networks of a supported kind": {**state, "linear.weight": torch.ones(3)},
         "u1": {**state, "linear.u1": torch.ones(1, 4)},
         "something else": {"state": 3},
         "holds more than tensors": {"x": Calls(os.system, marked(tmp_path))},
@@ -773,11 +773,11 @@ def test_files_of_biggan_that_are_missing_or_wrong_are_named(
 @pytest.mark.parametrize(
     ("name", "arguments", "said"),
     [
-        ("x.h5", [], "is none of .pkl, .pth, .safetensors"),
+        ("x.h5", [], "does not end in .pkl, .pth, .safetensors"),
         ("weights.pth", [], "weights.pth is not called G.pth or G_ema.pth"),
         ("missing.pkl", [], "no file to import at"),
         ("x.pkl", ["--kimg", "-1"], "--kimg must not be -1"),
-        ("x.pkl", ["--out", "x.pt"], "must end in .ckpt"),
+        ("x.pkl", ["--out", "x.pt"], "name a file ending in .ckpt"),
     ],
 )
 def test_bad_input_is_one_line(

@@ -136,7 +136,7 @@ def test_a_sheet_has_each_rows_picture_with_its_columns_layers(models: dict[str,
     [
         ("DCGAN", [], "DCGAN has no intermediate latents, w to mix"),
         ("StyleGAN2", ["--layers", "fine"], "this model has layers 0 to 5"),
-        ("StyleGAN2", ["--layers", "rough"], "expected coarse, middle, fine, or layers such as 0-5 or 3"),
+        ("StyleGAN2", ["--layers", "rough"], "give coarse, middle, fine, or layers such as 0-5 or 3"),
         ("StyleGAN2", ["--indices", "1", "2"], "--indices needs 4 + 6 numbers"),
     ],
 )
@@ -230,4 +230,4 @@ def test_two_sweeps_at_once_are_refused(
 ) -> None:
     arguments = ["--truncation_psi", "1", "0", "--truncation", "1", "2"]
     assert main(["sample", "--ckpt_path", str(models["StyleGAN2"]), "--out", str(tmp_path / "x.png"), *arguments]) == 2
-    assert "only one of them may have several values" in capsys.readouterr().err
+    assert "only one of them can have several values" in capsys.readouterr().err

@@ -198,9 +198,9 @@ def test_latents_of_a_first_layer_have_directions_too(models: dict[str, Path], t
         ("StyleGAN2", ["--layers", "6"], "this model has layers 0 to 5"),
         ("StyleGAN2", ["--range", "0"], "--range 0.0: take a number above 0"),
         ("StyleGAN2", ["--latent", "nowhere.npz"], "nowhere.npz: no such file"),
-        ("StyleGAN2", ["--latent", "broken.npz"], "broken.npz: is no projection"),
+        ("StyleGAN2", ["--latent", "broken.npz"], "broken.npz is not a projection"),
         ("StyleGAN2", ["--latent", "other.npz"], "other.npz: z of shape (1, 6) is of another model"),
-        ("StyleGAN2", ["--latent", "pickled.npz"], "pickled.npz: is no projection"),
+        ("StyleGAN2", ["--latent", "pickled.npz"], "pickled.npz is not a projection"),
         ("StyleGAN2", ["--out", "x.gif"], "name a file that ends in .png"),
     ],
 )
