@@ -47,8 +47,8 @@ class Expected:
 def expected_memory(model: GenerativeModel, batch_size: int, device: torch.device, precision: str) -> Expected:
     """Predicts the memory of a training step with all lazy penalties; in the last stage of a model that grows.
 
-    Nothing is computed or allocated, so `model` may be built under `torch.device("meta")`. Afterwards its tensors have no
-    values, but its parameters can still be counted. Code that torch would compile runs eagerly.
+    Nothing is computed or allocated, so `model` may be built under `torch.device("meta")`. Afterwards its tensors have
+    no values, but its parameters can still be counted. Code that torch would compile runs eagerly.
 
     Args:
         model: the model to train.

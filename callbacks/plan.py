@@ -22,7 +22,6 @@ from callbacks.run import Run
 from models.training.base import Batch, GenerativeModel
 from records.run import Predicted
 
-
 SILENT: dict[str, Any] = {
     "logger": False,
     "enable_checkpointing": False,

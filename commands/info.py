@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def parser() -> argparse.ArgumentParser:
     parser = verb_parser(
         "info",
-        "Shows parameters, output and predicted training memory, without data and without training. Flags of `fit` change "
-        "a config: --model.width 32, --trainer.precision bf16-mixed.",
+        "Shows parameters, output and predicted training memory, without data and without training. "
+        "Flags of `fit` change a config: --model.width 32, --trainer.precision bf16-mixed.",
     )
     parser.add_argument("path", type=Path, nargs="?", help="a checkpoint, a run's folder, or a run config")
     parser.add_argument("--config", type=Path, action="append", default=[], help="a run config; later ones override it")
@@ -193,46 +193,45 @@ class Facts:
             "parameters": ", ".join(f"{name} {count:,}" for name, count in self.counts.items()),
         }
 
-    stages = f", in the last of {len(model.stage_starts)} stages" if len(model.stage_starts) > 1 else ""
-    if expected is None:
-        facts["memory"] = f"not predicted ({self.why_not}); --measure measures it"
-    else:
-        parts = {**expected.kept, "activations": expected.activations}
-        facts["memory"] = f"{expected.peak_bytes / GIB:.2f} GiB at the peak of a step (predicted, tensors only):"
-        facts[""] = ", ".join(f"{kind} {size / GIB:.2f}" for kind, size in parts.items())
-        facts["checkpoint"] = f"{expected.checkpoint_bytes / 1e6:.0f} MB (predicted)"
-        where = f"{self.precision}, on {self.device.type}{stages}"
-        facts["predicted"] = f"for batch {expected.samples}, {where}; nothing was trained"
-    if self.cost is not None:
-        samples = model.samples_per_step(self.cost.samples_seen, 1)
-        measured = {name: text for name, text in describe_cost(model, self.cost).items() if name != "parameters"}
-        facts |= {"peak memory": f"{measured.pop('peak memory')}, measured", **measured}
-        facts["measured"] = f"{self.precision}{stages}" + (f", {samples} x the batch" if samples > 1 else "")
-    elif expected is not None:
-        facts["time"] = "not measured; --measure times training steps"
-    if model.origin is not None:
-        facts["origin"] = origin_line(model.origin)
-    head = f"{type(model).__name__}, samples of {' x '.join(map(str, model.data_shape))}"
-    return [head, *(f"  {name:<12} {text}" for name, text in facts.items())]
+        stages = f", in the last of {len(model.stage_starts)} stages" if len(model.stage_starts) > 1 else ""
+        if expected is None:
+            facts["memory"] = f"not predicted ({self.why_not}); --measure measures it"
+        else:
+            parts = {**expected.kept, "activations": expected.activations}
+            facts["memory"] = f"{expected.peak_bytes / GIB:.2f} GiB at the peak of a step (predicted, tensors only):"
+            facts[""] = ", ".join(f"{kind} {size / GIB:.2f}" for kind, size in parts.items())
+            facts["checkpoint"] = f"{expected.checkpoint_bytes / 1e6:.0f} MB (predicted)"
+            where = f"{self.precision}, on {self.device.type}{stages}"
+            facts["predicted"] = f"for batch {expected.samples}, {where}; nothing was trained"
+        if self.cost is not None:
+            samples = model.samples_per_step(self.cost.samples_seen, 1)
+            measured = {name: text for name, text in describe_cost(model, self.cost).items() if name != "parameters"}
+            facts |= {"peak memory": f"{measured.pop('peak memory')}, measured", **measured}
+            facts["measured"] = f"{self.precision}{stages}" + (f", {samples} x the batch" if samples > 1 else "")
+        elif expected is not None:
+            facts["time"] = "not measured; --measure times training steps"
+        if model.origin is not None:
+            facts["origin"] = origin_line(model.origin)
+        head = f"{type(model).__name__}, samples of {' x '.join(map(str, model.data_shape))}"
+        return [head, *(f"  {name:<12} {text}" for name, text in facts.items())]
 
-
-def as_json(self) -> dict[str, Any]:
-    """The facts as plain data; null where nothing was predicted or measured."""
-    model, expected, cost = self.model, self.expected, self.cost
-    return {
-        "model": type(model).__name__,
-        "data_shape": list(model.data_shape),
-        "label_classes": model.label_classes,
-        "samples_seen": model.samples_seen,
-        "parameters": self.counts,
-        "batch_size": None if expected is None else expected.samples,
-        "precision": self.precision,
-        "device": str(self.device),
-        "origin": model.origin,
-        "peak_bytes": None if expected is None else expected.peak_bytes,
-        "kept_bytes": None if expected is None else {**expected.kept, "activations": expected.activations},
-        "checkpoint_bytes": None if expected is None else expected.checkpoint_bytes,
-        "s_per_kimg": None if cost is None else cost.seconds_per_kimg,
-        "measured_peak_bytes": None if cost is None else cost.peak_bytes or None,
-        "measured_peak_source": None if cost is None else cost.peak_source,
-    }
+    def as_json(self) -> dict[str, Any]:
+        """The facts as plain data; null where nothing was predicted or measured."""
+        model, expected, cost = self.model, self.expected, self.cost
+        return {
+            "model": type(model).__name__,
+            "data_shape": list(model.data_shape),
+            "label_classes": model.label_classes,
+            "samples_seen": model.samples_seen,
+            "parameters": self.counts,
+            "batch_size": None if expected is None else expected.samples,
+            "precision": self.precision,
+            "device": str(self.device),
+            "origin": model.origin,
+            "peak_bytes": None if expected is None else expected.peak_bytes,
+            "kept_bytes": None if expected is None else {**expected.kept, "activations": expected.activations},
+            "checkpoint_bytes": None if expected is None else expected.checkpoint_bytes,
+            "s_per_kimg": None if cost is None else cost.seconds_per_kimg,
+            "measured_peak_bytes": None if cost is None else cost.peak_bytes or None,
+            "measured_peak_source": None if cost is None else cost.peak_source,
+        }

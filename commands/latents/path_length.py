@@ -7,8 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from commands.options.figures import as_json, figure_lines, protocol_lines
-from commands.options.parsers import add_distance, checkpoint_parser, with_sampling
-from commands.options.sampler import parsed, sampled_with, settings_of
+from commands.options.parsers import add_distance, checkpoint_parser, parsed, with_sampling
+from commands.options.sampler import sampled_with, settings_of
 from records.evaluation import Evaluation
 from records.figures import Figure
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from commands.options.parsers import add_distance, checkpoint_parser, with_sampling
-from commands.options.sampler import parsed, settings_of
+from commands.options.parsers import add_distance, checkpoint_parser, parsed, with_sampling
+from commands.options.sampler import settings_of
 
 if TYPE_CHECKING:
     from torch import Tensor

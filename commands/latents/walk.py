@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from commands.options.parsers import checkpoint_parser, require_suffix, with_sampling
-from commands.options.sampler import in_turn, parsed, settings_of
+from commands.options.parsers import checkpoint_parser, parsed, require_suffix, with_sampling
+from commands.options.sampler import in_turn, settings_of
 
 SUFFIXES = (".png", ".gif", ".mp4")
 
