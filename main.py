@@ -76,10 +76,11 @@ def main(args: Sequence[str] | None = None) -> int:
         return _complain(f"no verb '{verb} {rest[0]}'; choose from {', '.join(f'{verb} {v}' for v in GROUPS[verb])}")
     # Imported here: some verbs need neither torch nor Lightning, which take ten seconds to import on a small machine.
     from commands.options.errors import BAD_INPUT, InputError, one_line
-    from commands.options.own_files import import_own, split_imports
+    from commands.options.own_files import import_own
+    from commands.options.parsers import split_flag
 
     try:
-        rest, files = split_imports(rest)
+        rest, files = split_flag(rest, "--import")
         for file in files:
             import_own(file)
         if verb in TRAINING:

@@ -104,8 +104,8 @@ class LiveBytes(TorchDispatchMode):
                 self._count(each)
         self._operations += 1
         if self._mode is not None and self._operations % 500 == 0:
-            # A cache lookup takes half the time of computing a shape if it hits, and adds half as much again if it misses, as
-            # it often does in torch's grouped computations.
+            # Where it hits, looking a shape up in the cache takes half the time of computing it. Where it misses, it
+            # adds half as much again, as in what torch computes group by group.
             hits, misses = FakeTensorMode.cache_hits, FakeTensorMode.cache_misses
             self._mode.cache_enabled = hits - self._before[0] > misses - self._before[1]
         return made
@@ -207,7 +207,7 @@ def _forget_values(model: GenerativeModel, device: torch.device) -> None:
 
 
 def _forget_attributes(part: Configurable, like: Callable[[Tensor], Tensor], seen: set[int]) -> None:
-    """Does the same for tensors that are plain attributes of a Configurable, as in augmentations, and of those in it."""
+    """Does the same for tensors that are plain attributes, as in augmentations, and for Configurables within."""
     seen.add(id(part))
     for name, value in list(vars(part).items()):
         if isinstance(value, Tensor):

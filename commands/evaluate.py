@@ -182,8 +182,8 @@ def reference(
     if real_shape[1:] != shape[1:]:
         sizes = [f"{width}x{height}" for _, height, width in (shape, real_shape)]
         raise ValueError(
-            f"the samples are {sizes[0]} and the pictures of {path} {sizes[1]}: a figure would measure the difference in "
-            "size; give a reference of the samples' size"
+            f"the samples are {sizes[0]} and the pictures of {path} {sizes[1]}: a figure would measure the difference "
+            "in size; give a reference of the samples' size"
         )
     if options.reference_samples is not None:
         pictures = pictures.subset(options.reference_samples)

@@ -113,6 +113,7 @@ def parsed(
 
     Unknown options are kept as `unknown` until the model is loaded.
     """
-    options, options.unknown = parser.parse_known_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    options.unknown = unknown
     require_least(options, {"batch_size": 1, **(least or {})})
     return options

@@ -193,7 +193,7 @@ def test_the_licence_goes_into_run_json(config: Path, fit: Run, tmp_path: Path) 
 def test_it_cannot_be_resumed_and_says_so(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert imported(write(snapshot(stylegan2()), tmp_path / "x.pkl")) == 0
     assert main(["fit", "--config", str(config), "--ckpt_path", str(tmp_path / "x.ckpt")]) == 2
-    assert "x.ckpt has no states of optimizers" in capsys.readouterr().err
+    assert "x.ckpt has no optimizer states" in capsys.readouterr().err
 
 
 def test_without_discriminator_or_raw_generator_others_take_their_places(

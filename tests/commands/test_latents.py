@@ -86,7 +86,7 @@ def test_an_animation_closes(models: dict[str, Path], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--out", "x.jpg"], "ends in .png, .gif, .mp4"),
+        (["--out", "x.jpg"], "ending in .png, .gif, .mp4"),
         (["--out", "x.png", "--space", "w"], "DCGAN has no intermediate latents, w; leave out --space w"),
         (["--out", "x.png", "--rows", "2", "--indices", "1", "2", "3", "4", "5"], "--indices names 5 samples"),
         (["--out", "x.png", "--rows", "1", "--indices", "1", "-2"], "must not be negative"),
