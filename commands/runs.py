@@ -82,7 +82,7 @@ def best(found: Sequence[RunFolder]) -> Table:
         for panel in panels(found, likelihood):
             for name in panel.own:
                 newest = {(m.run.folder, m.samples_seen, m.drawn_with): m for m in panel.measurements if m.name == name}
-                candidates = [(m.value, m) for m in newest.values() if m.value is not None]
+                candidates = [(m.figure.value, m) for m in newest.values() if m.figure.value is not None]
                 better = panel.better(name)
                 if better is None or not candidates:
                     continue

@@ -358,7 +358,7 @@ def test_other_bad_input_is_one_line(runs: Path, capsys: pytest.CaptureFixture[s
     for arguments, says in (
         ([empty], f"no run.json in {empty}"),
         ([runs / "none"], f"no folder {runs / 'none'}"),
-        ([folder, "--csv", "x.txt"], "--csv x.txt: name a file that ends in .csv"),
+        ([folder, "--csv", "x.txt"], "--csv x.txt: name a file ending in .csv"),
         ([folder, "--grids", "-1"], "--grids must not be negative"),
     ):
         assert main(["compare", *map(str, arguments)]) == 2
