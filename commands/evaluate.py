@@ -161,8 +161,7 @@ def reference(
 ) -> "RealStatistics | GivenStatistics":
     """The statistics of real pictures, which must be as large as the samples.
 
-    Raises:
-        ValueError: if the reference is unknown, or does not fit; one line.
+    Raises ValueError if the reference is unknown, or does not fit.
     """
     from commands.options.sources import config_of_run, pictures_at
     from metrics.real_statistics import RealStatistics
@@ -193,8 +192,7 @@ def reference(
 def applicable(context: "Context") -> "list[Metric]":
     """The metrics that can be measured; prints which cannot. Those that may download weights must be named.
 
-    Raises:
-        ValueError: if no metric can be measured.
+    Raises ValueError if no metric can be measured.
     """
     from metrics.evaluation import METRICS, unavailable
 

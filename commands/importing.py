@@ -70,11 +70,7 @@ def reader_of(path: Path) -> Callable[[Path], "Foreign"]:
 
 
 def read_snapshot(path: Path) -> "Foreign":
-    """Reads a pickle, by the class of its generators.
-
-    Raises:
-        ValueError: if the file is damaged or not supported.
-    """
+    """Reads a pickle, by the class of its generators. Raises ValueError if the file is damaged or not supported."""
     from commands.official import r3gan, stylegan2
     from commands.official.pickles import Record, read_network_pickle
 

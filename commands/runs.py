@@ -134,8 +134,7 @@ def sizes(folder: Path) -> dict[str, int]:
 def remove(root: Path, names: Sequence[str], yes: bool, force: bool) -> int:
     """Deletes the folders of all the named runs, or of none.
 
-    Raises:
-        ValueError: if one is not a run of `root`, or is running.
+    Raises ValueError if one is not a run of `root`, or is running.
     """
     folders = list(dict.fromkeys(_folder(root, name) for name in names))
     for folder in folders:

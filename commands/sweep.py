@@ -55,8 +55,7 @@ class Sweep:
 
     `seed` is that of random parameters.
 
-    Raises:
-        InputError: if the folder holds another sweep, or this one is running.
+    Raises InputError if the folder holds another sweep, or this one is running.
     """
 
     def __init__(self, file: SweepFile, root: Path, name: str, seed: int) -> None:

@@ -88,8 +88,7 @@ def fit(cli: TrainingCLI, overrides: Sequence[str] = ()) -> int:
 def begin_from(cli: TrainingCLI, path: str) -> InitFrom:
     """Copies weights of a checkpoint into the model, prints what fits, and returns the record of it.
 
-    Raises:
-        InputError: naming the file, if it is not a checkpoint of this family, or nothing of it fits.
+    Raises InputError, naming the file, if it is not a checkpoint of this family, or nothing of it fits.
     """
     with as_input_errors():
         checkpoint = read_checkpoint(path)
@@ -159,8 +158,7 @@ def require_same(
 
     Keys of the model in `overrides`, and keys below them, may differ.
 
-    Raises:
-        InputError: with the list of the other differences.
+    Raises InputError with the list of the other differences.
     """
     own = own_fields(checkpoint)
     found = differences(completed(own["model"]), describe(model), "model")
@@ -197,8 +195,7 @@ def require_loadable(checkpoint: dict[str, Any], model: GenerativeModel, changed
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The arguments without `--resume_override key=value`, and the values.
 
-    Raises:
-        InputError: if one is not a setting of the model as key=value.
+    Raises InputError if one is not a setting of the model as key=value.
     """
     words, overrides = split_flag(arguments, "--resume_override")
     for override in overrides:

@@ -37,8 +37,7 @@ class Record:
             value: plain data, as `json.loads` gives it.
             where: the prefix of keys in messages.
 
-        Raises:
-            ValueError: naming the key, if a value has another type, or a required one is missing.
+        Raises ValueError, naming the key, if a value has another type, or a required one is missing.
         """
         if not isinstance(value, dict):
             raise ValueError(f"{printable(where).rstrip('.') or 'it'} is {_shown(value)}")

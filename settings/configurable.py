@@ -20,8 +20,7 @@ class Configurable:
 def describe(part: Configurable, without: Collection[str] = ()) -> dict[str, Plain]:
     """The class path and the constructor arguments of `part`, except those in `without`, as plain data.
 
-    Raises:
-        TypeError: if an argument is not kept as an attribute, or has no plain form.
+    Raises TypeError if an argument is not kept as an attribute, or has no plain form.
     """
     owner = type(part)
     arguments = [name for name in inspect.signature(owner).parameters if name not in without]
@@ -53,8 +52,7 @@ def build(description: object) -> Any:  # noqa: ANN401 - the type is named by th
     `settings.names.named`). A checkpoint from a stranger can choose among our classes, but it cannot run a function or
     the top level of a module.
 
-    Raises:
-        ValueError: if a class path does not lead to a Configurable, or the arguments do not fit its constructor.
+    Raises ValueError if a class path does not lead to a Configurable, or the arguments do not fit its constructor.
     """
     if isinstance(description, list):
         return [build(item) for item in description]
@@ -75,8 +73,7 @@ def build(description: object) -> Any:  # noqa: ANN401 - the type is named by th
 def completed(description: Plain) -> Plain:
     """`description`, with the default of every argument that did not exist when it was written.
 
-    Raises:
-        ValueError: if a class path does not lead to a Configurable.
+    Raises ValueError if a class path does not lead to a Configurable.
     """
     if isinstance(description, list):
         return [completed(item) for item in description]

@@ -81,11 +81,7 @@ class Setting:
 
 
 def settings_in(owner: type) -> list[Setting]:
-    """The fields of a dataclass, in order.
-
-    Raises:
-        TypeError: if the command line cannot accept a field's type.
-    """
+    """The fields of a dataclass, in order. Raises TypeError if the command line cannot accept a field's type."""
     hints, found = get_type_hints(owner), []
     for field in dataclasses.fields(owner):
         declares = next(base for base in owner.__mro__ if field.name in inspect.get_annotations(base))

@@ -36,8 +36,7 @@ def named(path: str) -> object:
     Only modules of the project are imported. The user must import any other module first, so that a checkpoint or
     config from a stranger cannot run code.
 
-    Raises:
-        ValueError: if the path leads nowhere, or to several classes.
+    Raises ValueError if the path leads nowhere, or to several classes.
     """
     module, _, name = path.rpartition(".")
     if not module:

@@ -19,8 +19,7 @@ Solver: TypeAlias = Literal["euler", "heun", "rk4"]
 class SamplerSettings:
     """Settings of a sampler, recorded with every figure. Families add their own fields.
 
-    Raises:
-        ValueError: naming the setting, if a value is out of its limits. This holds for every class of this file.
+    Raises ValueError, naming the setting, if a value is out of its limits. This holds for every class of this file.
     """
 
     weights: Weights = setting("ema", "averaged weights, or those of the last step")

@@ -119,8 +119,7 @@ def found(
 ) -> "tuple[Tensor, Tensor]":
     """Unit directions (number, D) and their eigenvalues, float64 on the CPU.
 
-    Raises:
-        ValueError: if the space has fewer directions, or the family has none of this kind.
+    Raises ValueError if the space has fewer directions, or the family has none of this kind.
     """
     import torch
 

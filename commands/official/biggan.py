@@ -33,8 +33,7 @@ def read(path: Path) -> Foreign:
         path: a generator's weights, G<...> or G_ema<...>. Existing siblings G, G_ema and D with the same ending (as in
             G_ema_best0.pth) are read too.
 
-    Raises:
-        ValueError: if a file is damaged, or is not such a network.
+    Raises ValueError if a file is damaged, or is not such a network.
     """
     named = re.fullmatch(r"(?:G_ema|G)(_.*)?", path.stem)
     if named is None:
@@ -125,8 +124,7 @@ def _common(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def arguments_of(generator: dict[str, Tensor]) -> dict[str, Any]:
     """The arguments of our BigGAN, inferred from the shapes of a generator's renamed tensors.
 
-    Raises:
-        ValueError: if they do not fit BigGAN's layers.
+    Raises ValueError if they do not fit BigGAN's layers.
     """
     blocks = {int(found[1]) for name in generator if (found := re.match(r"blocks\.(\d+)\.0\.", name))}
     resolution = BLOCKS.get(len(blocks))

@@ -41,8 +41,7 @@ class Foreign:
 def checkpoint_of(foreign: Foreign, samples_seen: int) -> dict[str, Any]:
     """A checkpoint of these weights, without optimizer states.
 
-    Raises:
-        ValueError: naming the first tensor that does not fit the described model.
+    Raises ValueError, naming the first tensor that does not fit the described model.
     """
     import lightning
 
@@ -98,8 +97,7 @@ def networks_of(
         generator: the class name that G and G_ema must have.
         discriminator: the class name that D must have.
 
-    Raises:
-        ValueError: if there is no G_ema, or an object has another class.
+    Raises ValueError if there is no G_ema, or an object has another class.
     """
     records = {name: content.get(name) for name in ("G", "D", "G_ema")}
     for name, expected in (("G", generator), ("G_ema", generator), ("D", discriminator)):
@@ -121,8 +119,7 @@ def networks_of(
 def without_filters(network: Record, called: str) -> dict[str, Tensor]:
     """A network's tensors without its low-pass filters, whose names end in `called`.
 
-    Raises:
-        ValueError: if a filter differs from ours.
+    Raises ValueError if a filter differs from ours.
     """
     taps = torch.tensor(FILTER, dtype=torch.float32)
     expected = torch.outer(taps, taps) / 64

@@ -89,8 +89,7 @@ def read_network_pickle(path: Path, classes: Sequence[str], imported: Sequence[s
         classes: names of allowed classes that are pickled with their source.
         imported: names of allowed classes that are pickled without it, with their modules (a.b.Name).
 
-    Raises:
-        ValueError: if it is damaged or not such a pickle, or names anything else, which the message names.
+    Raises ValueError if it is damaged or not such a pickle, or names anything else, which the message names.
     """
     try:
         with path.open("rb") as file:

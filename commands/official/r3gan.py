@@ -72,8 +72,7 @@ def read(content: dict[str, Any]) -> Foreign:
 def arguments_of(generator: dict[str, Tensor]) -> dict[str, Any]:
     """The arguments of our R3GAN except `low_resolutions`, inferred from the shapes of a generator's renamed tensors.
 
-    Raises:
-        ValueError: if a tensor is missing, or resolutions differ in their number of blocks.
+    Raises ValueError if a tensor is missing, or resolutions differ in their number of blocks.
     """
     stages: dict[int, set[int]] = {}
     for name in generator:

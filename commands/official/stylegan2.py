@@ -36,8 +36,7 @@ def read(content: dict[str, Any]) -> Foreign:
 def arguments_of(generator: Record, discriminator: Record | None) -> dict[str, Any]:
     """The arguments of our StyleGAN2. Those for training only keep their defaults, unless they are recorded.
 
-    Raises:
-        ValueError: if our networks lack something.
+    Raises ValueError if our networks lack something.
     """
     given = generator.arguments
     refuse_others(

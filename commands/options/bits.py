@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from callbacks.likelihood import likelihood_protocol, likelihood_settings, log_probs, some_indices
+from callbacks.likelihood import likelihood_protocol, likelihood_settings, log_probs
 from callbacks.picture_sets import held_out
 from commands.options.sources import config_of_run, data_from
 from metrics.bits_per_dimension import PREFIX, bits_per_dimension
+from metrics.picture_set import drawn
 from models.training.base import GenerativeModel
 from models.training.capabilities import HasLikelihood
 from records.figures import Figure
@@ -29,8 +30,7 @@ def why_not(model: GenerativeModel) -> str | None:
 def wanted(model: GenerativeModel | None, metrics: list[str] | None) -> bool:
     """Whether to measure bits per dimension: if asked for, or by default if the model computes them cheaply.
 
-    Raises:
-        ValueError: if they are asked for, but the model has no likelihood, or finished samples are measured.
+    Raises ValueError if they are asked for, but the model has no likelihood, or finished samples are measured.
     """
     reason = "finished samples have no likelihood; give --ckpt_path" if model is None else why_not(model)
     if metrics is None:
@@ -46,8 +46,7 @@ def measured(
 ) -> tuple[str, Figure, dict[str, Any]]:
     """The figure's name, the figure and its protocol, on held-out examples of the run's own data.
 
-    Raises:
-        ValueError: if the data is unknown, or does not fit the model; one line.
+    Raises ValueError if the data is unknown, or does not fit the model.
     """
     assert isinstance(model, HasLikelihood)
     config = options.reference
@@ -63,7 +62,7 @@ def measured(
     named = {each.name: getattr(options, f"likelihood_{each.name}") for each in offered()}
     settings = likelihood_settings(model, {"weights": options.weights, **named})
     split = held_out(data)
-    indices = some_indices(data.size(split), options.likelihood_samples)
+    indices = drawn(data.size(split), options.likelihood_samples)
     batches = log_probs(model, data, split, indices, options.batch_size, options.seed, settings)
     size = math.ceil(len(indices) / options.batch_size)
     bar = tqdm(batches, total=size, desc="Likelihoods", unit="batch", disable=not sys.stderr.isatty())

@@ -14,8 +14,7 @@ from models.training.checkpoint import read_checkpoint
 def checkpoint_at(path: str | Path) -> Path:
     """The path itself, or the newest readable checkpoint in the folder of a run, runs/<name>/<id>, or of a name.
 
-    Raises:
-        FileNotFoundError: if there is none.
+    Raises FileNotFoundError if there is none.
     """
     path = Path(path)
     if not path.is_dir():
@@ -77,8 +76,7 @@ def require_pictures(model: GenerativeModel, path: Path, remedy: str = "") -> No
 def usable_device(name: str) -> torch.device:
     """The named device. "auto" is CUDA if available, else MPS, else the CPU.
 
-    Raises:
-        ValueError: if torch does not know the device, or it is not available.
+    Raises ValueError if torch does not know the device, or it is not available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

@@ -61,8 +61,7 @@ def parser_error(message: str) -> str:
 def read_yaml(path: Path, load: Callable[[str], Any] | None = None) -> Any:  # noqa: ANN401 - whatever YAML holds
     """The content of a YAML file, read by `load` or PyYAML's safe loader. OSError if it cannot be read.
 
-    Raises:
-        InputError: if it is not YAML, with file, line and column.
+    Raises InputError if it is not YAML, with file, line and column.
     """
     import yaml  # not at the top: every verb imports this module, and few of them read YAML
 

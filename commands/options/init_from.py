@@ -46,8 +46,7 @@ def take_weights(model: GenerativeModel, checkpoint: Mapping[str, Any]) -> Trans
         values. Counters, seed, and the states of optimizers and augmentation belong to the new run. `origin`, the
         source of imported weights, is copied too.
 
-    Raises:
-        ValueError: if the checkpoint is of another family, or no parameter of it fits.
+    Raises ValueError if the checkpoint is of another family, or no parameter of it fits.
     """
     own = own_fields(dict(checkpoint))
     theirs, mine = own["model"].get("class_path"), describe(model)["class_path"]

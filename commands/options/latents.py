@@ -61,8 +61,7 @@ def with_decoder(model: GenerativeModel, path: Path) -> Encodes:
 def fitting_pictures(source: Path, split: str, model: GenerativeModel) -> PictureSet:
     """The pictures of a folder, zip, npz or data config, which must have the shape that the model encodes.
 
-    Raises:
-        FileNotFoundError, ValueError: if there are none, or they have another shape; one line.
+    Raises FileNotFoundError, ValueError if there are none, or they have another shape.
     """
     pictures, shape = pictures_at(source, split)
     if tuple(shape) != tuple(model.data_shape):
@@ -107,8 +106,7 @@ def decoded(decode: Decode, points: Tensor, labels: Tensor, batch_size: int) -> 
 def layers_of(text: str | None, layers: int) -> tuple[int, int]:
     """First and last of a model's layers that "coarse", "middle", "fine", "0-5", "3" or None (all) stands for.
 
-    Raises:
-        ValueError: if `text` is none of these, or the model does not have the layers.
+    Raises ValueError if `text` is none of these, or the model does not have the layers.
     """
     if text is None:
         return 0, layers - 1

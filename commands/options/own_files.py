@@ -11,8 +11,7 @@ from commands.options.errors import InputError, one_line
 def import_own(file: str) -> None:
     """Imports a .py file under its own name, or a dotted module name from the working directory.
 
-    Raises:
-        InputError: if there is none, it fails, or another module has its name.
+    Raises InputError if there is none, it fails, or another module has its name.
     """
     path = Path(file)
     if path.suffix == ".py" and not path.is_file():

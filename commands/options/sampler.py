@@ -65,8 +65,7 @@ def settings_of(model: "GenerativeModel", options: argparse.Namespace, still_noi
         still_noise: whether the noise defaults to the same for all samples, if the family has noise. Random noise is a
             function of the latent: it would jump between neighbouring latents, where everything else changes smoothly.
 
-    Raises:
-        ValueError: if the family lacks an option, or a value is not allowed.
+    Raises ValueError if the family lacks an option, or a value is not allowed.
     """
     named = _named(model, options)
     if still_noise and any(setting.name == "noise" for setting in settings_in(model.settings_class)):
@@ -77,8 +76,7 @@ def settings_of(model: "GenerativeModel", options: argparse.Namespace, still_noi
 def sweep_of(model: "GenerativeModel", options: argparse.Namespace) -> tuple[str | None, list[SamplerSettings]]:
     """The setting with several values, and the model's settings for each; None and one if there is no such setting.
 
-    Raises:
-        ValueError: if two settings have several values; or as `settings_of`.
+    Raises ValueError if two settings have several values; or as `settings_of`.
     """
     named = _named(model, options)
     lists = {name: values for name, values in named.items() if isinstance(values, list)}

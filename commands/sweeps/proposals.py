@@ -30,8 +30,7 @@ def _bayes(file: SweepFile, trials: Sequence[Trial], seed: int) -> dict[str, flo
     In quantiles, every distribution is uniform. The study is rebuilt each time, so that sweep.json is the only record
     of a sweep.
 
-    Raises:
-        InputError: if Optuna is not installed.
+    Raises InputError if Optuna is not installed.
     """
     try:
         import optuna

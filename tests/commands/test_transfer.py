@@ -123,7 +123,10 @@ def test_what_cannot_be_taken_is_refused() -> None:
 
 def test_the_report_fits_in_a_dozen_lines_and_counts_everything() -> None:
     left = {f"generator.blocks.{i}.{j}.weight": "not in the checkpoint" for i in range(9) for j in range(5)}
-    left |= {"discriminator.last.bias": "of another shape in the checkpoint", "discriminator.last.weight": "not in the checkpoint"}
+    left |= {
+        "discriminator.last.bias": "of another shape in the checkpoint",
+        "discriminator.last.weight": "not in the checkpoint",
+    }
     lines = Transfer(["a", "b"], left, 1234).lines()
     assert lines == [
         "taken: 2 of 49 tensors, 1,234 numbers",
