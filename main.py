@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 TRAINING = {
     "fit": "train a model from a run config: --config configs/dcgan_fashion_mnist.yaml",
-    "validate": "evaluate a checkpoint on the config's data: --config ... --ckpt_path ...",
-    "test": "evaluate a checkpoint on held-out data: --config ... --ckpt_path ...",
+    "validate": "measure a checkpoint on the config's data: --config ... --ckpt_path ...",
+    "test": "measure a checkpoint on held-out data: --config ... --ckpt_path ...",
     "predict": "draw samples with the Trainer, on all its devices: --config ... --ckpt_path ...",
 }
 CHECKPOINTS = {
     "sample": "draw samples from a checkpoint: PNGs, one grid, or an npz",
     "evaluate": "compute quality metrics of a checkpoint, or of existing samples, with their protocol",
-    "diagnose": "look for problems: collapse, memorization, overfitting, instability, uneven classes",
+    "diagnose": "look for problems: collapse, memorisation, overfitting, instability, uneven classes",
     "reconstruct": "encode pictures with a checkpoint and decode them again",
     "info": "show parameters, output and memory of a config or checkpoint without its data; --measure adds time",
 }

@@ -1,4 +1,4 @@
-"""Diagnoses a model: collapse, memorization, overfitting, instability, uneven classes."""
+"""Diagnoses a model: collapse, memorisation, overfitting, instability, uneven classes."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -76,7 +76,7 @@ class Likelihood(Measures):
 
     Args:
         num_samples: number of examples, drawn with a fixed seed.
-        draws: random draws per example: importance samples of a VAE, or noises of dequantization. If left out, the
+        draws: random draws per example: importance samples of a VAE, or noises of dequantisation. If left out, the
             family's own (1). More give a tighter bound.
         steps: steps of the ODE, if the model solves one; the family's own if left out.
         batch_size: examples per batch.

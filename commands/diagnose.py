@@ -14,7 +14,7 @@ from records.folder import read_run
 
 def parser() -> argparse.ArgumentParser:
     parser = evaluation_parser(
-        "diagnose", "Looks for mode collapse, memorization, discriminator overfitting, instability, uneven classes."
+        "diagnose", "Looks for mode collapse, memorisation, discriminator overfitting, instability, uneven classes."
     )
     parser.add_argument("--data", type=Path, help="config of the training data (the run's own)")
     parser.add_argument("--out", type=Path, help="picture of nearest training pictures, x.png (in the run's folder)")

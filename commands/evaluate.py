@@ -101,6 +101,7 @@ def run(arguments: Sequence[str]) -> int:
     needs = needs_of(metrics)
     real.prepare(needs)
     rows: list[tuple[dict[str, Figure], dict[str, Any]]] = []
+    results: list[Evaluation] = []
     for fake, facts in sides:
         seen = observe(needs, extractor, fake, pictures, folder, options)
         if options.save_statistics is not None:
@@ -108,13 +109,13 @@ def run(arguments: Sequence[str]) -> int:
         counted = {"num_samples": fake.count, "device": device.type}
         protocol = {**extractor.protocol(), **described(real, options), **counted, **facts}
         rows.append((figures(metrics, real, seen), protocol))
+        if swept is not None:
+            results.append(Evaluation.of(*rows[-1]))
+            results[-1].keep(run_folder)
     notes = _notes(*rows[0], extractor, real.count)
     if swept is None:
         keep_and_print(*rows[0], run_folder, options, notes)
         return 0
-    results = [Evaluation.of(found, protocol) for found, protocol in rows]
-    for result in results:
-        result.keep(run_folder)
     values = [getattr(settings, swept) for settings in drawn_with]
     if options.json:
         print(as_json({"swept": swept, "values": values, "results": [result.to_json() for result in results]}))

@@ -20,6 +20,8 @@ def parser() -> argparse.ArgumentParser:
         "Converts an official checkpoint: a snapshot of stylegan2-ada-pytorch or R3GAN (network-snapshot-*.pkl), or "
         "weights of BigGAN-PyTorch (G_ema.pth or G_ema.safetensors, with G and D beside it). No code of the file runs.",
     )
+    parser.add_argument("path", type=Path, help="the snapshot, or the generator's weights")
+    parser.add_argument("-o", "--out", required=True, type=Path, help="the checkpoint to write, x.ckpt")
     parser.add_argument("--kimg", type=float, help="thousand training samples (from the file, if it says; else 0)")
     return parser
 

@@ -47,7 +47,7 @@ def run(arguments: Sequence[str]) -> int:
             raise FileNotFoundError(f"no checkpoint, run or config at {path}")
     if of_fit and not configs:
         raise ValueError(f"{of_fit[0]}: {options.path} is not a config; flags of fit apply to configs only")
-        require_least(options, {"batch_size": 1})
+    require_least(options, {"batch_size": 1})
 
     from commands.options.checkpoints import usable_device
 

@@ -12,6 +12,7 @@ def parser() -> argparse.ArgumentParser:
     parser = checkpoint_parser(
         "reconstruct", "Encodes pictures and decodes them: rows of pictures, each with its reconstructions below."
     )
+    parser.add_argument("--out", required=True, type=Path, help="x.png")
     parser.add_argument("--pictures", type=Path, help="a folder, zip or npz, or a data config (the run's own data)")
     parser.add_argument("--split", choices=("train", "test"), help="split of a data config (test, if there is one)")
     parser.add_argument("--rows", type=int, default=4, help="rows of pictures, drawn with a fixed seed (4)")

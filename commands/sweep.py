@@ -88,7 +88,9 @@ class Sweep:
                 for slot in set(range(parallel)) - set(self._running):
                     if self.received is not None or self._is_hopeless:
                         break
-                    following = again.pop(0) if again else self._propose(count)
+                    following = again.pop(0) if again else None
+                    if following is None and len(self.trials) < count:
+                        following = next_trial(self.file, self.trials, self.seed)
                     if following is not None:
                         self._start(following, slot, parallel, devices)
                 if not self._running:
@@ -97,7 +99,11 @@ class Sweep:
                 time.sleep(POLL_S)
         self._table.show(self.trials, last=True)
         self._write("done" if self.received is None else "stopped")
-        self._say_best()
+        if (best := self.best) is None:
+            print("no trial has a value yet", file=sys.stderr)
+        else:
+            print(f"best: trial {best.trial}, {self.file.metric} {best.value:.6g}, {best.run}", file=sys.stderr)
+            print(best.command)
         if self._is_hopeless:
             print(
                 f"the first {GIVE_UP_AFTER} trials failed, and no more were started; their output is in "
@@ -113,14 +119,6 @@ class Sweep:
         first = self._begun[:GIVE_UP_AFTER]
         return len(first) == GIVE_UP_AFTER and all(trial.state == "failed" for trial in first)
 
-    def _propose(self, count: int) -> Trial | None:
-        if len(self.trials) >= count:
-            return None
-        trial = next_trial(self.file, self.trials, self.seed)
-        if trial is not None:
-            self.trials.append(trial)
-        return trial
-
     def _start(self, trial: Trial, slot: int, parallel: int, devices: Sequence[str]) -> None:
         run_id = f"trial{trial.number:03d}" + (f"-{trial.attempt}" if trial.attempt > 1 else "")
         run = self.folder / run_id
@@ -133,6 +131,8 @@ class Sweep:
             environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // parallel)))
         log = self.folder / "logs" / f"{run_id}.log"
         trial.state, trial.run, trial.error, trial.exit_code = "running", str(run), None, None
+        if trial.number == len(self.trials):
+            self.trials.append(trial)
         self._begun.append(trial)
         try:
             process = Process(words, environment, log, run / "metrics.jsonl", self.file)
@@ -190,19 +190,14 @@ class Sweep:
     # The end.
 
     @property
-    def best(self) -> Trial | None:
+    def best(self) -> BestTrial | None:
         """The trial with the best last measurement; the earliest of equal ones."""
         counted = [trial for trial in self.trials if trial.counts]
+        if not counted:
+            return None
         better: Direction = "lower" if self.file.goal == "minimize" else "higher"
-        return best_of(counted, lambda trial: trial.value or 0.0, better) if counted else None
-
-    def _say_best(self) -> None:
-        best = self.best
-        if best is None:
-            print("no trial has a value yet", file=sys.stderr)
-            return
-        print(f"best: trial {best.number}, {self.file.metric} {best.value:.6g}, {best.run}", file=sys.stderr)
-        print(shlex.join(self.file.words(best.settings, "python")))
+        best = best_of(counted, lambda trial: trial.value or 0.0, better)
+        return BestTrial(best.number, best.value, best.run, shlex.join(self.file.words(best.settings, "python")))
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -242,12 +237,7 @@ class Sweep:
         self.trials = kept.trials
 
     def _write(self, status: SweepStatus) -> None:
-        best = self.best
-        found = None
-        if best is not None:
-            command = shlex.join(self.file.words(best.settings, "python"))
-            found = BestTrial(best.number, best.value, best.run, command)
-        kept = SweepRecord(SCHEMA, self.name, status, self.seed, self.file.content, found, self.trials)
+        kept = SweepRecord(SCHEMA, self.name, status, self.seed, self.file.content, self.best, self.trials)
         kept.write(self.folder / "sweep.json")
 
 

@@ -119,8 +119,8 @@ def without_training(cli: TrainingCLI, verb: str) -> int:
             trainer.predict(cli.model, indices, return_predictions=False, ckpt_path=ckpt_path)
             print(folder)
         else:
-            evaluate = trainer.validate if verb == "validate" else trainer.test
-            evaluate(cli.model, datamodule=cli.datamodule, ckpt_path=ckpt_path)
+            measure = trainer.validate if verb == "validate" else trainer.test
+            measure(cli.model, datamodule=cli.datamodule, ckpt_path=ckpt_path)
     for name, figure in run_of(trainer).record.figures.items():
         print(f"{name} {figure.value:.6g}  {json.dumps(figure.protocol)}")
     return 0

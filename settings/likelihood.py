@@ -13,7 +13,7 @@ class LikelihoodSettings:
 
     weights: Weights = setting("ema", "averaged weights, or those of the last step")
     precision: Precision = setting("float32", "of the network")
-    draws: int = setting(1, "random draws of the latent or of dequantization; more give a tighter bound", least=1)
+    draws: int = setting(1, "random draws of the latent or of dequantisation; more give a tighter bound", least=1)
 
     def __post_init__(self) -> None:
         check(self)

@@ -44,11 +44,11 @@ def run(arguments: Sequence[str]) -> int:
     """Measures and prints."""
     options = parsed(parser(), arguments, {"num_samples": 2})
     if not 0 < options.epsilon < 1:
+        raise ValueError(f"--epsilon {options.epsilon}: take a number between 0 and 1, such as {EPSILON}")
+    if options.noise == "random":
         raise ValueError("--noise random differs between the ends of a step, which would count: take const or none")
     if options.precision != "float32":
-        raise ValueError(
-            f"--precision {options.precision} rounds the small changes of a step away: leave it at float32"
-        )
+        raise ValueError(f"--precision {options.precision} rounds small steps away: leave it at float32")
 
     from commands.options.checkpoints import loaded, run_folder_of
     from commands.options.distances import distance_of

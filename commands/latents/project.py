@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--space", choices=("w", "w+"), help="StyleGAN2: one style for all layers, or one for each (w)")
     parser.add_argument("--steps", type=int, default=1000, help="steps of Adam (1000)")
     parser.add_argument("--lr", type=float, default=0.1, help="highest learning rate (0.1)")
-    parser.add_argument("--noise_weight", type=float, default=NOISE_WEIGHT, help="weight of regularized noise (1e5)")
+    parser.add_argument("--noise_weight", type=float, default=NOISE_WEIGHT, help="of the noise regularization (1e5)")
     add_distance(parser)
     parser.add_argument("--average_of", type=int, default=10_000, help="latents averaged for the start (10000)")
     parser.add_argument("--label", type=int, help="class for a conditional model (0)")

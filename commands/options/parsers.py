@@ -38,6 +38,7 @@ def evaluation_parser(verb: str, description: str) -> argparse.ArgumentParser:
     """A parser for a verb that measures a checkpoint's samples, or finished ones, through an extractor."""
     parser = verb_parser(verb, description)
     judged = parser.add_mutually_exclusive_group(required=True)
+    judged.add_argument("--ckpt_path", help=CHECKPOINT)
     judged.add_argument("--samples", type=Path, help="a folder, zip or npz of pictures, or a data config")
     parser.add_argument("--extractor", default="effnet", help="effnet, inception, or a TorchScript file (effnet)")
     parser.add_argument("--extractor_weights", help="a file with inception's weights, to avoid the download")

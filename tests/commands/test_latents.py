@@ -179,7 +179,7 @@ def test_path_lengths_of_both_spaces_are_figures_of_their_own(
     [
         ("DCGAN", ["--space", "w"], "DCGAN has no intermediate latents"),
         ("StyleGAN2", ["--noise", "random"], "--noise random differs between the ends of a step"),
-        ("StyleGAN2", ["--precision", "bfloat16"], "rounds the small changes"),
+        ("StyleGAN2", ["--precision", "bfloat16"], "rounds small steps away"),
         ("StyleGAN2", ["--epsilon", "0"], "--epsilon 0.0: take a number between 0 and 1"),
         ("StyleGAN2", ["--num_samples", "1"], "--num_samples must be at least 2"),
     ],
