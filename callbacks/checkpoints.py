@@ -57,8 +57,8 @@ class Checkpoints(AtIntervals, Checkpoint):
         keep: number of newest checkpoints to keep, besides the best.
         save_top_k: number of best checkpoints to keep.
         monitor: the figure that "best" refers to; if left out, the first of the quality callback.
-        mode: whether lower or higher values of `monitor` are better. If left out, the figure's own direction, or min if
-            it is not a figure.
+        mode: whether lower or higher values of `monitor` are better; by default its own direction, or min if not a
+            figure.
     """
 
     always: ClassVar[bool] = False

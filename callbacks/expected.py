@@ -48,17 +48,10 @@ def expected_memory(model: GenerativeModel, batch_size: int, device: torch.devic
     """Predicts the memory of a training step with all lazy penalties; in the last stage of a model that grows.
 
     Nothing is computed or allocated, so `model` may be built under `torch.device("meta")`. Afterwards its tensors have
-    no values, but its parameters can still be counted. Code that torch would compile runs eagerly.
+    no values, but its parameters can still be counted. Code that torch would compile runs eagerly. The step takes as
+    many samples as `samples_per_step` says. `device` need not be idle, and `precision` is the Trainer's.
 
-    Args:
-        model: the model to train.
-        batch_size: of the data; the step takes as many samples as `samples_per_step` says.
-        device: the training device; it need not be idle.
-        precision: the Trainer's.
-
-    Raises:
-        ValueError: if `precision` is not in `PRECISIONS`.
-        RuntimeError: if shapes in the step depend on values.
+    Raises ValueError if `precision` is not in `PRECISIONS`, and RuntimeError if shapes in the step depend on values.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"memory can be predicted in precision {', '.join(PRECISIONS)} only, not in {precision}")

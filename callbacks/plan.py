@@ -55,12 +55,7 @@ def trial_steps(
     The first step is a warm-up. If a model has lazy penalties, a step of each kind is timed: with all, some or none of
     them; each is weighted by its frequency.
 
-    Args:
-        trainer: its strategy and optimizers train.
-        model: the model.
-        batch: one loader batch.
-        steps: timed steps of the most frequent kind.
-        samples_seen: the place in training; the model's own if left out.
+    `steps` steps of the most frequent kind are timed, at `samples_seen` or where the model stands.
     """
     at = model.samples_seen if samples_seen is None else samples_seen
     own, there = state_at(model, model.samples_seen), state_at(model, at)

@@ -13,8 +13,6 @@ class Finding(Record):
     """The result of one check, such as mode collapse.
 
     Attributes:
-        name: the check.
-        verdict: whether the problem is there.
         says: the evidence, in a sentence with figures.
         helps: the usual remedy; empty if nothing is wrong.
         figures: the figures behind the verdict.
@@ -29,14 +27,9 @@ class Finding(Record):
 
 @dataclass(frozen=True)
 class Findings(Record):
-    """All findings at one point of training.
+    """All findings at one point of training: one for each check that was possible, on `num_samples` samples.
 
-    Attributes:
-        samples_seen: training samples seen by then.
-        findings: one for each check that was possible.
-        num_samples: samples that were examined.
-        weights: averaged ("ema") or of the last step ("raw").
-        device: the device of the networks.
+    `weights` are averaged ("ema") or of the last step ("raw").
     """
 
     samples_seen: int = 0

@@ -71,13 +71,9 @@ class FigureRecord(Record):
 def recorded(
     figure: Figure, protocol: Protocol, samples_seen: int | None = None, before: FigureRecord | None = None
 ) -> FigureRecord:
-    """The record of a figure, with its best value so far if it was measured in training.
+    """The record of a figure, with its own settings in the protocol.
 
-    Args:
-        figure: the computed figure.
-        protocol: of the measurement; the figure's own settings are added.
-        samples_seen: the training samples seen, if it was measured in training.
-        before: the record of its previous measurement.
+    If it was measured in training, after `samples_seen`, it has the best value so far; `before` is its previous record.
     """
     best = before.best if before is not None else None
     if samples_seen is not None and figure.better is not None:

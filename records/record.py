@@ -33,9 +33,7 @@ class Record:
         Unknown keys are ignored, since a later version may have written them. Missing values and nulls take their
         defaults, since an earlier version may not have written them.
 
-        Args:
-            value: plain data, as `json.loads` gives it.
-            where: the prefix of keys in messages.
+        `where` is the prefix of keys in messages.
 
         Raises ValueError, naming the key, if a value has another type, or a required one is missing.
         """

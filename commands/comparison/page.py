@@ -32,13 +32,7 @@ UNPLOTTED = re.compile(r"memory/|samples_per_s$|s_per_kimg$|data_wait$|(samples_
 
 
 def page(found: Sequence[Group], made: Sequence[Table], grids: int) -> str:
-    """The text of the page.
-
-    Args:
-        found: the runs.
-        made: their tables, the summary first.
-        grids: most sample grids of each run.
-    """
+    """The text of the page, with at most `grids` sample grids of each run; `made` begins with the summary."""
     settings = differing_settings(found)
     first, *others = [*made, *([settings] if settings.rows else [])]
     marks = {id(run): _mark(number) for number, group in enumerate(found) for run in group.runs}

@@ -27,11 +27,7 @@ REPORTED = re.compile(r"(^|\.)sv\d+$")
 
 
 def read(path: Path) -> Foreign:
-    """Reads the networks of a folder of weights.
-
-    Args:
-        path: a generator's weights, G<...> or G_ema<...>. Existing siblings G, G_ema and D with the same ending (as in
-            G_ema_best0.pth) are read too.
+    """Reads a generator's weights, G<...> or G_ema<...>, and existing siblings G, G_ema and D with the same ending.
 
     Raises ValueError if a file is damaged, or is not such a network.
     """

@@ -75,13 +75,7 @@ def checkpoint_of(foreign: Foreign, samples_seen: int) -> dict[str, Any]:
 
 
 def refuse_others(arguments: dict[str, Any], owner: str, known: dict[str, Any]) -> None:
-    """Raises ValueError for an argument that our networks do not support.
-
-    Args:
-        arguments: the constructor arguments of `owner`.
-        owner: its name in messages.
-        known: the supported value of each argument; `...` for any.
-    """
+    """Raises ValueError for an argument that is not in `known`, or has another value than there; `...` allows any."""
     for name, value in arguments.items():
         if name not in known or (known[name] is not ... and value != known[name]):
             raise ValueError(f"its {owner} has {name} = {value!r}, which is not supported")
@@ -90,12 +84,7 @@ def refuse_others(arguments: dict[str, Any], owner: str, known: dict[str, Any]) 
 def networks_of(
     content: dict[str, Any], generator: str, discriminator: str
 ) -> tuple[Record, Record, Record | None, list[str]]:
-    """A snapshot's G, G_ema and D, if it has one, and notes on replacements.
-
-    Args:
-        content: the content of the snapshot's pickle.
-        generator: the class name that G and G_ema must have.
-        discriminator: the class name that D must have.
+    """A snapshot's G, G_ema and D, if it has one, which must have the given classes; and notes on replacements.
 
     Raises ValueError if there is no G_ema, or an object has another class.
     """

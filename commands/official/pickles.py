@@ -98,7 +98,7 @@ def read_network_pickle(path: Path, classes: Sequence[str], imported: Sequence[s
         raise
     except Exception as error:  # damaged bytes may raise any of a dozen errors
         reason = shorten(str(error), 300) or type(error).__name__
-        raise ValueError(f"{path} is not a readable pickle of networks: {reason}") from error
+        raise ValueError(f"{path} cannot be read as a pickle of networks: {reason}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not the networks of a snapshot")
     return content

@@ -54,14 +54,7 @@ def with_sampling(
     batch: str | None = "pictures drawn at once",
     several: bool = False,
 ) -> argparse.ArgumentParser:
-    """Adds the arguments of a verb that draws from a checkpoint.
-
-    Args:
-        parser: the verb's.
-        seed: help of --seed; None for a verb without it.
-        batch: help of --batch_size; None for a verb without it.
-        several: see `sampler.add_settings`.
-    """
+    """Adds the arguments of a verb that draws. `seed` and `batch` are help texts, or None for no such option."""
     sampler.add_arguments(parser, several)
     return with_machine(parser, seed, batch, 64)
 

@@ -20,13 +20,10 @@ if TYPE_CHECKING:
 def add_settings(
     parser: argparse.ArgumentParser, settings: Iterable[Setting], prefix: str = "", several: bool = False
 ) -> None:
-    """Adds an option for each setting name; None if left out. The help joins that of all settings of the name.
+    """Adds an option for each setting name, None if left out, with the help of all settings of the name.
 
-    Args:
-        parser: the verb's.
-        settings: of one or several classes; settings that a model lacks are refused when options are read.
-        prefix: put before the names.
-        several: whether settings that can be swept accept several values, for `sweep_of`.
+    `prefix` is put before names. If `several`, settings that can be swept accept several values, for `sweep_of`.
+    Settings that a model lacks are refused when options are read.
     """
     named: dict[str, list[Setting]] = {}
     for setting in settings:
@@ -59,11 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser, several: bool = False) -> Non
 def settings_of(model: "GenerativeModel", options: argparse.Namespace, still_noise: bool = False) -> SamplerSettings:
     """The model's settings, with those that the options name.
 
-    Args:
-        model: the model.
-        options: from `parsers.parsed`.
-        still_noise: whether the noise defaults to the same for all samples, if the family has noise. Random noise is a
-            function of the latent: it would jump between neighbouring latents, where everything else changes smoothly.
+    If `still_noise`, the noise defaults to the same for all samples, in families that have noise. Random noise is a
+    function of the latent: it would jump between neighbouring latents, where everything else changes smoothly.
 
     Raises ValueError if the family lacks an option, or a value is not allowed.
     """

@@ -267,13 +267,7 @@ def _only(found: Mapping[str, Any], known: set[str], where: str) -> None:
 
 def is_beaten(values: Sequence[float], rung: int, others: Sequence[Sequence[float]], eta: float) -> bool:
     """Whether hyperband stops a trial: whether its best of the first `rung` measurements is worse than the best 1 / eta
-    (rounded up) of all trials that got there.
-
-    Args:
-        values: the trial's measurements, at least `rung` of them; lower is better.
-        rung: the number of measurements that count.
-        others: the measurements of the other trials.
-        eta: one in `eta` trials continues.
+    (rounded up) of all trials that got there. Lower measurements are better.
     """
     mine = min(values[:rung])
     reached = sorted([mine, *(min(other[:rung]) for other in others if len(other) >= rung)])

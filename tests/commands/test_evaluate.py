@@ -238,7 +238,7 @@ def test_a_checkpoint_is_diagnosed_in_words_and_in_a_picture(
     assert Image.open(picture).size == (5 * 18 + 2, 8 * 18 + 2)
     assert main(["compare", str(run_of(place))]) == 0
     compared = capsys.readouterr().out
-    assert "Of 1 runs 1 were diagnosed" in compared
+    assert "1 of 1 runs were diagnosed" in compared
     (kept,) = (run_of(place) / "diagnosis").glob("*.json")
     assert json.loads(kept.read_text())["num_samples"] == 40
     for finding in json.loads(kept.read_text())["findings"]:
