@@ -106,7 +106,7 @@ def test_a_class_has_help_by_its_name(capsys: pytest.CaptureFixture[str]) -> Non
         ),
         (("--model.adversarial.lr", "high"), "model.adversarial.lr: Expected a <class 'float'>"),
         (("--model", "Hinge"), "model: the class models.parts.losses.Hinge does not fit here"),
-        (("--model", "my_nowhere.Model"), "model: No module named 'my_nowhere'; a file of yours lies in the working"),
+        (("--model", "my_nowhere.Model"), "model: No module named 'my_nowhere'; put a file of yours in the working"),
     ],
 )
 def test_a_wrong_name_is_one_line(base: Path, words: tuple[str, ...], said: str) -> None:
@@ -190,7 +190,7 @@ def test_what_is_included_is_read_from_where_it_lies(write: Write) -> None:
     ("files", "said"),
     [
         ({"top.yaml": "include: nowhere.yaml"}, r"top\.yaml: no config at .*nowhere\.yaml"),
-        ({"top.yaml": "include: 3"}, "include: 3: name one run config"),
+        ({"top.yaml": "include: 3"}, "include: 3: give one run config"),
         (
             {"top.yaml": "include: broken.yaml", "broken.yaml": "model: [unclosed"},
             r"broken\.yaml is not YAML: .*line 1",

@@ -164,7 +164,7 @@ def test_what_does_not_fit_gets_one_line_and_no_figure(
             "kernel: draws subsets of 1000, and there are 160 real pictures and 100",
         ),
         ([*copies, *data, "--metrics", "class_accuracy"], "samples of no classes, real pictures of 16"),
-        ([*copies, *data, "--num_samples", "101"], "--num_samples 101: .* holds 100"),
+        ([*copies, *data, "--num_samples", "101"], "--num_samples 101: .* has 100"),
         ([*copies, *data, "--num_samples", "1"], "--num_samples must be at least 2"),
         ([*copies, *data, "--extractor", "resnet"], "unknown extractor 'resnet': expected effnet, inception"),
         (copies, "--samples needs --reference"),
@@ -278,7 +278,7 @@ def test_a_diagnosis_says_what_it_lacks(
 ) -> None:
     copies = ["--samples", str(place / "copies.npz"), "--out", str(tmp_path / "near.png")]
     for arguments, says in [
-        (copies, "say what data it was trained on, by --data"),
+        (copies, "name the training data by --data"),
         ([*copies[:2], "--data", str(place / "data.yaml")], "--samples needs --out"),
         ([*copies, "--data", str(place / "data.yaml"), "--num_samples", "3"], "--num_samples must be at least 10"),
     ]:

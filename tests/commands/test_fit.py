@@ -172,7 +172,7 @@ def test_a_setting_changes_on_resume_where_that_is_said(
     for arguments, line in (
         ((*resumed, "--resume_override", "model.width=4", *kept()), "other shapes"),
         ((*resumed, "--resume_override", "data.train_size=4"), "setting of the model"),
-        (("--resume_override", change), "needs --ckpt_path"),
+        (("--resume_override", change), "applies to resumed runs, with --ckpt_path"),
     ):
         assert fit(*arguments) == 2
         assert line in capsys.readouterr().err

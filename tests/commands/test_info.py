@@ -88,10 +88,10 @@ def test_words_say_what_is_predicted_and_what_measured(capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "name one of: a run config, a checkpoint, a run's folder"),
+        ([], "give one of: a run config, a checkpoint, a run's folder"),
         (["nowhere.yaml"], "no checkpoint, run or config at nowhere.yaml"),
         (["runs", "--model.width", "3"], "no checkpoint, run or config at runs"),
-        (["tests", "--model.width", "3"], "--model.width: tests is no config"),
+        (["tests", "--model.width", "3"], "--model.width: tests is not a config"),
         (["configs/dcgan_fashion_mnist.yaml", "--model.widht", "3"], "Option 'widht' is not accepted"),
         (["configs/dcgan_fashion_mnist.yaml", "--device", "abacus"], "--device abacus: "),
         (["configs/dcgan_fashion_mnist.yaml", "--batch_size", "0"], "--batch_size must be at least 1"),

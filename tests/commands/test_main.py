@@ -88,7 +88,7 @@ def test_help_says_what_stands_beside_a_setting(capsys: pytest.CaptureFixture[st
 
     of_fit = shown("--help")
     for key in ("quality", "likelihood", "samples", "texts"):
-        rule = "thousand samples between two times; a tenth of the budget where left out, 50 without a budget"
+        rule = "thousand samples in an interval; if left out, a tenth of the budget, or 50 without a budget"
         assert f"--{key}.every_kimg EVERY_KIMG {rule}" in of_fit
     of_training = shown("--model", "models.dcgan.DCGAN", "--model.adversarial.help", "AdversarialTraining")
     for field in dataclasses.fields(AdversarialTraining):

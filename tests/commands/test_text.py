@@ -73,7 +73,7 @@ def test_bits_are_not_measured_on_a_text_of_other_characters(folder: Path, tmp_p
     arguments = ["--ckpt_path", str(folder), "--metrics", "bits_per_character"]
     with pytest.raises(ValueError, match=r"other\.yaml: its text has other characters"):
         run_evaluate([*arguments, "--reference", str(tmp_path / "other.yaml")])
-    with pytest.raises(ValueError, match="not pictures; of this model measure --metrics bits_per_dim"):
+    with pytest.raises(ValueError, match="not pictures; measure --metrics bits_per_dim of this model"):
         run_evaluate(["--ckpt_path", str(folder), "--metrics", "frechet"])
 
 
