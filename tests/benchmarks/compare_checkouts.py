@@ -112,11 +112,14 @@ def time_steps(checkouts: list[Path], name: str, rounds: int, precision: str) ->
     with tempfile.TemporaryDirectory() as scratch:
         for _ in range(rounds):
             for found, checkout in zip(seconds, checkouts, strict=True):
-                settings = yaml.safe_load((checkout / "configs" / f"{name}.yaml").read_text())
-                config = Path(scratch) / f"{name}.yaml"
-                config.write_text(yaml.safe_dump({**settings, "trainer": {"precision": precision}}))
+                config = checkout.resolve() / "configs" / f"{name}.yaml"
+                takes_flags = "--measure" in (checkout / "commands" / "info.py").read_text()
+                if not takes_flags:  # an earlier commit, whose configs include no other
+                    settings = yaml.safe_load(config.read_text())
+                    config = Path(scratch) / f"{name}.yaml"
+                    config.write_text(yaml.safe_dump({**settings, "trainer": {"precision": precision}}))
                 command = [sys.executable, str(checkout.resolve() / "main.py"), "info", str(config), "--json"]
-                command += ["--measure"] * ("--measure" in (checkout / "commands" / "info.py").read_text())
+                command += ["--measure", f"--trainer.precision={precision}"] * takes_flags
                 environment = {**os.environ, "PYTHONPATH": str(checkout.resolve())}
                 done = subprocess.run(command, cwd=scratch, env=environment, capture_output=True, text=True, check=True)
                 found.append(json.loads(done.stdout)["s_per_kimg"])
