@@ -545,7 +545,7 @@ def test_more_layers_than_there_are_cannot_be_frozen() -> None:
         frozen_dcgan(count + 1)
     with pytest.raises(ValueError, match="freeze fewer"):
         frozen_dcgan(count)
-    with pytest.raises(ValueError, match="must not be -1"):
+    with pytest.raises(ValueError, match="freeze_d must be at least 0, not -1"):
         frozen_dcgan(-1)
 
 
