@@ -65,7 +65,7 @@ def run(arguments: Sequence[str]) -> int:
     cost = measure(model, batch_size, device, precision) if options.measure else None
     expected, why_not = predict(model, batch_size, precision)
     if options.json:
-        print(json.dumps(as_json(model, counts, device, precision, expected, cost), indent=2))
+        print(json.dumps(as_json(model, counts, batch_size, device, precision, expected, cost), indent=2))
     else:
         print("\n".join(in_words(model, counts, precision, expected or why_not, cost)))
     return 0
@@ -201,12 +201,11 @@ def in_words(
         facts["memory"] = f"{expected.peak_bytes / GIB:.2f} GiB at the peak of a step (predicted, of tensors alone):"
         facts[""] = ", ".join(f"{kind} {size / GIB:.2f}" for kind, size in kept.items())
         facts["checkpoint"] = f"{expected.checkpoint_bytes / 1e6:.0f} MB (predicted)"
-        facts["predicted"] = f"for batch {expected.samples}, {precision}, on one device{stages}; nothing was trained"
+        facts["predicted"] = f"for steps of {expected.samples} samples, {precision}, on one device{stages}"
     if cost is not None:
-        samples = model.samples_per_step(cost.samples_seen, 1)
         measured = {name: text for name, text in describe_cost(model, cost).items() if name != "parameters"}
         facts |= {"peak memory": f"{measured.pop('peak memory')}, measured", **measured}
-        facts["measured"] = f"{precision}{stages}" + (f", {samples} x the batch" if samples > 1 else "")
+        facts["measured"] = f"{precision}{stages}"
     elif not isinstance(expected, str):
         facts["time"] = "not measured; --measure times training steps"
     if model.origin is not None:
@@ -218,6 +217,7 @@ def in_words(
 def as_json(
     model: "GenerativeModel",
     counts: dict[str, int],
+    batch_size: int,
     device: "torch.device",
     precision: str,
     expected: "Expected | None",
@@ -230,7 +230,8 @@ def as_json(
         "label_classes": model.label_classes,
         "samples_seen": model.samples_seen,
         "parameters": counts,
-        "batch_size": None if expected is None else expected.samples,
+        "batch_size": batch_size,
+        "samples_per_step": None if expected is None else expected.samples,
         "precision": precision,
         "device": str(device),
         "origin": model.origin,
