@@ -22,6 +22,7 @@ from callbacks.plan import random_batch, run_step, state_at
 from models.training.base import GenerativeModel
 from settings.configurable import Configurable
 
+CPU = torch.device("cpu")
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 """Of the Trainer, in which a step can be predicted: with others the weights themselves are converted."""
 
@@ -44,17 +45,16 @@ class Expected:
         return max(self.peak_bytes - sum(self.kept.values()), 0)
 
 
-def expected_memory(model: GenerativeModel, batch_size: int, device: torch.device, precision: str) -> Expected:
+def expected_memory(model: GenerativeModel, batch_size: int, precision: str) -> Expected:
     """The memory of a training step that pays for every lazy penalty; of a model that grows, in its last stage.
 
     Nothing is computed and nothing allocated: `model` may have been built under `torch.device("meta")`. It is used up,
-    its tensors have no values afterwards; its parameters can still be counted. What torch would compile runs as it is
-    written.
+    its tensors have no values afterwards; its parameters can still be counted. The step is the one that the CPU would
+    take, wherever the model will be trained: tensors without storage of a GPU need its driver.
 
     Args:
         model: what would be trained.
         batch_size: of the data; the step takes as many samples as `samples_per_step` says.
-        device: on which it would be trained; it need not be idle.
         precision: the Trainer's.
 
     Raises:
@@ -64,14 +64,13 @@ def expected_memory(model: GenerativeModel, batch_size: int, device: torch.devic
     if precision not in PRECISIONS:
         raise ValueError(f"in precision {precision} memory cannot be predicted, only in {', '.join(PRECISIONS)}")
     found = OneStep(batch_size)
-    plugins: list[Any] = [] if precision == "32-true" else [_mixed(precision, device)]
+    plugins: list[Any] = [] if precision == "32-true" else [_mixed(precision)]
     seen, steps = model.samples_seen, model.steps
-    with _NoStorage(allow_non_fake_inputs=True) as mode, torch.compiler.set_stance("force_eager"):
-        _forget_values(model, device)
-        found.mode = mode
+    with _NoStorage(), torch.compiler.set_stance("force_eager"):
+        _forget_values(model)
         trainer = lightning.Trainer(
             accelerator="cpu",
-            strategy=_InPlace(device),
+            strategy=_InPlace(CPU),
             plugins=plugins,
             logger=False,
             enable_checkpointing=False,
@@ -90,11 +89,9 @@ def expected_memory(model: GenerativeModel, batch_size: int, device: torch.devic
 class LiveBytes(TorchDispatchMode):
     """Counts the bytes of tensors that are alive, those that were told to it and all that operations make."""
 
-    def __init__(self, known: Sequence[Tensor], mode: "_NoStorage | None" = None) -> None:
+    def __init__(self, known: Sequence[Tensor]) -> None:
         super().__init__()
-        self.now = self.peak = self._operations = 0
-        self._mode = mode
-        self._before = FakeTensorMode.cache_hits, FakeTensorMode.cache_misses
+        self.now = self.peak = 0
         self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
         for tensor in known:
             self._count(tensor)
@@ -106,18 +103,10 @@ class LiveBytes(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
-        if self._mode is not None and func is torch.ops.aten._local_scalar_dense.default:
-            return _one(args[0].dtype)
         made = func(*args, **(kwargs or {}))
         for each in tree_iter(made):
             if isinstance(each, Tensor):
                 self._count(each)
-        self._operations += 1
-        if self._mode is not None and self._operations % 500 == 0:
-            # Looking a shape up takes half the time of working it out where it is found, and half as much again where
-            # it is not, as in what torch computes group by group.
-            hits, misses = FakeTensorMode.cache_hits, FakeTensorMode.cache_misses
-            self._mode.cache_enabled = hits - self._before[0] > misses - self._before[1]
         return made
 
     def _count(self, tensor: Tensor) -> None:
@@ -140,27 +129,25 @@ class OneStep(Callback):
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
-        self.mode: _NoStorage | None = None
         self.expected: Expected | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         model = model_of(pl_module)
-        with LiveBytes((), self.mode):
-            model.on_load_checkpoint(state_at(model, max(model.samples_seen, model.stage_starts[-1])))
-        cycle = model.work_cycle()
-        dearest = max(range(len(cycle)), key=lambda number: len(cycle[number]))
-        model.steps = dearest + len(cycle)  # not the very first, in which some networks initialise themselves
-        batch = random_batch(model, model.samples_per_step(model.samples_seen, self.batch_size * model.micro_batches))
+        model.on_load_checkpoint(state_at(model, max(model.samples_seen, model.stage_starts[-1])))
         for optimizer in trainer.optimizers:  # their states, which a first step would make
             for group in optimizer.param_groups:
                 for p in group["params"]:
                     p.grad = torch.zeros_like(p)
             optimizer.step()
             optimizer.zero_grad()
+        cycle = model.work_cycle()
+        dearest = max(range(len(cycle)), key=lambda number: len(cycle[number]))
+        model.steps = dearest + len(cycle)  # not the very first, in which some networks initialise themselves
+        batch = random_batch(model, model.samples_per_step(model.samples_seen, self.batch_size * model.micro_batches))
         kept = bytes_kept(model, list(trainer.optimizers))
         states = [s for o in trainer.optimizers for state in o.state.values() for s in state.values()]
         known = [*model.parameters(), *model.buffers(), *batch, *(s for s in states if isinstance(s, Tensor))]
-        with LiveBytes(known, self.mode) as live:
+        with LiveBytes(known) as live:
             run_step(trainer, model, batch)
         weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
         self.expected = Expected(live.peak, kept, weights + kept["optimizer state"], len(batch[0]))
@@ -168,41 +155,59 @@ class OneStep(Callback):
 
 
 class _NoStorage(FakeTensorMode):
-    """Asks once, and not at each operation, whether there is CUDA, which takes a quarter of the time."""
+    """Answers where a value is read that is not known, instead of giving up."""
+
+    def __init__(self) -> None:
+        super().__init__(allow_non_fake_inputs=True)
+        self._operations = 0
+        self._before = FakeTensorMode.cache_hits, FakeTensorMode.cache_misses
+
+    def dispatch(
+        self,
+        func: Any,  # noqa: ANN401 - torch's signature
+        types: Any,  # noqa: ANN401
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].constant is None:
+            # It divides, and says that what may be due is done.
+            kind = args[0].dtype
+            return True if kind == torch.bool else 1.0 if kind.is_floating_point else 1
+        self._operations += 1
+        if self._operations % 500 == 0:
+            # Looking a shape up takes half the time of working it out where it is found, and half as much again where
+            # it is not, as in what torch computes group by group.
+            hits, misses = FakeTensorMode.cache_hits, FakeTensorMode.cache_misses
+            self.cache_enabled = hits - self._before[0] > misses - self._before[1]
+        return super().dispatch(func, types, args, kwargs or {})
 
     @cached_property
     def avoid_device_init(self) -> bool:
+        """Asked once, and not at each operation, which would take a quarter of the time."""
         return not torch.cuda.is_available()
 
 
 class _InPlace(SingleDeviceStrategy):
-    """Leaves the model where it is: weights without storage lie on any device, and cannot be moved."""
-
-    def setup_environment(self) -> None: ...
+    """Leaves the model where it is: weights without storage cannot be moved."""
 
     def model_to_device(self) -> None: ...
 
     def teardown(self) -> None: ...
 
 
-def _mixed(precision: str, device: torch.device) -> MixedPrecision:
-    scaler = torch.amp.GradScaler(device.type) if precision == "16-mixed" else None
-    return MixedPrecision(precision, device.type, scaler)  # type: ignore[arg-type]
+def _mixed(precision: str) -> MixedPrecision:
+    scaler = torch.amp.GradScaler("cpu") if precision == "16-mixed" else None
+    return MixedPrecision(precision, "cpu", scaler)  # type: ignore[arg-type]
 
 
-def _one(kind: torch.dtype) -> bool | int | float:
-    """What a value is taken for where a step reads one: it divides, and says that what may be due is done."""
-    return True if kind == torch.bool else 1.0 if kind.is_floating_point else 1
-
-
-def _forget_values(model: GenerativeModel, device: torch.device) -> None:
-    """Replaces every tensor of a model by one of its shape on `device`, without storage; shared ones stay shared."""
+def _forget_values(model: GenerativeModel) -> None:
+    """Replaces every tensor of a model by one of its shape without storage; shared ones stay shared."""
     known: dict[int, Tensor] = {}
 
     def like(tensor: Tensor) -> Tensor:
         if id(tensor) not in known:
             replaced.append(tensor)
-            new = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+            new = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=CPU)
             known[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
         return known[id(tensor)]
 
@@ -212,7 +217,7 @@ def _forget_values(model: GenerativeModel, device: torch.device) -> None:
         for tensors in own:
             tensors.update({name: like(tensor) for name, tensor in tensors.items() if tensor is not None})
         if isinstance(module, LightningModule):
-            module._device = device
+            module._device = CPU
     _forget_attributes(model, like, set())
 
 

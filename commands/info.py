@@ -62,11 +62,11 @@ def run(arguments: Sequence[str]) -> int:
     batch_size = options.batch_size or batch_size
     counts = {name: sum(p.numel() for p in network.parameters()) for name, network in model.networks().items()}
     cost = measure(model, batch_size, device, precision) if options.measure else None
-    expected, why_not = predict(model, batch_size, device, precision)
+    expected, why_not = predict(model, batch_size, precision)
     if options.json:
-        print(json.dumps(as_json(model, counts, device, precision, expected, cost), indent=2))
+        print(json.dumps(as_json(model, counts, batch_size, device, precision, expected, cost), indent=2))
     else:
-        print("\n".join(in_words(model, counts, device, precision, expected or why_not, cost)))
+        print("\n".join(in_words(model, counts, precision, expected or why_not, cost)))
     return 0
 
 
@@ -125,9 +125,7 @@ def accelerator_of(device: "torch.device") -> str:
     return "gpu" if device.type == "cuda" else device.type
 
 
-def predict(
-    model: "GenerativeModel", batch_size: int, device: "torch.device", precision: str
-) -> "tuple[Expected | None, str]":
+def predict(model: "GenerativeModel", batch_size: int, precision: str) -> "tuple[Expected | None, str]":
     """What a training step will keep in memory, or None and why that is not known. Uses the model's weights up."""
     from callbacks.expected import expected_memory
     from commands.options.command_line import quietly
@@ -135,8 +133,8 @@ def predict(
 
     try:
         with quietly():
-            return expected_memory(model, batch_size, device, precision), ""
-    except (RuntimeError, ValueError) as error:
+            return expected_memory(model, batch_size, precision), ""
+    except (RuntimeError, ValueError, AssertionError) as error:  # torch asserts what it cannot do
         return None, one_line(error)[:200]
 
 
@@ -180,7 +178,6 @@ def batch_size_of(checkpoint: Path) -> int:
 def in_words(
     model: "GenerativeModel",
     counts: dict[str, int],
-    device: "torch.device",
     precision: str,
     expected: "Expected | str",
     cost: "Cost | None",
@@ -203,12 +200,11 @@ def in_words(
         facts["memory"] = f"{expected.peak_bytes / GIB:.2f} GiB at the peak of a step (predicted, of tensors alone):"
         facts[""] = ", ".join(f"{kind} {size / GIB:.2f}" for kind, size in kept.items())
         facts["checkpoint"] = f"{expected.checkpoint_bytes / 1e6:.0f} MB (predicted)"
-        facts["predicted"] = f"for batch {expected.samples}, {precision}, on {device.type}{stages}; nothing was trained"
+        facts["predicted"] = f"for steps of {expected.samples} samples, {precision}, on one device{stages}"
     if cost is not None:
-        samples = model.samples_per_step(cost.samples_seen, 1)
         measured = {name: text for name, text in describe_cost(model, cost).items() if name != "parameters"}
         facts |= {"peak memory": f"{measured.pop('peak memory')}, measured", **measured}
-        facts["measured"] = f"{precision}{stages}" + (f", {samples} x the batch" if samples > 1 else "")
+        facts["measured"] = f"{precision}{stages}"
     elif not isinstance(expected, str):
         facts["time"] = "not measured; --measure times training steps"
     if model.origin is not None:
@@ -220,6 +216,7 @@ def in_words(
 def as_json(
     model: "GenerativeModel",
     counts: dict[str, int],
+    batch_size: int,
     device: "torch.device",
     precision: str,
     expected: "Expected | None",
@@ -232,7 +229,8 @@ def as_json(
         "label_classes": model.label_classes,
         "samples_seen": model.samples_seen,
         "parameters": counts,
-        "batch_size": None if expected is None else expected.samples,
+        "batch_size": batch_size,
+        "samples_per_step": None if expected is None else expected.samples,
         "precision": precision,
         "device": str(device),
         "origin": model.origin,
