@@ -39,9 +39,10 @@ from models.parts.layers import (
 )
 from models.parts.losses import Hinge
 from models.parts.regularizers import MicroBatch, Penalty, non_orthogonality
-from models.training.gan import GAN, AdversarialTraining
+from models.training.gan import GAN
 from models.training.randomness import keyed_seed
 from settings.sampling import BigGANSettings, GANSettings
+from settings.training import AdversarialTraining
 
 GENERATOR_WIDTHS = {
     32: (4, 4, 4, 4),

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from models.parts.arguments import classes_seen, square_pictures
 from models.parts.layers import BatchNorm2d, one_hot
 from models.training.capabilities import HasLatentWeights
-from models.training.gan import GAN, AdversarialTraining
+from models.training.gan import GAN
 from settings.sampling import GANSettings
+from settings.training import AdversarialTraining
 
 
 def _multipliers(resolution: int) -> list[int]:

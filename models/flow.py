@@ -47,9 +47,10 @@ from models.parts.flow_networks import ResidualNetwork, ZeroConv2d, glow_network
 from models.parts.output_distributions import DEQUANTIZED_LOG_WIDTH, dequantized
 from models.training.capabilities import Encodes, HasLatents, HasLikelihood
 from models.training.randomness import normals
-from models.training.single_loss import Optimization, SingleLoss
+from models.training.single_loss import SingleLoss
 from settings.likelihood import LikelihoodSettings
 from settings.sampling import FlowSettings
+from settings.training import Optimization
 
 TO_CONTINUOUS = (LEVELS - 1) / LEVELS
 """Pictures in [-1, 1] times this are the middles of the intervals that `dequantized` spreads their bytes over."""

@@ -22,11 +22,12 @@ from models.parts.output_distributions import DEQUANTIZED_LOG_WIDTH, HALF_STEP, 
 from models.parts.unet import MLP, UNet
 from models.training.capabilities import Encodes, HasLatents, HasLikelihood
 from models.training.randomness import normals
-from models.training.single_loss import Optimization, SingleLoss
+from models.training.single_loss import SingleLoss
 from settings.configurable import Configurable
 from settings.fields import check_choice
 from settings.likelihood import FlowMatchingLikelihood
 from settings.sampling import FlowMatchingSettings, Solver
+from settings.training import Optimization
 
 Network: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """What a network makes of noisy samples (N, ...) and the level of each, (N,)."""

@@ -24,9 +24,10 @@ from torch.nn.utils.parametrizations import weight_norm
 from models.parts.arguments import picture_shape
 from models.parts.mixture import drawn, log_probability, parameters_needed
 from models.training.capabilities import HasLikelihood
-from models.training.single_loss import Optimization, SingleLoss
+from models.training.single_loss import SingleLoss
 from settings.likelihood import LikelihoodSettings
 from settings.sampling import PixelCNNSettings
+from settings.training import Optimization
 
 UPPER, LEFT = (2, 3), (2, 2)
 """Kernels (rows, columns) of the two streams: the row above and the own one; columns to both sides, or to the left."""

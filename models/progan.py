@@ -25,8 +25,9 @@ from models.parts.layers import one_hot, pixel_norm, with_minibatch_deviation
 from models.parts.losses import Wasserstein
 from models.parts.regularizers import GradientPenalty
 from models.training.base import Batch
-from models.training.gan import GAN, AdversarialTraining, layers_within
+from models.training.gan import GAN, layers_within
 from settings.sampling import GANSettings
+from settings.training import AdversarialTraining
 
 
 class EqualizedConv2d(nn.Conv2d):

@@ -35,8 +35,9 @@ from models.parts.layers import autocast_dtype, one_hot
 from models.parts.losses import RelativisticPairing
 from models.parts.ops import downsample2d, low_pass, upsample2d
 from models.parts.regularizers import R1, R2
-from models.training.gan import GAN, AdversarialTraining, layers_within
+from models.training.gan import GAN, layers_within
 from settings.sampling import GANSettings
+from settings.training import AdversarialTraining
 
 SLOPE = 0.2
 """Of the leaky ReLU at negative numbers."""

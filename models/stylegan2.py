@@ -41,9 +41,10 @@ from models.parts.ops import bias_act, low_pass, modulated_conv2d, resampled_con
 from models.parts.ranks import joint_mean
 from models.parts.regularizers import R1, MicroBatch, Penalty, path_lengths
 from models.training.capabilities import HasStyles
-from models.training.gan import GAN, AdversarialTraining, layers_within
+from models.training.gan import GAN, layers_within
 from models.training.randomness import keyed_generator
 from settings.sampling import GANSettings, StyleGAN2Settings
+from settings.training import AdversarialTraining
 
 Activation: TypeAlias = Literal["linear", "lrelu"]
 

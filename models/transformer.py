@@ -20,9 +20,10 @@ from models.parts.attention import Attention, Memory
 from models.parts.tokens import chosen, restricted
 from models.training.base import GenerativeModel
 from models.training.capabilities import HasCodes, HasLikelihood
-from models.training.single_loss import Optimization, SingleLoss
+from models.training.single_loss import SingleLoss
 from settings.likelihood import LikelihoodSettings
 from settings.sampling import TransformerSettings
+from settings.training import Optimization
 
 SEQUENCE_BASE = 10_000.0
 """Of rotary positions along a sequence (Su et al. 2021, section 3.2.2)."""

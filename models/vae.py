@@ -26,9 +26,10 @@ from models.parts.variational import (
 )
 from models.training.capabilities import Encodes, HasLatentWeights, HasLikelihood
 from models.training.randomness import normals
-from models.training.single_loss import Optimization, SingleLoss
+from models.training.single_loss import SingleLoss
 from settings.likelihood import LikelihoodSettings
 from settings.sampling import VAESettings
+from settings.training import Optimization
 
 Likelihood: TypeAlias = Literal["discretized_logistic", "gaussian", "squared_error", "bernoulli"]
 Scale: TypeAlias = float | Literal["pixel", "channel"]

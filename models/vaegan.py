@@ -22,9 +22,10 @@ from models.parts.layers import BatchNorm2d
 from models.parts.variational import divergence_from_prior, importance_bound, normal_log_density, reparametrize
 from models.training.capabilities import Encodes, HasLikelihood
 from models.training.ema import WeightAverage
-from models.training.gan import GAN, AdversarialTraining
+from models.training.gan import GAN
 from settings.likelihood import LikelihoodSettings
 from settings.sampling import GANSettings, SamplerSettings
+from settings.training import AdversarialTraining
 
 
 def stages(side: int) -> int:

@@ -16,8 +16,9 @@ from models.parts.arguments import picture_shape
 from models.parts.quantizers import EMACodebook, Quantized, Quantizer, QuantizingModule, perplexity
 from models.parts.ranks import sum_over_ranks, world_size
 from models.training.capabilities import Encodes
-from models.training.single_loss import Optimization, SingleLoss
+from models.training.single_loss import SingleLoss
 from settings.sampling import SamplerSettings
+from settings.training import Optimization
 
 
 class ResidualBlock(nn.Module):

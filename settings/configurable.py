@@ -74,7 +74,9 @@ def build(description: object) -> Any:  # noqa: ANN401 - the type is named by th
 
 
 def completed(description: Plain) -> Plain:
-    """`description` with the defaults of arguments that did not exist when it was written: it means the same.
+    """`description` as it would be written today: it means the same.
+
+    Classes have the paths where they lie now, and arguments that did not exist then have their defaults.
 
     Raises:
         ValueError: if a class path does not lead to a Configurable.
@@ -86,7 +88,9 @@ def completed(description: Plain) -> Plain:
     inner = {key: completed(item) for key, item in description.items()}
     arguments = inner.get("init_args")
     if set(inner) == {"class_path", "init_args"} and isinstance(arguments, dict):
-        for name, parameter in inspect.signature(_owner(description)).parameters.items():
+        owner = _owner(description)
+        inner["class_path"] = f"{owner.__module__}.{owner.__qualname__}"
+        for name, parameter in inspect.signature(owner).parameters.items():
             if type(parameter.default) in (bool, int, float, str):
                 arguments.setdefault(name, parameter.default)
     return inner

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-PACKAGES = ("models", "datamodules")
+PACKAGES = ("models", "datamodules", "settings")
 """The packages whose classes a config can name, and whose modules are imported because a file names them."""
 ROOTS = ("Configurable", "DataModule")
 """What such a class derives from, by whatever ways."""

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 
 from models.parts.layers import one_hot
 from models.training.base import Batch
-from models.training.gan import GAN, AdversarialTraining
+from models.training.gan import GAN
+from settings.training import AdversarialTraining
 
 TRAINING_SEED = 7
 

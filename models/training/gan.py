@@ -6,75 +6,24 @@ A family adds networks and, where it must, overrides a hook; the step itself is 
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from models.parts.augment import Augmentation
 from models.parts.deployed import Deployed
-from models.parts.losses import AdversarialLoss, NonSaturating
+from models.parts.losses import NonSaturating
 from models.parts.ranks import sum_over_ranks, world_size
-from models.parts.regularizers import MicroBatch, Penalty, Regularizer
-from models.parts.schedules import Schedule, value_at
+from models.parts.regularizers import MicroBatch, Penalty
+from models.parts.schedules import value_at
 from models.training.base import Batch
 from models.training.capabilities import HasLatents
 from models.training.checkpoint import own_fields
 from models.training.ema import WeightAverage
 from models.training.manual import ManualOptimization
 from models.training.randomness import keyed_generator
-from settings.configurable import Configurable
-from settings.fields import check, documented, setting
 from settings.sampling import GANSettings
-
-
-# Beside the loop and not in settings/: the default of `loss` is a class of models.parts, and so are its other types.
-@documented
-@dataclass(eq=False)
-class AdversarialTraining(Configurable):
-    """How the two players are trained."""
-
-    loss: AdversarialLoss = setting(None, "the adversarial objective; non-saturating where left out")
-    regularizers: list[Regularizer] = setting(None, "penalties on the discriminator's gradient")
-    augmentation: Augmentation | None = setting(
-        None, "what both players' pictures pass through before the discriminator sees them"
-    )
-    lr: float | Schedule = setting(2e-4, "Adam's learning rate")
-    d_lr: float | Schedule | None = setting(None, "the discriminator's own, where it differs")
-    beta1: float | Schedule = setting(0.5, "Adam's first decay")
-    beta2: float | Schedule = setting(0.999, "Adam's second decay")
-    eps: float = setting(1e-8, "Adam's epsilon")
-    d_steps: int = setting(1, "discriminator steps a generator step", least=1)
-    # The step is that of the joint batch, but batch statistics, where a network has them, remain those of a
-    # micro-batch, and a spectral norm's power iteration advances with each, as in Brock et al.'s code.
-    accumulate: int = setting(1, "micro-batches whose gradients one optimizer step adds up", least=1)
-    clip_norm: float | None = setting(None, "each network's gradient norm is clipped to this")
-    ema_halflife_kimg: float | Schedule = setting(10.0, "half-life of the generator's average, in thousand samples")
-    ema_rampup: float | None = setting(
-        None, "the half-life never exceeds this share of the samples seen; no such limit where left out"
-    )
-    ema_start_kimg: float = setting(0.0, "the average is the generator itself until so many thousand samples were seen")
-    # As the PyTorch DCGAN example does.
-    reuse_fakes: bool = setting(
-        False,
-        "the generator step reuses the fakes of the last discriminator step: one generator pass less, at the memory of "
-        "holding its activations through the discriminator step",
-    )
-    # FreezeD (Mo, Cho & Shin 2020, arXiv:2002.10964). `GAN.discriminator_layers` counts.
-    freeze_d: int = setting(
-        0, "so many layers of the discriminator, from the picture on, are never updated, for few pictures", least=0
-    )
-
-    def __post_init__(self) -> None:
-        check(self)
-        self.loss = self.loss or NonSaturating()
-        self.regularizers = list(self.regularizers or [])
-        if self.augmentation is not None and self.augmentation.reads_signs and not self.loss.zero_is_undecided:
-            raise ValueError(
-                f"{type(self.augmentation).__name__} adapts to the signs of logits, which mean nothing under "
-                f"{type(self.loss).__name__}: set target: null, and p to a number or a schedule"
-            )
+from settings.training import AdversarialTraining
 
 
 class GAN(ManualOptimization, HasLatents):
@@ -99,6 +48,13 @@ class GAN(ManualOptimization, HasLatents):
         adversarial: AdversarialTraining,
     ) -> None:
         super().__init__(data_shape, num_classes)
+        adversarial.loss = adversarial.loss or NonSaturating()
+        augmentation = adversarial.augmentation
+        if augmentation is not None and augmentation.reads_signs and not adversarial.loss.zero_is_undecided:
+            raise ValueError(
+                f"{type(augmentation).__name__} adapts to the signs of logits, which mean nothing under "
+                f"{type(adversarial.loss).__name__}: set target: null, and p to a number or a schedule"
+            )
         self.latent_dim, self.adversarial = latent_dim, adversarial
         self.micro_batches = adversarial.d_steps * adversarial.accumulate
         # Convolutions run fastest in channels_last everywhere that matters, CPUs with bf16 units included.

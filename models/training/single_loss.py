@@ -5,51 +5,17 @@ Likelihood models, flows and flow matching all train so; a family adds the netwo
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from models.parts.ranks import as_on_rank_0
-from models.parts.schedules import Schedule, value_at
+from models.parts.schedules import value_at
 from models.training.base import Batch
 from models.training.ema import WeightAverage
 from models.training.manual import ManualOptimization
-from settings.configurable import Configurable
-from settings.fields import check, documented, setting
-
-
-# Beside the loop and not in settings/: a schedule, which `lr` may be, is a class of models.parts.
-@documented
-@dataclass(eq=False)
-class Optimization(Configurable):
-    """How the network is trained."""
-
-    lr: float | Schedule = setting(1e-3, "Adam's learning rate")
-    beta1: float = setting(0.9, "Adam's first decay")
-    beta2: float = setting(0.999, "Adam's second decay")
-    eps: float = setting(1e-8, "Adam's epsilon")
-    weight_decay: float = setting(0.0, "AdamW's, of weights of two dimensions and more; 0 is Adam", least=0)
-    warmup_kimg: float = setting(
-        0.0, "the learning rate rises in a straight line from 0 over so many thousand samples", least=0
-    )
-    accumulate: int = setting(1, "micro-batches whose gradients one optimizer step adds up", least=1)
-    clip_norm: float | None = setting(None, "the gradient's norm is clipped to this")
-    ema_halflife_kimg: float | Schedule | None = setting(
-        None, "half-life of the network's average, in thousand samples; no average where left out"
-    )
-    ema_rampup: float | None = setting(
-        None, "the half-life never exceeds this share of the samples seen; no such limit where left out"
-    )
-
-    def __post_init__(self) -> None:
-        check(self)
-
-    def lr_at(self, samples_seen: int) -> float:
-        """The learning rate of the step that begins after so many samples, its warm-up included."""
-        lr = value_at(self.lr, samples_seen)
-        return lr * min(1.0, samples_seen / (1000 * self.warmup_kimg)) if self.warmup_kimg else lr
+from settings.training import Optimization
 
 
 class SingleLoss(ManualOptimization):
@@ -138,11 +104,16 @@ class SingleLoss(ManualOptimization):
         groups = [group for group in groups if group["params"]]
         return torch.optim.AdamW(groups, lr, betas, settings.eps, fused=self.fused)
 
+    def lr_at(self, samples_seen: int) -> float:
+        """The learning rate of the step that begins after so many samples, with its warm-up."""
+        lr, warmup_kimg = value_at(self.optimization.lr, samples_seen), self.optimization.warmup_kimg
+        return lr * min(1.0, samples_seen / (1000 * warmup_kimg)) if warmup_kimg else lr
+
     def apply_schedules(self) -> None:
         settings = self.optimization
         (optimizer,) = self.plain_optimizers()
         for group in optimizer.param_groups:
-            group["lr"], group["betas"] = settings.lr_at(self.samples_seen), (settings.beta1, settings.beta2)
+            group["lr"], group["betas"] = self.lr_at(self.samples_seen), (settings.beta1, settings.beta2)
             group["eps"] = settings.eps  # a run that goes on may do so with another
             if group["weight_decay"]:
                 group["weight_decay"] = settings.weight_decay

@@ -47,7 +47,7 @@ from models.parts.regularizers import R1, path_lengths, squared_gradient_norm
 from models.stylegan2 import Discriminator, Generator, StyleGAN2, broadcast
 from models.training.base import Batch
 from models.training.ema import decay_for
-from models.training.gan import AdversarialTraining
+from settings.training import AdversarialTraining
 
 LR, BETAS, GAMMA, R1_EVERY = 2.5e-3, (0.0, 0.99), 0.1, 16
 PATH_WEIGHT, PATH_EVERY, PATH_DECAY, HALFLIFE_KIMG = 2.0, 4, 0.01, 10.0

@@ -13,8 +13,9 @@ from models.dcgan import DCGAN
 from models.parts.regularizers import R1
 from models.progan import ProGAN
 from models.training.base import GenerativeModel
-from models.training.gan import GAN, AdversarialTraining
+from models.training.gan import GAN
 from models.vae import VAE
+from settings.training import AdversarialTraining
 
 
 def dcgan() -> DCGAN:

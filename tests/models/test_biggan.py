@@ -18,8 +18,8 @@ from models.parts.attention import SelfAttention
 from models.parts.layers import BatchNorm2d
 from models.parts.losses import Hinge
 from models.parts.regularizers import R1, non_orthogonality
-from models.training.gan import AdversarialTraining
 from settings.sampling import BigGANSettings
+from settings.training import AdversarialTraining
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -17,9 +17,9 @@ from models.parts.flow_layers import ActNorm, Chain, MaskedCoupling, MultiScale,
 from models.training.base import Batch
 from models.training.capabilities import Encodes, HasLatents, HasLikelihood
 from models.training.randomness import sample_generator
-from models.training.single_loss import Optimization
 from settings.likelihood import LikelihoodSettings
 from settings.sampling import FlowSettings
+from settings.training import Optimization
 
 Fit = Callable[..., lightning.Trainer]
 Batches = Callable[..., list[Batch]]

@@ -15,8 +15,9 @@ from models.parts.regularizers import R1
 from models.parts.schedules import Linear
 from models.r3gan import R3GAN
 from models.training.checkpoint import CHECKPOINT_FORMAT, read_checkpoint
-from models.training.gan import GAN, AdversarialTraining
+from models.training.gan import GAN
 from settings.configurable import describe
+from settings.training import AdversarialTraining
 
 
 @pytest.fixture(scope="module")

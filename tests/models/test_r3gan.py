@@ -18,8 +18,8 @@ from models.parts.schedules import Cosine
 from models.r3gan import GAIN, R3GAN, ResidualBlock
 from models.training.base import Batch
 from models.training.capabilities import HasCritic, HasLatents
-from models.training.gan import AdversarialTraining
 from settings.configurable import build, describe
+from settings.training import AdversarialTraining
 
 Fit = Callable[..., lightning.Trainer]
 Batches = Callable[..., list[Batch]]

@@ -31,9 +31,9 @@ from models.stylegan2 import (
 )
 from models.training.base import Batch
 from models.training.capabilities import HasCritic, HasLatents
-from models.training.gan import AdversarialTraining
 from settings.configurable import build, describe
 from settings.sampling import GANSettings, StyleGAN2Settings
+from settings.training import AdversarialTraining
 
 Fit = Callable[..., lightning.Trainer]
 Batches = Callable[..., list[Batch]]

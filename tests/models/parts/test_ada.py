@@ -39,8 +39,9 @@ from models.parts.regularizers import R1
 from models.parts.schedules import Linear
 from models.training.base import Batch
 from models.training.checkpoint import read_checkpoint
-from models.training.gan import GAN, AdversarialTraining
+from models.training.gan import GAN
 from settings.configurable import build, describe
+from settings.training import AdversarialTraining
 
 Fit = Callable[..., lightning.Trainer]
 Toy = Callable[..., GAN]

@@ -21,9 +21,10 @@ from models.parts.losses import AdversarialLoss, Hinge, NonSaturating, Relativis
 from models.parts.regularizers import R1, R2, GradientPenalty, MicroBatch, Penalty, ZeroCentred
 from models.parts.schedules import Linear, Schedule
 from models.training.base import Batch
-from models.training.gan import GAN, AdversarialTraining, frozen
+from models.training.gan import GAN, frozen
 from models.training.manual import refuse_strategy
 from models.training.randomness import keyed_generator
+from settings.training import AdversarialTraining
 
 Fit = Callable[..., lightning.Trainer]
 Toy = Callable[..., GAN]
