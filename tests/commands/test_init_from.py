@@ -35,7 +35,7 @@ def test_a_run_begins_with_the_weights_of_another(
     assert err.index("taken: ") < err.index("kimg [")
     (folder,) = (tmp_path / "runs" / "tuned").iterdir()
     run, content = record(folder), checkpoint(folder)
-    assert run["init_from"] == {"path": str(start), "taken": len(weights), "left": []}
+    assert run["init_from"] == {"path": str(start), "taken": len(weights)}
     assert run["origin"] == content["atelier"]["origin"] == {"code": "theirs", "licence": "strict"}
     assert (run["samples_seen"], content["atelier"]["training_seed"], content["global_step"]) == (8, 3, 1)
     names = [name for name, _ in DCGAN((3, 16, 16), width=8, latent_dim=8).named_parameters()]
