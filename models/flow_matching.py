@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from media.pictures import LEVELS
-from models.parts.arguments import UNKNOWN_DATA, at_least_1, classes_seen, picture_shape
+from models.parts.arguments import UNKNOWN_DATA, at_least, classes_seen, picture_shape
 from models.parts.ode import integrate, integrate_density
 from models.parts.output_distributions import DEQUANTIZED_LOG_WIDTH, HALF_STEP, dequantized
 from models.parts.unet import MLP, UNet
@@ -224,7 +224,7 @@ class FlowMatching(SingleLoss, HasLatents, Encodes, HasLikelihood):
         for name, share in (("label_dropout", label_dropout), ("dropout", dropout)):
             if not 0 <= share < 1:
                 raise ValueError(f"{name} must lie in [0, 1), not {share}")
-        at_least_1(width=width, blocks=blocks, sampler_steps=sampler_steps)
+        at_least(1, width=width, blocks=blocks, sampler_steps=sampler_steps)
         check_choice("solver", solver, Solver)
         classes = classes_seen(num_classes, conditional)
         network: nn.Module

@@ -1,25 +1,27 @@
-"""Choosing tokens by their probabilities: what models that draw one value after another share."""
+"""Drawing tokens by their probabilities, for models that draw one value after another."""
 
 import torch
 from torch import Tensor
+
+from models.parts.layers import at_least_float32
 
 
 def restricted(
     logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
 ) -> Tensor:
-    """Logits of the distribution that is drawn from: -inf where a token is ruled out, float32 at least.
+    """Logits of the distribution that is drawn from, in float32 at least: -inf for tokens that are ruled out.
 
-    First the temperature divides the logits; then the `top_k` likeliest tokens stay (Fan, Lewis & Dauphin 2018); of
-    these, the fewest likeliest whose probabilities add up to `top_p` (Holtzman et al. 2020, section 3.1). The likeliest
-    always stays. Equally likely tokens at the border of `top_k` all stay; at that of `top_p`, those of lower index.
+    The temperature divides the logits. Then the `top_k` likeliest tokens stay (Fan, Lewis & Dauphin 2018); of these,
+    the fewest likeliest whose probabilities add up to `top_p` (Holtzman et al. 2020, section 3.1). The likeliest always
+    stays. Equally likely tokens at the limit of `top_k` all stay; at that of `top_p`, those with the lower index.
 
     Args:
         logits: (..., tokens).
-        temperature: above 0; below 1 the likely become likelier.
-        top_k: at least 1; no such limit where left out.
-        top_p: above 0, at most 1; no such limit where left out.
+        temperature: above 0; below 1 makes likely tokens likelier.
+        top_k: at least 1; None for no limit.
+        top_p: above 0, at most 1; None for no limit.
     """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    logits = at_least_float32(logits) / temperature
     if top_k is not None and top_k < logits.shape[-1]:
         least = logits.topk(top_k, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)
@@ -32,13 +34,13 @@ def restricted(
 
 
 def chosen(logits: Tensor, uniforms: Tensor) -> Tensor:
-    """Tokens drawn by the inverse of their cumulative distribution: int64 (...), never one whose logit is -inf.
+    """Tokens drawn by inverting the cumulative distribution: int64 (...), never one with logit -inf.
 
     Args:
         logits: (..., tokens).
-        uniforms: (...), in [0, 1): one number a token that is drawn, so that it does not depend on its batch.
+        uniforms: (...), in [0, 1): one number per drawn token, so that it does not depend on its batch.
     """
     cumulative = logits.softmax(-1).cumsum(-1)
-    # Rounding may leave the total a little off 1: the numbers are stretched to it, and the last possible token ends it.
+    # Rounding may leave the total slightly off 1: the numbers are scaled to it, and the last possible token ends it.
     reached = cumulative <= uniforms.to(cumulative)[..., None] * cumulative[..., -1:]
     return torch.minimum(reached.sum(-1), cumulative.argmax(-1))

@@ -270,8 +270,7 @@ def test_the_first_batch_sets_actnorm_once_and_not_after_a_resume(fit: Fit, batc
 def test_the_average_begins_as_the_network_set_from_data() -> None:
     model = tiny()
     x = bytes_of(model, 16)
-    with torch.no_grad():
-        model.on_first_batch(x, torch.zeros(16, dtype=torch.int64))
+    model._initialize(x, torch.zeros(16, dtype=torch.int64))
     assert model.average is not None
     mine, theirs = model.average.module.state_dict(), model.network.state_dict()
     assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
