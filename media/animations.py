@@ -1,4 +1,4 @@
-"""Frames to GIF and MP4 files, one at a time: a long animation of large pictures does not lie in memory."""
+"""Frames to GIF and MP4 files, one at a time, so that a long animation need not fit in memory."""
 
 import importlib
 import itertools
@@ -14,16 +14,14 @@ from torch import Tensor
 from media.files import write_whole
 
 GIF_FPS = 50
-"""GIFs count in hundredths of a second, and viewers take a duration of one for a mistake."""
+"""GIFs count in hundredths of a second, and viewers ignore a duration of one."""
 
 
 def save_gif(frames: Iterable[Tensor], path: Path, fps: int) -> None:
-    """Writes frames, uint8 (1 or 3, H, W), as a GIF that repeats for ever, whole or not at all.
+    """Writes frames, uint8 (1 or 3, H, W), as a GIF that repeats forever, whole or not at all.
 
-    Grey frames keep their values; those in colour have 256 colours each.
-
-    Raises:
-        ValueError: a rate that GIFs do not have, no frame, or another dtype or shape.
+    Grey frames keep their values; colour frames get 256 colours each. ValueError for a rate that GIFs do not have, no
+    frame, or another dtype or shape.
     """
     if not 1 <= fps <= GIF_FPS:
         raise ValueError(f"{path}: a GIF shows 1 to {GIF_FPS} frames a second, not {fps}; name an .mp4 for more")
@@ -40,7 +38,7 @@ def save_gif(frames: Iterable[Tensor], path: Path, fps: int) -> None:
 def save_mp4(frames: Iterable[Tensor], path: Path, fps: int) -> None:
     """Writes frames, uint8 (1 or 3, H, W), as H.264 that every browser plays, whole or not at all.
 
-    Colours are stored at half the resolution (yuv420p), an odd side gets a black line more.
+    Colours are stored at half the resolution (yuv420p); an odd side gets one more black line.
 
     Raises:
         ModuleNotFoundError: the package av is not installed.
@@ -66,8 +64,8 @@ def save_mp4(frames: Iterable[Tensor], path: Path, fps: int) -> None:
     write_whole(path, write)
 
 
-def video_package() -> Any:  # noqa: ANN401 - a package that need not be here
-    """PyAV, which brings FFmpeg's libraries. ModuleNotFoundError, in one line, where it is not installed."""
+def video_package() -> Any:  # noqa: ANN401 - an optional package
+    """PyAV, which brings FFmpeg's libraries. ModuleNotFoundError, with a remedy, if it is not installed."""
     try:
         return importlib.import_module("av")
     except ModuleNotFoundError as error:
@@ -75,7 +73,7 @@ def video_package() -> Any:  # noqa: ANN401 - a package that need not be here
 
 
 def _checked(frames: Iterable[Tensor], path: Path) -> Iterator[Tensor]:
-    """The frames, the first of them at hand: ValueError before anything is written if there is none."""
+    """The frames, checked one by one. ValueError, before anything is written, if there is none."""
     rest = iter(frames)
     first = next(rest, None)
     if first is None:
@@ -98,5 +96,5 @@ def _quantized(frame: Tensor) -> Image.Image:
     if frame.shape[0] == 1:
         return Image.fromarray(frame[0].contiguous().cpu().numpy())
     image = Image.fromarray(frame.permute(1, 2, 0).contiguous().cpu().numpy())
-    # Dithering would differ from frame to frame: a still background would crawl.
+    # Dithering would differ from frame to frame, and a still background would crawl.
     return image.quantize(256, dither=Image.Dither.NONE)

@@ -84,7 +84,7 @@ class SingleLoss(ManualOptimization):
     def averages(self) -> dict[str, WeightAverage]:
         return {} if self.average is None else {"network average": self.average}
 
-    def chosen_network(self, weights: str) -> nn.Module:
+    def chosen_network(self, weights: str) -> Any:  # noqa: ANN401 - the family's network
         """The network with the weights "ema" or "raw"; the raw one if no average is kept."""
         return self.network if self.average is None or weights == "raw" else self.average.module
 
