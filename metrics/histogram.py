@@ -1,4 +1,4 @@
-"""What a model of pictures must beat in bits a dimension: their values' frequencies, without any learning.
+"""A baseline for bits per dimension: the frequencies of pictures' values, without any learning.
 
 python docs/programs/histogram_bits.py configs/vae_fashion_mnist.yaml
 """
@@ -12,15 +12,15 @@ from media.pictures import LEVELS
 
 
 def histogram_bits(train: Tensor, test: Tensor, each_pixel: bool, pseudocount: float = 1.0) -> float:
-    """Bits a dimension of test pictures whose values are independent, with the frequencies of the training pictures.
+    """Bits per dimension of test pictures with independent values, which have the training pictures' frequencies.
 
     The probability of value v is (count of v + pseudocount) / (values counted + 256 pseudocount): Laplace's rule of
-    succession for 1, which gives values that were never seen a probability too.
+    succession for 1, which gives unseen values a probability too.
 
     Args:
-        train: uint8 (N, ...), what is counted.
-        test: uint8 (M, ...), of the same shape but for the first dimension.
-        each_pixel: whether each channel of each pixel has frequencies of its own, or all share one histogram.
+        train: uint8 (N, ...), the pictures that are counted.
+        test: uint8 (M, ...), of the same shape except for the first dimension.
+        each_pixel: whether each channel of each pixel has its own frequencies, or all share one histogram.
         pseudocount: added to each count; above 0.
 
     Raises:
@@ -29,9 +29,9 @@ def histogram_bits(train: Tensor, test: Tensor, each_pixel: bool, pseudocount: f
     if train.shape[1:] != test.shape[1:] or not train.numel() or not test.numel():
         raise ValueError(f"histogram_bits needs pictures of one shape, not {tuple(train.shape)}, {tuple(test.shape)}")
     if not pseudocount > 0:
-        raise ValueError(f"pseudocount must be above 0, and is {pseudocount}")
+        raise ValueError(f"pseudocount must be above 0, not {pseudocount}")
     places = math.prod(train.shape[1:]) if each_pixel else 1
-    # One histogram a row: value v at place p is counted in bin 256 p + v.
+    # One histogram per row: value v at place p is counted in bin 256 p + v.
     offsets = LEVELS * torch.arange(places)
 
     def counts(pictures: Tensor) -> Tensor:

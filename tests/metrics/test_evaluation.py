@@ -270,8 +270,8 @@ class Headless(Projection):
     [
         (["fid"], Projection(), picture_set(90, 1), 61, "no metric 'fid'; there are frechet, kernel"),
         ([], Projection(), picture_set(90, 1), 61, "no metrics to measure"),
-        (["kernel"], Projection(), picture_set(90, 1), 20, "subsets of 30, and there are 90 real pictures and 20"),
-        (["kernel"], Projection(), None, 61, "kernel: needs the real pictures, and only their statistics are given"),
+        (["kernel"], Projection(), picture_set(90, 1), 20, "subsets of 30, but there are 90 real pictures and 20"),
+        (["kernel"], Projection(), None, 61, "kernel: needs the real pictures, but only their statistics are given"),
         (["inception_score"], Headless(), picture_set(90, 1), 61, "Projection has no logits"),
         (["inception_score"], Projection(), picture_set(90, 1), 2, "2 samples do not make 10 splits"),
         (["density_coverage"], Projection(), picture_set(90, 1), 5, "needs 6 pictures on each side"),

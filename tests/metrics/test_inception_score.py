@@ -109,7 +109,7 @@ def test_bad_input_is_refused_and_leaves_no_trace() -> None:
     with pytest.raises(ValueError, match=r"\(40, 2, 3\) and \(40, 4, 3\)"):
         result.merge(ScoreStatistics.empty(40, 3, 4))
     assert int(result.seen.sum()) == 0
-    with pytest.raises(ValueError, match="3 samples don't fill 10 splits"):
+    with pytest.raises(ValueError, match="3 samples do not fill 10 splits"):
         ScoreStatistics.empty(3, 5)
     with pytest.raises(ValueError, match="classes"):
         ScoreStatistics.empty(30, 0)
