@@ -49,8 +49,7 @@ class Archive:
     def pictures(self, indices: Sequence[int]) -> Tensor:
         """The pictures at these indices, uint8 (n, C, H, W).
 
-        Raises:
-            ValueError: One is broken, or of another size than the first; the message names it.
+        ValueError, naming the picture, if one is broken, or of another size than the first.
         """
         channels, height, width = self.shape
         batch = np.empty((len(indices), height, width, channels), dtype=np.uint8)

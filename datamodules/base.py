@@ -241,12 +241,7 @@ class DataModule(LightningDataModule, Configurable, ABC):
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """A split of pictures in memory.
-
-    Attributes:
-        images: uint8 of shape (N, height, width, channels).
-        labels: int64 of shape (N,).
-    """
+    """A split of pictures in memory: uint8 (N, height, width, channels), and labels int64 (N,)."""
 
     images: Tensor
     labels: Tensor

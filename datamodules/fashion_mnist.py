@@ -24,16 +24,10 @@ CLASS_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", 
 
 
 def read_idx(path: Path) -> Tensor:
-    """Reads an idx file of unsigned bytes, gzipped or not.
+    """Reads an idx file of unsigned bytes, gzipped or not: uint8, of the shape in its header.
 
     The format: two zero bytes, the type (8, unsigned byte), the number of dimensions, each dimension as a big-endian
-    32-bit integer, then the values, row by row.
-
-    Returns:
-        uint8, of the shape in the file's header.
-
-    Raises:
-        ValueError: The file is corrupt, cut short, or too long; the message names it.
+    32-bit integer, then the values, row by row. ValueError, naming the file, if it is corrupt, cut short, or too long.
     """
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()

@@ -114,13 +114,7 @@ class PictureFiles:
 
 
 def decode_all(source: PictureFiles, label: str, quiet: bool) -> Pictures:
-    """Decodes a whole split into memory, on all cores.
-
-    Args:
-        source: What to decode.
-        label: Stands before the progress bar.
-        quiet: No progress bar; there is none without a terminal either.
-    """
+    """Decodes a whole split into memory, on all cores, with a progress bar in a terminal unless `quiet`."""
     resolution, channels = source.decode.resolution, source.decode.channels
     images = np.empty((len(source), resolution, resolution, channels), dtype=np.uint8)
 

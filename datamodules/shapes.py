@@ -28,16 +28,10 @@ CHUNK = 256  # pictures drawn or classified at a time, to limit memory
 
 
 def coverage(shape: str, centres: Tensor, radii: Tensor, resolution: int) -> Tensor:
-    """The share of each pixel that a shape covers, antialiased over one pixel by its signed distance.
+    """The share of each pixel that a shape covers, float32 (N, resolution, resolution) in [0, 1].
 
-    Args:
-        shape: One of `SHAPES`.
-        centres: (N, 2), x and y, in pixels from the left and top edges.
-        radii: (N,), in pixels.
-        resolution: Height and width of the result.
-
-    Returns:
-        float32 (N, resolution, resolution) in [0, 1].
+    Antialiased over one pixel by the signed distance. The shape is one of `SHAPES`; centres (N, 2), x and y from the
+    left and top edges, and radii (N,) are in pixels.
     """
     pixels = torch.arange(resolution) + 0.5
     x = pixels[None, None, :] - centres[:, 0, None, None]

@@ -16,12 +16,9 @@ from media.files import write_whole
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Pieces of equal length of a sequence: int64 (n, length), and labels of 0, for n indices.
+    """Pieces of equal length of a sequence of tokens, int32 (size,): int64 (n, length), and labels 0, for n indices.
 
-    Attributes:
-        tokens: int32 (size,), the sequence.
-        length: tokens in a piece.
-        stride: tokens from the start of a piece to that of the next.
+    The stride is the number of tokens from the start of a piece to that of the next.
     """
 
     tokens: Tensor

@@ -197,13 +197,10 @@ def published_weights(path: str | Path | None = None) -> dict[str, Tensor]:
     """The published state dict: from `path`, or if that is None from the first place that has it.
 
     The places are the folder of `features.weights.weights_folder`; torch.hub's folder, where torch-fidelity and
-    pytorch-fid keep their downloads; and the network.
-
-    Raises:
-        ValueError: The file is not the published one, byte for byte.
-        FileNotFoundError: There is none at `path`, or none anywhere and it cannot be downloaded; the message names the
-            remedies.
+    pytorch-fid keep their downloads; and the network. ValueError if the file is not the published one, byte for byte;
+    FileNotFoundError, with remedies, if there is none at `path`, or none anywhere and it cannot be downloaded.
     """
+
     if path is not None:
         return read_weights(Path(path).expanduser(), WEIGHTS_SHA256, f"take the file from {WEIGHTS_URL}")
     kept = weights_folder() / WEIGHTS_FILE

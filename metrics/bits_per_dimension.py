@@ -14,12 +14,8 @@ PREFIX = "bits_per_"
 def bits_per_dimension(log_probs: torch.Tensor, dimensions: int) -> Figure:
     """-log2 p(x) / D, averaged over samples, with its standard error (van den Oord et al. 2016, section 5.1).
 
-    Args:
-        log_probs: natural logarithms of the samples' probabilities, or bounds of them, float64 (N,).
-        dimensions: values in a sample, C x H x W for pictures.
-
-    Raises:
-        ValueError: there are no samples, or a log-probability is NaN.
+    The log-probabilities, or bounds of them, are natural, float64 (N,); `dimensions` are the values in a sample,
+    C x H x W for pictures. ValueError if there are no samples, or a log-probability is NaN.
     """
     if not len(log_probs):
         raise ValueError("bits per dimension need at least one sample")

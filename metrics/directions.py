@@ -7,12 +7,9 @@ from torch import Tensor
 def factorized(weights: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The directions that a linear map stretches most: SeFa (Shen & Zhou 2021, arXiv:2007.06600, eq. 5-7).
 
-    They maximise |A n| over unit n: the eigenvectors of A^T A with the largest eigenvalues. The result is unit
-    directions (count, D), and |A n|² of each, descending; float64. ValueError if there are fewer than `count`.
-
-    Args:
-        weights: A, (outputs, D); maps of several layers, stacked.
-        count: how many directions.
+    They maximise |A n| over unit n, with A the weights (outputs, D), of several layers stacked: the eigenvectors of
+    A^T A with the largest eigenvalues. The result is unit directions (count, D), and |A n|² of each, descending;
+    float64. ValueError if there are fewer than `count`.
     """
     a = weights.double()
     return _leading(a.T @ a, count)

@@ -15,16 +15,10 @@ def histogram_bits(train: Tensor, test: Tensor, each_pixel: bool, pseudocount: f
     """Bits per dimension of test pictures with independent values, which have the training pictures' frequencies.
 
     The probability of value v is (count of v + pseudocount) / (values counted + 256 pseudocount): Laplace's rule of
-    succession for 1, which gives unseen values a probability too.
+    succession for 1, which gives unseen values a probability too. `train` and `test` are uint8 (N, ...) and (M, ...).
+    With `each_pixel`, each channel of each pixel has its own frequencies; otherwise all share one histogram.
 
-    Args:
-        train: uint8 (N, ...), the pictures that are counted.
-        test: uint8 (M, ...), of the same shape except for the first dimension.
-        each_pixel: whether each channel of each pixel has its own frequencies, or all share one histogram.
-        pseudocount: added to each count; above 0.
-
-    Raises:
-        ValueError: the shapes differ, there are no pictures, or pseudocount is not above 0.
+    ValueError if the shapes differ, there are no pictures, or the pseudocount is not above 0.
     """
     if train.shape[1:] != test.shape[1:] or not train.numel() or not test.numel():
         raise ValueError(f"histogram_bits needs pictures of one shape, not {tuple(train.shape)}, {tuple(test.shape)}")

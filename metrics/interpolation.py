@@ -23,12 +23,8 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     normalises its latents, like StyleGAN2, sees only the great circle.
 
     Parallel vectors are interpolated in length. Opposite ones do not determine a great circle; the path leads over one
-    axis, chosen by `a` alone. A vector of zeros takes the other's direction.
-
-    Args:
-        a: (N, ...), float64 if small steps of t are to be differentiated.
-        b: the same.
-        t: (N,).
+    axis, chosen by `a` alone. A vector of zeros takes the other's direction. Use float64 to differentiate by small
+    steps of t.
     """
     x, y = a.flatten(1), b.flatten(1)
     t = t.to(x)[:, None]

@@ -22,14 +22,7 @@ OF_PICTURES: frozenset[Need] = frozenset({"rows", "neighbours", "labels", "modes
 
 @dataclass(frozen=True)
 class Context:
-    """What is known before the measurement.
-
-    Attributes:
-        extractor: Of the features.
-        real: The real pictures; None if only their mean and covariance are known.
-        fake: The samples.
-        real_count: Number of real pictures behind the statistics.
-    """
+    """What is known before the measurement; `real` is None if only mean and covariance of `real_count` are known."""
 
     extractor: "Extractor"
     real: "PictureSet | None"

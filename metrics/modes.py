@@ -56,12 +56,8 @@ class ModeCoverage:
 def mode_coverage(found: Tensor, frequencies: Tensor) -> ModeCoverage:
     """Coverage of modes, and divergence from their true frequencies (as in Lin et al. 2018, PacGAN, section 4.1).
 
-    Args:
-        found: int64 (N,): the mode that each sample shows, -1 for none.
-        frequencies: float (modes,): how often the data show each, up to a factor; all positive.
-
-    Raises:
-        ValueError: no samples, or an unknown mode.
+    `found` is int64 (N,), the mode that each sample shows, -1 for none. `frequencies`, float (modes,), say how often
+    the data show each, up to a factor; all positive. ValueError for no samples, or an unknown mode.
     """
     if len(found) == 0 or int(found.max()) >= len(frequencies):
         raise ValueError(f"modes: {len(found)} samples, of {len(frequencies)} modes, with modes up to {found.max()}")

@@ -25,14 +25,9 @@ CLASSIFIER_HOLD_OUT = 5
 
 
 class RealStatistics:
-    """Statistics of the real pictures; each part is computed once and kept in a cache folder.
+    """Statistics of the real pictures; each part is computed once and kept in the cache `folder`.
 
-    Args:
-        pictures: The real pictures.
-        extractor: Of the features.
-        folder: Of the cache.
-        batch_size: Pictures per pass of the network.
-        quiet: No progress bars.
+    The network takes `batch_size` pictures at a time; `quiet` shows no progress bars.
     """
 
     def __init__(
@@ -142,10 +137,7 @@ class RealStatistics:
 class GivenStatistics:
     """A reference of which only mean and covariance are known, as others publish them.
 
-    Attributes:
-        gaussian: Mean and covariance.
-        count: Number of pictures; 0 if the file does not say.
-        fingerprint: Of the file.
+    `count` is the number of pictures behind them, 0 if the file does not say, and the fingerprint that of the file.
     """
 
     gaussian: GaussianStatistics

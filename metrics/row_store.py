@@ -13,10 +13,7 @@ from metrics.picture_set import drawn
 class RowStore:
     """Features on disk, float32 (count, dimension): a memory map over an anonymous file, deleted with its last user.
 
-    Args:
-        count: Number of rows.
-        dimension: Of a row.
-        folder: Where the file lies; created if missing.
+    The file lies in `folder`, which is created if missing.
     """
 
     def __init__(self, count: int, dimension: int, folder: Path) -> None:

@@ -87,17 +87,7 @@ class GeneratorBlock(nn.Module):
 class Generator(nn.Module):
     """Latents (N, latent_dim) and labels (N,) to pictures (N, channels, resolution, resolution) in [-1, 1].
 
-    Args:
-        latent_dim: size of the latent.
-        width: channels of one multiplier.
-        channels: of the pictures.
-        resolution: a key of `GENERATOR_WIDTHS`.
-        classes: 0 for a generator without labels.
-        shared_dim: size of the class embedding that all norms share; None gives each norm its own embeddings.
-        hierarchical: splits the latent into equal chunks, one for the first layer, and one for each block's norms.
-        attention: sides in pixels; self-attention follows the block that ends there.
-        norm_eps: of the batch norms.
-        eps: of the spectral norms.
+    Arguments as in `BigGAN`; `classes` is 0 for a generator without labels, `eps` belongs to the spectral norms.
     """
 
     def __init__(

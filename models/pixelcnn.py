@@ -165,17 +165,10 @@ class Trace:
 
 
 class Level(nn.Module):
-    """A stream at one resolution: blocks on the way down, the coarser levels, blocks on the way up.
+    """A stream at one resolution: blocks on the way down, `coarser` levels, blocks on the way up.
 
-    A block on the way up takes the output of one on the way down, the last first. In the left stream every block also
-    takes the output of the upper stream's block at its place.
-
-    Args:
-        channels: of all features.
-        blocks: on the way down; one more on the way up, except in the coarsest level.
-        coarser: levels inside this one.
-        kernel: `UPPER` or `LEFT`.
-        dropout: of the blocks.
+    A block on the way up takes the output of one on the way down, the last first; there is one more of them, except in
+    the coarsest level. In the left stream every block also takes the output of the upper stream's block at its place.
     """
 
     def __init__(self, channels: int, blocks: int, coarser: int, kernel: tuple[int, int], dropout: float) -> None:
@@ -220,15 +213,7 @@ class Level(nn.Module):
 
 
 class PixelNetwork(nn.Module):
-    """The parameters of each pixel's mixture, given the pixels above and to the left.
-
-    Args:
-        channels: of the pictures.
-        width: channels of all features.
-        blocks: on the way down, in each stream and at each of the three levels.
-        mixtures: components per pixel.
-        dropout: of the blocks.
-    """
+    """The parameters of each pixel's mixture, given the pixels above and to the left; arguments as in `PixelCNN`."""
 
     def __init__(self, channels: int, width: int, blocks: int, mixtures: int, dropout: float) -> None:
         super().__init__()

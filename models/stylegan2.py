@@ -194,12 +194,8 @@ class SynthesisBlock(nn.Module):
 class Synthesis(nn.Module):
     """Intermediate latents (N, layers, w_dim) to pictures (N, channels, resolution, resolution), by skips (figure 7b).
 
-    Args:
-        w_dim: size of the intermediate latent.
-        widths: channels at 4 px, 8 px, ...
-        channels: of the pictures.
-        clamp: limit of the layers' outputs.
-        low_sides: sides in pixels whose layers use 16 bits under autocast.
+    `widths` are channels at 4 px, 8 px, ... Layers' outputs are limited to `clamp`; those whose side is one of
+    `low_sides`, in pixels, use 16 bits under autocast.
     """
 
     def __init__(
@@ -297,16 +293,7 @@ class Discriminator(nn.Module):
     """Pictures (N, channels, resolution, resolution) and labels (N,) to logits (N,).
 
     If conditional, it is a projection discriminator (Miyato & Koyama 2018) with class vectors from a mapping network.
-
-    Args:
-        widths: channels at 4 px, 8 px, ...
-        channels: of the pictures.
-        classes: 0 for none.
-        residual: whether the blocks are residual.
-        minibatch_group: samples over which the minibatch standard deviation is taken; None leaves the statistic out.
-        clamp: limit of the convolutions' outputs.
-        low_sides: sides in pixels whose layers use 16 bits under autocast.
-        mapping_layers: of the class vectors.
+    `widths`, `clamp` and `low_sides` are those of `Synthesis`; without a `minibatch_group` there is no such statistic.
     """
 
     def __init__(
@@ -556,13 +543,8 @@ class StyleGAN2(GAN, HasStyles):
     ) -> Tensor:
         """Pictures (N, *data_shape) of intermediate latents (N, layers, w_dim), without further truncation.
 
-        Differentiable by `ws` and `noise`, and so not clamped to [-1, 1], for projection. Random noise that is not
-        given is a function of `ws`.
-
-        Args:
-            ws: intermediate latents.
-            noise: (N, 1, H, W) for each of `generator.synthesis.noise_sides`, in place of the settings'.
-            settings: weights, precision and noise.
+        Differentiable by `ws` and `noise`, and so not clamped to [-1, 1], for projection. `noise`, (N, 1, H, W) for
+        each of `noise_sides`, replaces the settings', which, if random, is a function of `ws`.
         """
         settings = settings or StyleGAN2Settings()
         with self.sampling(settings):

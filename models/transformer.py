@@ -50,10 +50,7 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turns the pairs (x_i, x_{i + D/2}) of each vector by its position's angles, so that the product of two vectors
     depends only on the difference of their positions (Su et al. 2021, eq. 34).
 
-    Args:
-        x: (N, heads, tokens, D).
-        cos: (tokens, D/2); of the angles.
-        sin: the same.
+    x is (N, heads, tokens, D); cos and sin, of the angles, are (tokens, D/2).
     """
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).to(x.dtype)
@@ -87,16 +84,10 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """Logits of every token given those before it.
 
-    Args:
-        num_tokens: values of a token.
-        grid: the tokens' shape, in whose raster order they are drawn: (length,) of text, (rows, columns[, channels]) of
-            pictures. On a grid, rotary positions are those of row and column, and each axis has learned vectors too,
-            because a picture has borders, whereas text goes on.
-        starts: number of start vectors; each sample has that of its class as its first input.
-        width: size of a token's vector.
-        depth: number of blocks.
-        heads: of each attention.
-        dropout: within the blocks and of their input.
+    Tokens have `num_tokens` values and are drawn in the raster order of `grid`: (length,) of text, (rows, columns[,
+    channels]) of pictures. On a grid, rotary positions are those of row and column, and each axis has learned vectors
+    too, because a picture has borders, whereas text goes on. A sample's first input is one of `starts` vectors, that of
+    its class.
     """
 
     def __init__(

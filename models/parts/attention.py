@@ -56,11 +56,8 @@ class Attention(nn.Module):
     ) -> Tensor:
         """From pictures' features (N, C, H, W), or tokens (N, length, C), to the same shape.
 
-        Args:
-            x: what attends to itself.
-            placed: adds positions to queries and keys, (N, heads, length, D).
-            memory: of the earlier tokens, to which `x` is the next one.
-            causal: a token sees only itself and earlier ones.
+        `placed` adds positions to queries and keys, (N, heads, length, D). If there is a `memory` of the earlier
+        tokens, `x` is the next one. `causal` lets a token see only itself and earlier ones.
         """
         found = self.project(x)
         parts = [_as_tokens(part) for part in found] if isinstance(found, tuple) else _as_tokens(found).chunk(3, dim=2)
@@ -105,11 +102,7 @@ class SelfAttention(nn.Module):
 
     Keys and values are max-pooled by 2. gamma starts at 0, so that the layer starts as the identity. With projections
     theta, phi (to channels/8) and g, o (through channels/2), at places i of the picture and j of the pooled one:
-    attention(x)_i = o(sum_j softmax_j(theta(x)_i . phi(x)_j) g(x)_j).
-
-    Args:
-        channels: at least 8.
-        eps: of the projections' spectral norms.
+    attention(x)_i = o(sum_j softmax_j(theta(x)_i . phi(x)_j) g(x)_j). `eps` belongs to the spectral norms.
     """
 
     def __init__(self, channels: int, eps: float = 1e-12) -> None:

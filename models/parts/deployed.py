@@ -11,9 +11,8 @@ from torch import Tensor, nn
 class Deployed(nn.Module):
     """Latents float32 (N, latent_dim), and labels int64 (N,) if there are classes, to samples (N, *shape) in [-1, 1].
 
-    Args:
-        network: copied to the CPU in float32, and no longer trained.
-        draw: gives the samples from the copy, latents and labels; by default its forward pass.
+    It copies `network` to the CPU in float32, and `draw` gives samples from the copy, latents and labels; by default
+    its forward pass.
     """
 
     def __init__(self, network: nn.Module, draw: Callable[[Any, Tensor, Tensor], Tensor] | None = None) -> None:

@@ -190,11 +190,8 @@ class GlowCoupling(Invertible):
 
     As in Glow's code: (b + shift) * sigmoid(s + 2), where its table 1 has exp(s) b + shift. Scales stay below 1, and
     here also above `least_scale`: the product of their inverses can otherwise grow beyond all numbers (Behrmann et al.
-    2021, arXiv:2006.09347).
-
-    Args:
-        network: the first part, (N, C - C // 2, ...), to (N, 2 (C // 2), ...), shifts and s.
-        least_scale: of the second part.
+    2021, arXiv:2006.09347). The network maps the first part, (N, C - C // 2, ...), to (N, 2 (C // 2), ...), shifts
+    and s.
     """
 
     def __init__(self, network: nn.Module, least_scale: float) -> None:
@@ -219,13 +216,9 @@ class GlowCoupling(Invertible):
 class MaskedCoupling(Invertible):
     """Scales and then shifts what a mask leaves out, by functions of what it keeps (RealNVP, eq. 9).
 
-    The log-scale is a tanh times a learned number per channel (its section 4.1). The number starts at 1, and the
-    network at zero.
-
-    Args:
-        mask: 1 where values stay; it broadcasts over (C, ...).
-        channels: C.
-        network: (N, C, ...), with zeros where values change, to (N, 2C, ...).
+    The mask is 1 where values stay, and broadcasts over (C, ...). The network maps (N, C, ...), with zeros where values
+    change, to (N, 2C, ...). The log-scale is a tanh times a learned number per channel (its section 4.1), which starts
+    at 1, and the network at zero.
     """
 
     def __init__(self, mask: Tensor, channels: int, network: nn.Module) -> None:
@@ -309,13 +302,9 @@ class Split(nn.Module):
 class MultiScale(Invertible):
     """Samples (N, *shape) to noise (N, D) and back: after every level but the last, half of the channels leave.
 
-    The noise of the finest level, which leaves first, comes first. It is standard normal, and the learned priors of
-    `Split` are part of the map: log p(x) = log N(noise; 0, 1) + log |det|.
-
-    Args:
-        levels: each level's layers; each but the last, of pictures, ends smaller than it begins.
-        splits: the splits between levels, one fewer.
-        shapes: of the noise of each level, in order.
+    The noise of the finest level, which leaves first, comes first; `shapes` are those of each level's noise, in order.
+    It is standard normal, and the learned priors of `Split` are part of the map: log p(x) = log N(noise; 0, 1) +
+    log |det|. Each level but the last, of pictures, ends smaller than it begins.
     """
 
     def __init__(self, levels: Sequence[Chain], splits: Sequence[Split], shapes: Sequence[Sequence[int]]) -> None:

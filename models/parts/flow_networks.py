@@ -73,11 +73,8 @@ class ResidualBlock(nn.Module):
 class ResidualNetwork(nn.Module):
     """RealNVP's network (section 3.6 and 4.1, and its code), without batch norms: of x and -x, with skip connections.
 
-    Args:
-        inputs: input channels.
-        outputs: output channels; the outputs are zero at first.
-        width: channels of the blocks.
-        blocks: residual blocks; each block's output, and the first block's input, also adds to the end by its own path.
+    Its outputs are zero at first. Each block's output, and the first block's input, also adds to the end by its own
+    path.
     """
 
     def __init__(self, inputs: int, outputs: int, width: int, blocks: int) -> None:

@@ -57,13 +57,8 @@ class BatchNorm2d(nn.BatchNorm2d):
 class ConditionalBatchNorm2d(nn.Module):
     """Batch normalisation whose scale and shift are functions of a condition (Brock et al. 2019, appendix B).
 
-    y = x_normalised * (1 + gain(c)) + bias(c), with c the condition of each sample.
-
-    Args:
-        channels: of the pictures.
-        gain: the condition (N, ...) to (N, channels): a linear layer for a vector, an embedding for a label.
-        bias: the same for the shift.
-        eps: added to the variance.
+    y = x_normalised * (1 + gain(c)) + bias(c), with c the condition of each sample. `gain` and `bias` map conditions
+    (N, ...) to (N, channels): linear layers for a vector, embeddings for a label.
     """
 
     def __init__(self, channels: int, gain: nn.Module, bias: nn.Module, eps: float = 1e-5) -> None:
@@ -83,12 +78,9 @@ Statistics = list[tuple[Tensor, Tensor]]
 def standing_statistics(network: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> Statistics:
     """The statistics of each batch norm's input, averaged over batches (Brock et al. 2019, appendix C.1).
 
-    The network's batch norms normalise each batch by itself, without sums over ranks, which would wait for ranks that
-    do not sample. Modes and running statistics are restored.
-
-    Args:
-        network: holds at least one `BatchNorm2d`.
-        batches: arguments of its forward pass. Variances have Bessel's correction, as running variances do.
+    Each of `batches` holds the arguments of a forward pass. The network's batch norms, at least one `BatchNorm2d`,
+    normalise each batch by itself, without sums over ranks, which would wait for ranks that do not sample. Variances
+    have Bessel's correction, as running variances do. Modes and running statistics are restored.
     """
     norms = [module for module in network.modules() if isinstance(module, BatchNorm2d)]
     kept = [(norm.training, norm.momentum, norm.num_batches_tracked) for norm in norms]
@@ -122,16 +114,11 @@ def normalising_by(network: nn.Module, statistics: Statistics) -> Iterator[None]
 
 
 def spectrally_normalised(weight: Tensor, u: Tensor, eps: float, update: bool) -> Tensor:
-    """`weight` divided by its largest singular value, estimated by one power iteration from `u`.
+    """`weight` (out, ...) divided by its largest singular value, estimated by one power iteration from `u` (out,).
 
     Miyato et al. 2018, algorithm 1, with the gradient through sigma (eq. 9-12): sigma = u^T W v, where v and then u are
-    held constant. Never in 16 bits, whatever autocast says.
-
-    Args:
-        weight: (out, ...); as a matrix, each row holds one output's weights.
-        u: (out,), the iteration's state, near the first left singular vector; of any length but 0.
-        eps: the least length that vectors are divided by.
-        update: whether to store the iteration's result in `u`.
+    held constant. Never in 16 bits, whatever autocast says. `u` lies near the first left singular vector and may have
+    any length but 0; `update` stores the iteration's result in it. Vectors are divided by no less than `eps`.
     """
     with torch.autocast(weight.device.type, enabled=False):
         matrix = weight.flatten(1)
@@ -227,13 +214,8 @@ def with_minibatch_deviation(x: Tensor, group: int, unbiased: bool = True, eps: 
     It holds the standard deviation over the group, averaged over channels and positions (Karras et al. 2018, section
     3); near 0 for a single sample. A batch that does not split into groups is one group. Sample i is in group
     i mod (N / group), as in the authors' code (pytorch_GAN_zoo groups neighbours): ranks take the samples of a joint
-    batch in alternation, and so have the groups of a single process.
-
-    Args:
-        x: the features.
-        group: samples in a group.
-        unbiased: divides the squares by the group's size minus one, as pytorch_GAN_zoo does; the authors do not.
-        eps: added to the variance.
+    batch in alternation, and so have the groups of a single process. `unbiased` divides the squares by the group's size
+    minus one, as pytorch_GAN_zoo does; the authors do not.
     """
     size = min(group, len(x))
     size = len(x) if len(x) % size else size

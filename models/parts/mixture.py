@@ -36,12 +36,10 @@ def parted(parameters: Tensor, channels: int) -> tuple[Tensor, Tensor, Tensor, T
 
 
 def moved(mean: Tensor, coefficients: Tensor, before: Tensor) -> Tensor:
-    """The mean of the next channel given the values of the earlier ones (Salimans et al. 2017, eq. 3).
+    """The mean (..., K) of the next channel given the values of the earlier ones (Salimans et al. 2017, eq. 3).
 
-    Args:
-        mean: (..., K).
-        coefficients: (..., K, pairs), of all channels.
-        before: (..., c), the values of the first c channels, which broadcast with the means.
+    `coefficients` (..., K, pairs) are those of all channels; the first c channels' values, `before` (..., c), broadcast
+    with the means.
     """
     channel = before.shape[-1]
     first = channel * (channel - 1) // 2
@@ -49,12 +47,7 @@ def moved(mean: Tensor, coefficients: Tensor, before: Tensor) -> Tensor:
 
 
 def log_probability(x: Tensor, parameters: Tensor) -> Tensor:
-    """The log-probability of whole pixels, in nats: (...).
-
-    Args:
-        x: (..., C), values of bytes in [-1, 1].
-        parameters: (..., P).
-    """
+    """The log-probability (...), in nats, of pixels (..., C), values of bytes in [-1, 1], by parameters (..., P)."""
     channels = x.shape[-1]
     logits, means, log_scales, coefficients = parted(parameters, channels)
     found = logits.log_softmax(-1)
@@ -68,13 +61,9 @@ def log_probability(x: Tensor, parameters: Tensor) -> Tensor:
 def drawn(parameters: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
     """Pixels (..., C), values of bytes in [-1, 1], drawn from exactly the probabilities of `log_probability`.
 
-    The authors pass values that are not rounded to bytes on to the next channel and pixel; training never sees such
-    values.
-
-    Args:
-        parameters: (..., P).
-        uniforms: (..., 1 + C), in [0, 1): for the component and each channel.
-        temperature: above 0; divides the components' logits and multiplies their scales.
+    The uniform numbers (..., 1 + C), in [0, 1), are for the component and each channel. The temperature, above 0,
+    divides the components' logits and multiplies their scales. The authors pass values that are not rounded to bytes on
+    to the next channel and pixel; training never sees such values.
     """
     channels = uniforms.shape[-1] - 1
     logits, means, log_scales, coefficients = parted(parameters, channels)

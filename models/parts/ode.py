@@ -38,16 +38,12 @@ def integrate_density(
 ) -> tuple[Tensor, Tensor]:
     """As `integrate`, with the integral of the velocity's divergence along each path, (N,).
 
-    For times from data to noise, log p(data) = log p(noise) + integral (Chen et al. 2018, theorem 1).
+    For times from data to noise, log p(data) = log p(noise) + integral (Chen et al. 2018, theorem 1). The velocity of
+    each sample must depend on that sample alone.
 
-    Args:
-        velocity: dx/dt, of each sample by itself.
-        x: (N, ...).
-        times: as in `integrate`.
-        solver: as in `integrate`.
-        probe: values of mean 0 and variance 1, shaped as `x`, for Hutchinson's estimate of the divergence, the same
-            along a whole path (Grathwohl et al. 2019, section 3.1). None computes the exact divergence, with one
-            gradient for each value of a sample.
+    `probe` holds values of mean 0 and variance 1, shaped as `x`, for Hutchinson's estimate of the divergence, the same
+    along a whole path (Grathwohl et al. 2019, section 3.1). None computes the exact divergence, with one gradient for
+    each value of a sample.
     """
 
     def change(state: State, time: float) -> State:

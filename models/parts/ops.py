@@ -31,17 +31,10 @@ def upfirdn2d(
 ) -> Tensor:
     """Inserts zeros, pads, filters, and keeps every `down`-th pixel, of each channel and axis.
 
-    Each pixel of (N, C, H, W) is followed by up - 1 zeros to the right and below. The filter is convolved, as in
-    scipy's upfirdn, not correlated, and lies within the padded picture: (H * up + top + bottom - height) // down + 1
-    rows.
-
-    Args:
-        x: pictures or features (N, C, H, W).
-        resample_filter: (k,), or (height, width).
-        up: factor.
-        down: factor.
-        padding: zeros at the left, right, top and bottom of the enlarged picture; negative numbers crop.
-        gain: factor of the result.
+    Each pixel of (N, C, H, W) is followed by up - 1 zeros to the right and below. `padding` adds zeros at the left,
+    right, top and bottom of the enlarged picture; negative numbers crop. The filter is convolved, as in scipy's
+    upfirdn, not correlated, and lies within the padded picture: (H * up + top + bottom - height) // down + 1 rows. The
+    result is multiplied by `gain`.
     """
     left, right, top, bottom = padding
     if resample_filter.ndim == 2:
@@ -117,16 +110,8 @@ def resampled_conv2d(
     Downsampling filters before pixels are dropped, upsampling after zeros are inserted (Karras et al. 2020, appendix B;
     Zhang 2019). Like torch's own, it correlates at the same size and when downsampling, and convolves when upsampling.
 
-    Args:
-        x: (N, C, H, W); H and W are multiples of `down`.
-        weight: (outputs, C / groups, k, k), k odd.
-        resample_filter: required if `up` or `down` is above 1.
-        up: factor; at most one of both is above 1.
-        down: factor.
-        groups: of channels that are convolved separately.
-
-    Returns:
-        (N, outputs, H * up / down, W * up / down).
+    x is (N, C, H, W), with H and W multiples of `down`, and weight (outputs, C / groups, k, k), k odd, which gives
+    (N, outputs, H * up / down, W * up / down). At most one of `up` and `down` is above 1, and then needs a filter.
     """
     kernel = weight.shape[-1]
     pad = kernel // 2
@@ -188,21 +173,13 @@ def modulated_conv2d(
 ) -> Tensor:
     """A convolution whose weights are scaled by each sample's styles (Karras et al. 2020, eq. 1 and 3).
 
+    x is (N, inputs, H, W), weight (outputs, inputs, k, k), k odd, styles (N, inputs), and the result (N, outputs,
+    H * up, W * up); `up` above 1 needs a filter. With `demodulate`, each output's weights are normalised, so that
+    inputs of unit variance give outputs of unit variance.
+
     Scaling a sample's weights per input equals scaling its inputs, and demodulating them per output equals scaling its
-    outputs, so one convolution with shared weights serves all samples. The grouped form convolves each sample with its
-    own weights instead; the results are the same. Weights and styles are float32 even for an `x` of 16 bits.
-
-    Args:
-        x: (N, inputs, H, W).
-        weight: (outputs, inputs, k, k), k odd.
-        styles: (N, inputs).
-        resample_filter: the low-pass filter, required if `up` is above 1.
-        up: upsampling factor.
-        demodulate: normalises each output's weights, so that inputs of unit variance give outputs of unit variance.
-        grouped: computes with each sample's own weights.
-
-    Returns:
-        (N, outputs, H * up, W * up).
+    outputs, so one convolution with shared weights serves all samples. `grouped` convolves each sample with its own
+    weights instead; the results are the same. Weights and styles are float32 even for an `x` of 16 bits.
     """
     if demodulate and x.dtype == torch.float16:
         # Demodulation undoes any scale; with this one nothing in between leaves fp16's range.

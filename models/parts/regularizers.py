@@ -154,13 +154,9 @@ def squared_gradient_norm(critic: Critic, x: Tensor) -> Tensor:
 def path_lengths(pictures: Tensor, ws: Tensor, directions: Tensor) -> Tensor:
     """|J^T y| of each sample, (N,), itself differentiable (Karras et al. 2020, eq. 4 and appendix B).
 
-    J is the derivative of a picture by its intermediate latents. If every layer has its own, the squared lengths are
-    averaged over layers.
-
-    Args:
-        pictures: (N, C, H, W), computed from `ws`.
-        ws: (N, layers, size).
-        directions: y, shaped as pictures: N(0, 1) / sqrt(H W), so that lengths do not depend on the resolution.
+    J is the derivative of pictures (N, C, H, W) by the intermediate latents `ws` (N, layers, size) that they were
+    computed from; the squared lengths are averaged over layers. The directions y, shaped as pictures, are
+    N(0, 1) / sqrt(H W), so that lengths do not depend on the resolution.
     """
     (gradient,) = torch.autograd.grad((pictures * directions).sum(), ws, create_graph=True)
     return gradient.square().sum(2).mean(1).sqrt()

@@ -9,17 +9,12 @@ from models.parts.layers import at_least_float32
 def restricted(
     logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
 ) -> Tensor:
-    """Logits of the distribution that is drawn from, in float32 at least: -inf for tokens that are ruled out.
+    """Logits (..., tokens) of the distribution that is drawn from, in float32 at least: -inf for ruled-out tokens.
 
-    The temperature divides the logits. Then the `top_k` likeliest tokens stay (Fan, Lewis & Dauphin 2018); of these,
-    the fewest likeliest whose probabilities add up to `top_p` (Holtzman et al. 2020, section 3.1). The likeliest always
-    stays. Equally likely tokens at the limit of `top_k` all stay; at that of `top_p`, those with the lower index.
-
-    Args:
-        logits: (..., tokens).
-        temperature: above 0; below 1 makes likely tokens likelier.
-        top_k: at least 1; None for no limit.
-        top_p: above 0, at most 1; None for no limit.
+    The temperature, above 0, divides the logits; below 1 it makes likely tokens likelier. Then the `top_k` likeliest
+    tokens stay (Fan, Lewis & Dauphin 2018); of these, the fewest likeliest whose probabilities add up to `top_p`, above
+    0 and at most 1 (Holtzman et al. 2020, section 3.1). The likeliest always stays. Equally likely tokens at the limit
+    of `top_k` all stay; at that of `top_p`, those with the lower index. None sets no limit.
     """
     logits = at_least_float32(logits) / temperature
     if top_k is not None and top_k < logits.shape[-1]:
@@ -34,11 +29,9 @@ def restricted(
 
 
 def chosen(logits: Tensor, uniforms: Tensor) -> Tensor:
-    """Tokens drawn by inverting the cumulative distribution: int64 (...), never one with logit -inf.
+    """Tokens drawn by inverting the cumulative distribution of logits (..., tokens): int64 (...), never of logit -inf.
 
-    Args:
-        logits: (..., tokens).
-        uniforms: (...), in [0, 1): one number per drawn token, so that it does not depend on its batch.
+    The uniform numbers (...), in [0, 1), are one per drawn token, so that it does not depend on its batch.
     """
     cumulative = logits.softmax(-1).cumsum(-1)
     # Rounding may leave the total slightly off 1: the numbers are scaled to it, and the last possible token ends it.

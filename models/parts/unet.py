@@ -74,15 +74,9 @@ class Attending(nn.Module):
 class Block(nn.Module):
     """A residual block of Karras et al. 2022, figure 9 (right), with a box as the only resampling filter.
 
-    Args:
-        inputs: channels.
-        outputs: channels.
-        embedding: size of the vector that holds level and label.
-        dropout: share of the features dropped in training, before the second convolution.
-        change: "down", "up" or "keep": resampling by two.
-        attention: whether self-attention follows.
-        adaptive_scale: the embedding scales and shifts normalised features (Dhariwal & Nichol 2021); otherwise it is
-            added before the norm.
+    `change` is "down", "up" or "keep": resampling by two. `embedding` is the size of the vector that holds level and
+    label. With `adaptive_scale` it scales and shifts normalised features (Dhariwal & Nichol 2021); otherwise it is
+    added before the norm. Dropout comes before the second convolution, self-attention, if any, last.
     """
 
     def __init__(
@@ -122,22 +116,13 @@ class Block(nn.Module):
 class UNet(nn.Module):
     """The DDPM++ of Karras et al. 2022, appendix C and table 7; its output is zero at first.
 
-    With the defaults of `FlowMatching`, 3 channels and 32 px it has EDM's 55.7 million parameters. EDM's outputs start
-    at 1e-5 of their usual size and not at zero, and EDM has an input for augmentation parameters.
-
-    Args:
-        channels: of the pictures.
-        resolution: their side, divisible by 2 for each multiplier but the first.
-        width: channels that the multipliers multiply.
-        multipliers: channels of each resolution over `width`, from the pictures' own down.
-        blocks: residual blocks of each resolution on the way down; one more on the way up.
-        attention: sides in pixels at which self-attention follows blocks.
-        dropout: of every block.
-        adaptive_scale: as in `Block`.
-        classes: number of classes; 0 for none.
+    Arguments as in `FlowMatching`, whose defaults give EDM's 55.7 million parameters for 3 channels and 32 px; there is
+    one block more per resolution on the way up. `classes` is 0 for none. EDM's outputs start at 1e-5 of their usual
+    size and not at zero, and EDM has an input for augmentation parameters.
 
     Raises:
-        ValueError: the side is not divisible, or no feature has a side that `attention` names.
+        ValueError: the side is not divisible by 2 for each multiplier but the first, or no feature has a side that
+            `attention` names.
     """
 
     def __init__(
@@ -217,14 +202,7 @@ class UNet(nn.Module):
 
 
 class MLP(nn.Module):
-    """A residual network for vectors that sees the level in every layer; its output is zero at first.
-
-    Args:
-        size: values of a vector.
-        width: of the hidden layers.
-        blocks: hidden layers.
-        classes: number of classes; 0 for none.
-    """
+    """A residual network for vectors (N, size) that sees the level in every layer; its output is zero at first."""
 
     FEATURES = 32
     """Cosines and sines of the level, with periods from 100 to 1."""

@@ -28,24 +28,18 @@ def normal_log_density(z: Tensor, mean: Tensor | float = 0.0, log_variance: Tens
 def importance_bound(log_weights: Tensor) -> Tensor:
     """A lower bound on log p(x), (N,), from k latents: log (1/k) sum_i p(x, z_i) / q(z_i | x).
 
-    Burda, Grosse & Salakhutdinov 2016, equation 8. With one latent it is an unbiased estimate of the evidence lower
-    bound. Its expectation never decreases with k, and converges to log p(x).
-
-    Args:
-        log_weights: log p(x, z_i) - log q(z_i | x), with z_i drawn from q(z | x), (k, N).
+    Burda, Grosse & Salakhutdinov 2016, equation 8. The log-weights (k, N) are log p(x, z_i) - log q(z_i | x), with z_i
+    drawn from q(z | x). With one latent it is an unbiased estimate of the evidence lower bound. Its expectation never
+    decreases with k, and converges to log p(x).
     """
     return torch.logsumexp(log_weights, 0) - math.log(len(log_weights))
 
 
 def with_free_bits(divergence: Tensor, free_nats: float) -> Tensor:
-    """The divergence of each sample, (N,), where `free_nats` of each latent dimension cost nothing.
+    """The divergence (N,) of samples, from that of each dimension (N, dimensions), where `free_nats` cost nothing.
 
     Its mean is sum_j max(free_nats, mean over the batch of KL_j): Kingma et al. 2016, equation 15, with one dimension
-    per group. A dimension below the limit has no gradient.
-
-    Args:
-        divergence: of each dimension of each sample, in nats, (N, dimensions).
-        free_nats: per dimension; 0 changes nothing.
+    per group. A dimension below the limit has no gradient; 0 changes nothing.
     """
     paid = divergence.mean(0) > free_nats
     return torch.where(paid, divergence, free_nats).sum(1)
