@@ -44,7 +44,7 @@ def read_idx(path: Path) -> Tensor:
     return torch.from_numpy(np.frombuffer(data, dtype=np.uint8, offset=header).reshape(shape).copy())
 
 
-def _find_idx(folder: Path, name: str) -> Path | None:
+def find_idx(folder: Path, name: str) -> Path | None:
     """The file of this name in a folder, gzipped or not; None if there is neither."""
     return next((path for path in (folder / f"{name}.gz", folder / name) if path.is_file()), None)
 
@@ -142,8 +142,8 @@ class FashionMNIST(PictureDataModule):
         for folder in [EXCERPT] if self.excerpt else [own, own / "FashionMNIST" / "raw", DEBIAN]:
             found: dict[Split, tuple[Path, Path]] = {}
             for split in self.stored_splits():
-                images = _find_idx(folder, f"{FILE_PREFIX[split]}-images-idx3-ubyte")
-                labels = _find_idx(folder, f"{FILE_PREFIX[split]}-labels-idx1-ubyte")
+                images = find_idx(folder, f"{FILE_PREFIX[split]}-images-idx3-ubyte")
+                labels = find_idx(folder, f"{FILE_PREFIX[split]}-labels-idx1-ubyte")
                 if images is not None and labels is not None:
                     found[split] = (images, labels)
             if len(found) == len(self.stored_splits()):

@@ -1,14 +1,12 @@
 """Feature extractors: their interface, and how a config names one."""
 
 from pathlib import Path
-from typing import Protocol, Self
-
-import torch
-from torch import Tensor
+from typing import TypeAlias
 
 from features.efficientnet import EfficientNetFeatures
 from features.inception import RESOLUTION as INCEPTION_RESOLUTION
 from features.inception import InceptionFeatures
+from features.network import NetworkFeatures
 from features.precision import Precision
 from features.resize import Filter
 from features.torchscript import TorchScriptFeatures
@@ -17,29 +15,7 @@ NAMES = ("effnet", "inception")
 _SUFFIXES = (".pt", ".pth", ".ts", ".jit", ".torchscript")
 
 
-class Extractor(Protocol):
-    """Maps pictures to the features that metrics use; `features.network.NetworkFeatures` implements most of it."""
-
-    name: str
-    """The part of figures' names: "Inception", "EffNet", or a TorchScript file's stem."""
-    dimension: int
-    """Of the features."""
-    num_logits: int
-    """0 if it has none."""
-
-    def __call__(self, pictures: Tensor) -> Tensor:
-        """Features, float32 (N, dimension), of pictures, uint8 (N, 1 or 3, H, W); ValueError for others."""
-        ...
-
-    def logits(self, features: Tensor) -> Tensor:
-        """Logits, float32 (N, num_logits), of features; ValueError if it has none."""
-        ...
-
-    def protocol(self) -> dict[str, str | int]:
-        """What comparable figures have in common: extractor, weights_sha256, resolution, resize, precision."""
-        ...
-
-    def to(self, device: torch.device) -> Self: ...
+Extractor: TypeAlias = NetworkFeatures
 
 
 def make_extractor(

@@ -38,18 +38,9 @@ class Score(Metric):
     def figures(self, real: "RealStatistics", fake: "SampleStatistics") -> dict[str, Figure]:
         ((name, better),) = self.directions(fake.extractor).items()
         assert fake.scores is not None
-        score = inception_score(fake.scores)
+        mean, deviation = inception_score(fake.scores)
         settings = {"splits": SPLITS, "spread": "standard deviation over splits"}
-        return {name: Figure(score.mean, better, score.deviation, settings)}
-
-
-@dataclass(frozen=True)
-class InceptionScore:
-    """Between 1 and the number of classes; more is better."""
-
-    mean: float
-    deviation: float
-    """Standard deviation over the splits (divided by their number)."""
+        return {name: Figure(mean, better, deviation, settings)}
 
 
 @dataclass(eq=False)
@@ -132,10 +123,11 @@ class ScoreStatistics:
         self.log_probability = self.log_probability + other.log_probability
 
 
-def inception_score(statistics: ScoreStatistics) -> InceptionScore:
+def inception_score(statistics: ScoreStatistics) -> tuple[float, float]:
     """exp of the mean KL(p(y|x) ‖ p(y)) in each split; mean and deviation over the splits (Salimans et al. 2016, §4).
 
-    ValueError unless every sample was seen exactly once, because a score depends on the number of samples.
+    The mean is between 1 and the number of classes, and higher is better. The deviation divides by the number of
+    splits. ValueError unless every sample was seen exactly once, because a score depends on the number of samples.
     """
     missing = statistics.count - int(statistics.seen.sum())
     if missing > 0:
@@ -151,4 +143,4 @@ def inception_score(statistics: ScoreStatistics) -> InceptionScore:
     # Σ p (log p - log q), summed over samples, is Σ p log p - n Σ q log q; and 0 log 0 is 0.
     divergence = statistics.log_probability / statistics.seen - torch.xlogy(marginal, marginal).sum(1)
     scores = divergence.exp()
-    return InceptionScore(float(scores.mean()), float(scores.std(correction=0)))
+    return float(scores.mean()), float(scores.std(correction=0))

@@ -1,6 +1,5 @@
 """The kernel distance of two sets of features (KID on Inception features), in float64 on the CPU."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,32 +35,22 @@ class Kernel(Metric):
 
     def figures(self, real: "RealStatistics", fake: "SampleStatistics") -> dict[str, Figure]:
         ((name, better),) = self.directions(fake.extractor).items()
-        found = kernel_distance(fake.rows, real.rows, subsets=SUBSETS, subset_size=SUBSET_SIZE)
+        mean, error = kernel_distance(fake.rows, real.rows, subsets=SUBSETS, subset_size=SUBSET_SIZE)
         settings = {"subsets": SUBSETS, "subset_size": SUBSET_SIZE, "spread": "standard error over subsets"}
         # Subsets that equal the whole set are all the same, and say nothing about an error.
-        error = found.standard_error if max(len(fake.rows), len(real.rows)) > SUBSET_SIZE else None
-        return {name: Figure(found.mean, better, error, settings)}
-
-
-@dataclass(frozen=True)
-class KernelDistance:
-    """The squared maximum mean discrepancy over random subsets. It has no unit, and may be slightly below 0."""
-
-    mean: float
-    deviation: float
-    """Standard deviation over subsets (divided by their number)."""
-    standard_error: float
-    """deviation / √subsets: how far `mean` may be from the mean over all subsets of these rows.
-
-    It covers the choice of the subsets and nothing else: not the choice of the rows themselves (other samples of the
-    same model), nor of the reference, nor another training run. More subsets shrink it, however few the rows.
-    """
+        spread = error if max(len(fake.rows), len(real.rows)) > SUBSET_SIZE else None
+        return {name: Figure(mean, better, spread, settings)}
 
 
 def kernel_distance(
     generated: np.ndarray, real: np.ndarray, *, subsets: int = SUBSETS, subset_size: int = SUBSET_SIZE, seed: int = 2020
-) -> KernelDistance:
+) -> tuple[float, float]:
     """Unbiased MMD² with the kernel (x·y / D + 1)³ (Bińkowski et al. 2018, §4; Gretton et al. 2012, eq. 3).
+
+    The result is the mean over random subsets, which has no unit and may be slightly below 0, and its standard error,
+    the subsets' standard deviation (divided by their number) over √subsets. The error covers the choice of the subsets
+    and nothing else: not the choice of the rows (other samples of the same model), nor of the reference, nor another
+    training run. More subsets shrink it, however few the rows.
 
     `generated` is float (M, D), `real` (N, D), in memory or mapped: only the rows of one subset are loaded at a time,
     in float64. Each subset takes `subset_size` rows of both, without replacement, from one
@@ -91,8 +80,7 @@ def kernel_distance(
         x = _drawn(generated, draws, subset_size, "generated")
         y = _drawn(real, draws, subset_size, "real")
         values[subset] = squared_discrepancy(x, y)
-    deviation = float(values.std())
-    return KernelDistance(float(values.mean()), deviation, deviation / subsets**0.5)
+    return float(values.mean()), float(values.std()) / subsets**0.5
 
 
 def squared_discrepancy(x: np.ndarray, y: np.ndarray) -> float:

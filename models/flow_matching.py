@@ -270,33 +270,30 @@ class FlowMatching(SingleLoss, HasLatents, Encodes, HasLikelihood):
 
     def settled(self, settings: FlowMatchingSettings) -> FlowMatchingSettings:
         """The settings, with the model's own steps and solver if they name none."""
-        steps, solver = settings.sampler_steps or self.sampler_steps, settings.solver or self.solver
+        steps, solver = self._steps_and_solver(settings)
         return dataclasses.replace(settings, sampler_steps=steps, solver=solver)
+
+    def _steps_and_solver(self, settings: FlowMatchingSettings) -> tuple[int, Solver]:
+        return settings.sampler_steps or self.sampler_steps, settings.solver or self.solver
 
     def latents_from(self, generators: Sequence[torch.Generator], settings: FlowMatchingSettings) -> Tensor:
         """The standard normal noise that `sample` starts with, flat: (N, values of a sample)."""
         return normals(generators, math.prod(self.data_shape)).to(self.device).to(self.dtype)
 
     def from_latents(self, latents: Tensor, labels: Tensor, settings: FlowMatchingSettings) -> Tensor:
-        settings = self.settled(settings)
-        assert settings.sampler_steps is not None
-        assert settings.solver is not None
-        times, solver = self.objective.times(settings.sampler_steps), settings.solver
+        steps, solver = self._steps_and_solver(settings)
         start = latents.to(self.dtype).view(-1, *self.data_shape) * self.objective.prior_std
         if self.draws_pictures:
             start = start.contiguous(memory_format=torch.channels_last)
-        end = integrate(self._velocity(labels, settings), start, times, solver, self.objective.singular_end)
+        times, velocity = self.objective.times(steps), self._velocity(labels, settings)
+        end = integrate(velocity, start, times, solver, self.objective.singular_end)
         return self._as_pictures(end) if self.draws_pictures else end
 
     def to_latents(self, x: Tensor, labels: Tensor, settings: FlowMatchingSettings) -> Tensor:
         """The start from which the ODE leads to x, up to the solver's error; of bytes, to the middle of each."""
-        settings = self.settled(settings)
-        assert settings.sampler_steps is not None
-        assert settings.solver is not None
+        steps, solver = self._steps_and_solver(settings)
         start = (self._from_pictures(x) if self.draws_pictures else x).to(self.dtype)
-        velocity = self._velocity(labels, settings)
-        times = self.objective.density_times(settings.sampler_steps)
-        end = integrate(velocity, start, times, settings.solver)
+        end = integrate(self._velocity(labels, settings), start, self.objective.density_times(steps), solver)
         return (end / self.objective.prior_std).flatten(1).float()
 
     def _velocity(self, labels: Tensor, settings: FlowMatchingSettings) -> Callable[[Tensor, float], Tensor]:
@@ -333,20 +330,18 @@ class FlowMatching(SingleLoss, HasLatents, Encodes, HasLikelihood):
         bound = " of a lower bound by uniform dequantisation" if self.draws_pictures else ""
         return f"estimate{bound}, probability-flow ODE solved as the settings say"
 
-    def _is_exact(self, settings: FlowMatchingLikelihood) -> bool:
-        small = math.prod(self.data_shape) <= EXACT_UP_TO
-        return settings.divergence == "exact" or (settings.divergence == "auto" and small)
-
     def log_likelihood(
         self, x: Tensor, labels: Tensor, generators: Sequence[torch.Generator], settings: FlowMatchingLikelihood
     ) -> Tensor:
         velocity = self._velocity(labels, FlowMatchingSettings(settings.weights, settings.precision))
         times = self.objective.density_times(settings.steps)
         total = x.new_zeros(len(x), dtype=torch.float64)
+        small = math.prod(self.data_shape) <= EXACT_UP_TO
+        exact = settings.divergence == "exact" or (settings.divergence == "auto" and small)
         for _ in range(settings.draws):
             start, log_width = self._continuous(x.to(self.dtype), generators)
             probe = None
-            if not self._is_exact(settings):
+            if not exact:
                 signs = [torch.randint(2, self.data_shape, generator=generator) * 2 - 1 for generator in generators]
                 probe = torch.stack(signs).to(start)
             end, integral = integrate_density(velocity, start, times, settings.solver, probe)

@@ -12,18 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.parts import output_distributions as distributions
+from models.parts import variational
 from models.parts.arguments import at_least, classes_seen, square_pictures
 from models.parts.deployed import Deployed
 from models.parts.layers import at_least_float32, one_hot
 from models.parts.schedules import Schedule, value_at
-from models.parts.variational import (
-    active_units,
-    divergence_from_prior,
-    importance_bound,
-    normal_log_density,
-    reparametrize,
-    with_free_bits,
-)
 from models.training.capabilities import Encodes, HasLatentWeights, HasLikelihood
 from models.training.randomness import normals
 from models.training.single_loss import Optimization, SingleLoss
@@ -232,19 +225,19 @@ class VAE(SingleLoss, HasLatentWeights, Encodes, HasLikelihood):
 
     def loss(self, x: Tensor, labels: Tensor) -> Tensor:
         mean, log_variance = self.network.encoder(x, labels)
-        z = reparametrize(mean, log_variance, torch.randn_like(mean))
+        z = variational.reparametrize(mean, log_variance, torch.randn_like(mean))
         reconstruction = -self.network.decoder.log_likelihood(x, z, labels)
-        divergence = divergence_from_prior(mean, log_variance)
+        divergence = variational.divergence_from_prior(mean, log_variance)
         self._report(reconstruction, divergence, mean)
         beta = value_at(self.beta, self.samples_seen)
-        return reconstruction + beta * with_free_bits(divergence, self.free_nats)
+        return reconstruction + beta * variational.with_free_bits(divergence, self.free_nats)
 
     @torch.no_grad()
     def _report(self, reconstruction: Tensor, divergence: Tensor, mean: Tensor) -> None:
         divergence = divergence.sum(1)
         self.observe("reconstruction", reconstruction)
         self.observe("kl", divergence)
-        self.observe("active_units", active_units(mean))
+        self.observe("active_units", variational.active_units(mean))
         if self.why_no_likelihood is None:
             self.observe(
                 "train_bits_per_dim", (reconstruction + divergence) / (math.log(2) * math.prod(self.data_shape))
@@ -300,7 +293,7 @@ class VAE(SingleLoss, HasLatentWeights, Encodes, HasLikelihood):
         mean, log_variance = network.encoder(x, labels)
         log_weights = []
         for _ in range(settings.draws):
-            z = reparametrize(mean, log_variance, self._normals(generators))
-            ratio = normal_log_density(z) - normal_log_density(z, mean, log_variance)
+            z = variational.reparametrize(mean, log_variance, self._normals(generators))
+            ratio = variational.normal_log_density(z) - variational.normal_log_density(z, mean, log_variance)
             log_weights.append(network.decoder.log_likelihood(x, z, labels).double() + ratio.double().sum(1))
-        return importance_bound(torch.stack(log_weights))
+        return variational.importance_bound(torch.stack(log_weights))

@@ -10,9 +10,6 @@ from torch import Tensor
 from settings.fields import check_choice
 from settings.sampling import Solver
 
-EVALUATIONS = {"euler": 1, "heun": 2, "rk4": 4}
-"""Velocity evaluations in one step of each solver."""
-
 Velocity: TypeAlias = Callable[[Tensor, float], Tensor]
 """The velocity (N, ...) at points (N, ...) and a time."""
 

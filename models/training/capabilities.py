@@ -36,13 +36,7 @@ class HasLatents(GenerativeModel, ABC):
         """Samples (N, *data_shape) of latents; labels default to zeros."""
         return self.decode_with_graph(latents, labels, settings=settings)
 
-    def decode_with_graph(
-        self,
-        latents: Tensor,
-        labels: Tensor | None = None,
-        *,
-        settings: Any = None,  # noqa: ANN401
-    ) -> Tensor:
+    def decode_with_graph(self, latents: Tensor, labels: Tensor | None = None, *, settings: Any = None) -> Tensor:  # noqa: ANN401
         """`decode`, differentiable with respect to the latents; pixels that it clamps to [-1, 1] have no gradient."""
         settings = settings or self.settings_class()
         with self.sampling(settings):
@@ -57,13 +51,7 @@ class HasStyles(HasLatents, ABC):
         """Styles (N, layers, w_dim) of latents, truncated as the settings say."""
 
     @abstractmethod
-    def from_w(
-        self,
-        ws: Tensor,
-        *,
-        noise: Sequence[Tensor] | None = None,
-        settings: Any = None,  # noqa: ANN401
-    ) -> Tensor:
+    def from_w(self, ws: Tensor, *, noise: Sequence[Tensor] | None = None, settings: Any = None) -> Tensor:  # noqa: ANN401
         """Samples (N, *data_shape) of styles, without further truncation and without clamping to [-1, 1]."""
 
     @property
