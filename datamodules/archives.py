@@ -26,14 +26,8 @@ ARRAYS = ("samples", "images", "arr_0")
 class Archive:
     """Pictures of one size, neither resized nor cropped.
 
-    Attributes:
-        path: The folder, zip or npz.
-        fingerprint: A hex digest that changes with the pictures.
-        shape: (C, H, W) of each; C is 1 if the first is grey, else 3.
-        labels: int64 (N,), or None if the archive has none.
-        count: The number of pictures.
-        picture: Gives one of them, uint8 (H, W, 1 or 3), at its own size; raises ValueError, naming it, if it cannot
-            be read.
+    `shape` is (C, H, W), with C 1 if the first picture is grey, else 3; `labels` int64 (N,), or None if there are none.
+    `picture` gives one of them, uint8 (H, W, 1 or 3), at its own size; ValueError, naming it, if it cannot be read.
     """
 
     path: Path

@@ -133,8 +133,7 @@ class DataModule(LightningDataModule, Configurable, ABC):
     def examples(self, split: Split, indices: Sequence[int]) -> Batch:
         """The examples with these indices, in this order, as a batch on the CPU, without augmentation.
 
-        Raises:
-            ValueError: The split does not exist, or an index is outside it.
+        ValueError if the split does not exist, or an index is outside it.
         """
         size, wanted = self.size(split), torch.tensor(indices, dtype=torch.int64)
         if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < size:
@@ -162,8 +161,7 @@ class DataModule(LightningDataModule, Configurable, ABC):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Endless batches in the seeded order, from the model's position; each feeds one whole training step.
 
-        Raises:
-            ValueError: The ranks do not divide the batch size, or a trainer setting would replace the order.
+        ValueError if the ranks do not divide the batch size, or a trainer setting would replace the order.
         """
         rank, world_size = self._rank_and_world_size()
         batches = OrderedBatches(

@@ -42,11 +42,10 @@ def class_of_each(files: list[Path], folder: Path) -> Iterator[str]:
 def upright(opened: Image.Image) -> Image.Image:
     """A picture turned as its EXIF entry says, with transparency laid over white.
 
-    Raises:
-        ValueError: It has more than eight bits per channel, which conversion would clip to white.
+    ValueError if it has more than eight bits per channel, which conversion would clip to white.
     """
     if opened.mode.startswith(("I", "F")):
-        raise ValueError(f"has more than 8 bits a channel, mode {opened.mode}")
+        raise ValueError(f"has more than 8 bits per channel, mode {opened.mode}")
     picture: Image.Image = ImageOps.exif_transpose(opened)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
@@ -56,14 +55,11 @@ def upright(opened: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class Decoder:
-    """Decodes a file to a square picture.
+    """Decodes a file to a square picture of side `resolution`, with 1 channel (grey) or 3 (RGB).
 
-    The picture is made `upright`, its middle is cropped, and the rest is resized with Pillow's Lanczos filter, which is
-    antialiased and the sharpest of its filters. StyleGAN's dataset tool uses the same filter.
-    Attributes:
-        resolution: Height and width of the result, in pixels.
-        crop: Side of the central square that is kept, in source pixels; None for the largest.
-        channels: 1 for grey, 3 for RGB.
+    The picture is made `upright`, its central square of side `crop`, in source pixels, is cropped (None: the largest),
+    and resized with Pillow's Lanczos filter, which is antialiased and the sharpest of its filters. StyleGAN's dataset
+    tool uses the same filter.
     """
 
     resolution: int
@@ -73,9 +69,8 @@ class Decoder:
     def __call__(self, path: Path) -> np.ndarray:
         """Decodes a file to uint8 (resolution, resolution, channels).
 
-        Raises:
-            ValueError: It is broken, cut short, a decompression bomb, smaller than the crop, or has more than eight
-                bits per channel; the message names the file and the remedy.
+        ValueError, with file and remedy, if it is broken, cut short, a decompression bomb, smaller than the crop, or
+        has more than eight bits per channel.
         """
         try:
             with Image.open(path) as opened:

@@ -30,10 +30,7 @@ def positions(seed: int, start: int, stop: int, size: int) -> Tensor:
     """The examples at positions [start, stop) of the endless shuffled sequence over `size` examples.
 
     Position p lies in epoch p // size, and each epoch holds every example exactly once. Returns int64
-    (stop - start,), each in [0, size).
-
-    Raises:
-        ValueError: `size` is below 1, or the range is not 0 <= start <= stop.
+    (stop - start,), each in [0, size). ValueError if `size` is below 1, or the range is not 0 <= start <= stop.
     """
     if size < 1 or not 0 <= start <= stop:
         raise ValueError(f"positions [{start}, {stop}) over {size} examples: needs 0 <= start <= stop and an example")

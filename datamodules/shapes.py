@@ -57,10 +57,8 @@ def coverage(shape: str, centres: Tensor, radii: Tensor, resolution: int) -> Ten
 def draw(modes: Tensor, chances: Tensor, resolution: int) -> Tensor:
     """Draws one picture per mode, uint8 (N, resolution, resolution, 3).
 
-    Args:
-        modes: int64 (N,), indices into `MODES`.
-        chances: float32 (N, 5) in [0, 1): the random numbers for size, x, y, the colour's brightness and background.
-        resolution: Height and width, in pixels.
+    Modes are indices into `MODES`, int64 (N,). The chances, float32 (N, 5) in [0, 1), are the random numbers for size,
+    x, y, the colour's brightness and background.
     """
     radii = (SMALLEST + (LARGEST - SMALLEST) * chances[:, 0]) * resolution
     margin = radii + 1.5  # the outermost pixels are always background
@@ -76,15 +74,12 @@ def draw(modes: Tensor, chances: Tensor, resolution: int) -> Tensor:
 
 
 def modes_of(images: Tensor) -> Tensor:
-    """The mode that each picture shows, by calculation: int64 (N,), indices into `MODES`.
+    """The mode of each stored picture, uint8 (N, H, H, 3), by calculation: int64 (N,), indices into `MODES`.
 
     The background is the mean of the outermost pixels. The colour is the palette's entry nearest in direction to the
     mean difference from the background; the difference along that direction is the share of each pixel that is
     covered. Each shape is then drawn with the covered area and centroid, and the one with the least squared error wins.
     If even that explains less than half of the variance, the picture shows no mode, which is -1.
-
-    Args:
-        images: uint8 (N, H, W, 3), H = W, as the data module stores pictures.
     """
     found = [_modes_of_chunk(chunk.to(torch.float32)) for chunk in images.split(CHUNK)]
     return torch.cat([torch.empty(0, dtype=torch.int64), *found])

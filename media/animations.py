@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
@@ -73,23 +74,17 @@ def video_package() -> Any:  # noqa: ANN401 - an optional package
 
 
 def _checked(frames: Iterable[Tensor], path: Path) -> Iterator[Tensor]:
-    """The frames, checked one by one. ValueError, before anything is written, if there is none."""
-    rest = iter(frames)
-    first = next(rest, None)
-    if first is None:
+    """The frames, checked one by one. The first `next` raises ValueError if there is none."""
+    shape: torch.Size | None = None
+    for frame in frames:
+        if frame.dtype.is_floating_point or frame.ndim != 3 or frame.shape[0] not in (1, 3):
+            raise ValueError(f"{path}: frames must be uint8 (1 or 3, H, W), not {frame.dtype} of {tuple(frame.shape)}")
+        if shape not in (None, frame.shape):
+            raise ValueError(f"{path}: frames of {tuple(shape or ())} and of {tuple(frame.shape)}")
+        shape = frame.shape
+        yield frame
+    if shape is None:
         raise ValueError(f"{path}: an animation needs at least one frame")
-
-    def each() -> Iterator[Tensor]:
-        for frame in itertools.chain([first], rest):
-            if frame.dtype.is_floating_point or frame.ndim != 3 or frame.shape[0] not in (1, 3):
-                raise ValueError(
-                    f"{path}: frames must be uint8 (1 or 3, H, W), not {frame.dtype} of {tuple(frame.shape)}"
-                )
-            if frame.shape != first.shape:
-                raise ValueError(f"{path}: frames of {tuple(first.shape)} and of {tuple(frame.shape)}")
-            yield frame
-
-    return each()
 
 
 def _quantized(frame: Tensor) -> Image.Image:

@@ -18,14 +18,9 @@ from records.diagnosis import Finding, Verdict
 def mode_collapse(real: np.ndarray, others: np.ndarray, fake: np.ndarray, adversarial: bool = True) -> Finding:
     """Whether samples omit parts of the data, or repeat themselves.
 
-    Recall and coverage depend on the number of pictures and on the features, so only their ratio to those of other real
-    pictures has a meaning.
-
-    Args:
-        real: features of real pictures, (N, D).
-        others: features of other real pictures, about as many; the baseline.
-        fake: features of samples, about as many.
-        adversarial: whether the model has a discriminator, which decides the advice.
+    All arguments are features (N, D): of real pictures, of about as many other real ones, the baseline, and of about as
+    many samples. Recall and coverage depend on the number of pictures and on the features, so only their ratio to those
+    of other real pictures has a meaning. `adversarial` models have a discriminator, which decides the advice.
     """
     distances = neighbour_distances(real, 5)
     ours, baseline = (neighbour_figures(rows, real, real_distances=distances) for rows in (fake, others))
@@ -82,12 +77,8 @@ def distinct(rows: np.ndarray, close: float) -> int:
 def memorisation(train: np.ndarray, unseen: np.ndarray | None, fake: np.ndarray, adversarial: bool = True) -> Finding:
     """Whether samples are copies of training pictures: closer to them than held-out pictures are.
 
-    Args:
-        train: features of the training pictures, (N, D).
-        unseen: features of held-out pictures; without any, each training picture's distance to its nearest other one
-            replaces theirs.
-        fake: features of samples.
-        adversarial: whether the model has a discriminator.
+    All arguments are features (N, D). Without held-out pictures, `unseen`, each training picture's distance to its
+    nearest other one replaces theirs.
     """
     own = nearest(fake, train, 1)[0][:, 0]
     by = "held-out pictures" if unseen is not None else "training pictures to one another"
@@ -174,12 +165,9 @@ def _last_tenth(rows: Sequence[Mapping[str, float]], name: str) -> float | None:
 
 
 def instability(rows: Sequence[Mapping[str, float]], figure: str, adversarial: bool = True) -> Finding:
-    """Whether training was unstable: gradient spikes, a figure that fluctuates, or one that got worse again.
+    """Whether training was unstable: gradient spikes, a quality figure that fluctuates, or one that got worse again.
 
-    Args:
-        rows: of metrics.jsonl, in order.
-        figure: the quality figure to look at, lower is better.
-        adversarial: whether the model has a discriminator.
+    `rows` are those of metrics.jsonl, in order; lower values of `figure` are better.
     """
     helps = (
         "a lower learning rate, a stronger regularizer, clipping (adversarial.clip_norm), or a longer average"
@@ -226,12 +214,8 @@ def uneven_classes(
 ) -> Finding:
     """Whether classes are as frequent as in the data, according to one classifier for both.
 
-    Args:
-        fake: int64 (N,), the classifier's prediction for each sample.
-        real: int64 (M,), its predictions for real pictures, so that its own mistakes cancel.
-        names: of the classes.
-        accuracy: of the classifier on real pictures that it was not fitted to.
-        conditional: whether the model takes class labels already.
+    `fake` and `real`, int64, are its predictions for samples and for real pictures, so that its own mistakes cancel;
+    `accuracy` is its share of right ones for real pictures that it was not fitted to.
     """
     classes = len(names)
     ours, theirs = (torch.bincount(found, minlength=classes).double() / len(found) for found in (fake, real))

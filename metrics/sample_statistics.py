@@ -35,8 +35,8 @@ class Part(NamedTuple):
 class SampleStatistics:
     """Statistics from one pass over samples.
 
-    Memory grows with the number of samples only by one number per label, mode and pair. Features go to disk, and only
-    if they are needed.
+    Memory grows with the number of samples only by one number per label, mode and pair. Features go to `folder`, and
+    only if they are needed.
 
     Args:
         needs: What to keep.

@@ -17,11 +17,7 @@ def known_statistics(path: Path, extractor: Extractor) -> GivenStatistics | None
     """The statistics in an npz, for an extractor's features; None if it holds no `mu` (but pictures, for instance).
 
     Atelier's files say which features and how many pictures they describe. Other files are trusted if the dimension is
-    right.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or of other features; the message names it.
+    right. FileNotFoundError if there is no such file; ValueError, naming it, if it is damaged, or of other features.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file of statistics at {path}")

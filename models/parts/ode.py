@@ -17,16 +17,12 @@ State: TypeAlias = tuple[Tensor, ...]
 
 
 def integrate(velocity: Velocity, x: Tensor, times: Sequence[float], solver: Solver, euler_end: bool = False) -> Tensor:
-    """The points at times[-1] of paths that start from `x` at times[0].
+    """The points at times[-1] of paths that start from `x` (N, ...) at times[0].
 
-    Args:
-        velocity: dx/dt; with `euler_end` it is never evaluated at the last time.
-        x: (N, ...).
-        times: rising or falling; each neighbouring pair is one step.
-        solver: of every step.
-        euler_end: makes the last step Euler's, for a velocity that is undefined at the last time (Karras et al. 2022,
-            alg. 1).
+    Times rise or fall, and each neighbouring pair is one step. `euler_end` makes the last step Euler's, for a velocity
+    dx/dt that is undefined at the last time (Karras et al. 2022, alg. 1), where it is then never evaluated.
     """
+
     return _integrate(lambda state, time: (velocity(state[0], time),), (x,), times, solver, euler_end)[0]
 
 

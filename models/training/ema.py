@@ -16,8 +16,8 @@ def decay_for(
         samples_seen: training samples consumed so far.
         halflife_kimg: thousand samples after which an old weight's share has halved; 0 keeps nothing.
         rampup: limits the half-life to this share of the samples seen, so that the start is soon forgotten.
-        start_kimg: keep nothing until this many samples, the update's included, were seen. "From step n" of Brock et
-            al.'s code, whose first step is 1, is n x (samples per step) / 1000.
+        start_kimg: keep nothing until this many thousand samples, the update's included, were seen. "From step n" of
+            Brock et al.'s code, whose first step is 1, is n x (samples per step) / 1000.
     """
     if samples_seen + batch < start_kimg * 1000:
         return 0.0
