@@ -2,7 +2,7 @@
 
 import math
 from abc import abstractmethod
-from typing import cast
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -23,26 +23,29 @@ class Points(DataModule):
     Args:
         train_size: Number of training points.
         test_size: Number of test points.
-        noise: Standard deviation of the noise, along each axis, around the curve or the points of the subclass.
-
-    The other arguments are those of `DataModule`.
+        noise: Standard deviation of the noise, along each axis, around the points or curves.
+        batch_size: Points in a step, over all ranks.
+        seed: Of the order.
+        num_workers: Loading processes per rank. 0 is fastest: a batch is one gather from memory.
     """
+
+    names: ClassVar[tuple[str, ...]]
+    """The classes' names."""
 
     def __init__(
         self,
-        class_names: tuple[str, ...],
-        train_size: int,
-        test_size: int,
-        noise: float,
-        batch_size: int,
-        seed: int,
-        num_workers: int,
+        train_size: int = 50_000,
+        test_size: int = 5_000,
+        noise: float = 0.05,
+        batch_size: int = 512,
+        seed: int = 0,
+        num_workers: int = 0,
     ) -> None:
         at_least("train_size", train_size, 1)
         at_least("test_size", test_size, 1)
         if not 0.02 <= noise <= 1:
             raise ValueError(f"noise: must lie in 0.02 to 1, got {noise}")
-        super().__init__((2,), len(class_names), class_names, batch_size, seed, num_workers)
+        super().__init__((2,), len(self.names), self.names, batch_size, seed, num_workers)
         self.noise, self.test_size = noise, test_size
         self._sizes: dict[Split, int] = {"train": train_size, "test": test_size}
         self._drawn: dict[Split, Examples] = {}
@@ -82,10 +85,12 @@ class EightGaussians(Points):
         test_size: Number of test points.
         noise: Standard deviation of each.
         radius: Of the circle.
-        batch_size: As in `DataModule`.
-        seed: As in `DataModule`.
-        num_workers: As in `DataModule`.
+        batch_size: Points in a step, over all ranks.
+        seed: Of the order.
+        num_workers: Loading processes per rank. 0 is fastest: a batch is one gather from memory.
     """
+
+    names = tuple(f"{45 * i} degrees" for i in range(8))
 
     def __init__(
         self,
@@ -99,8 +104,7 @@ class EightGaussians(Points):
     ) -> None:
         if not 0 < radius <= 1:
             raise ValueError(f"radius: must be above 0 and at most 1, got {radius}")
-        names = tuple(f"{45 * i} degrees" for i in range(8))
-        super().__init__(names, train_size, test_size, noise, batch_size, seed, num_workers)
+        super().__init__(train_size, test_size, noise, batch_size, seed, num_workers)
         self.radius = radius
 
     def identity(self) -> tuple[object, ...]:
@@ -125,26 +129,9 @@ class TwoMoons(Points):
 
     They are those of scikit-learn's make_moons, centred at 0 and halved in size. The density is the mean of Gaussians
     along each half circle, an integral that Gauss-Legendre quadrature gives to ten digits.
-
-    Args:
-        train_size: Number of training points.
-        test_size: Number of test points.
-        noise: Standard deviation around the half circles, whose radius is 0.5.
-        batch_size: As in `DataModule`.
-        seed: As in `DataModule`.
-        num_workers: As in `DataModule`.
     """
 
-    def __init__(
-        self,
-        train_size: int = 50_000,
-        test_size: int = 5_000,
-        noise: float = 0.05,
-        batch_size: int = 512,
-        seed: int = 0,
-        num_workers: int = 0,
-    ) -> None:
-        super().__init__(("upper", "lower"), train_size, test_size, noise, batch_size, seed, num_workers)
+    names = ("upper", "lower")
 
     @staticmethod
     def places(angles: Tensor, labels: Tensor) -> Tensor:

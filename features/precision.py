@@ -18,7 +18,8 @@ def exact_arithmetic(device: torch.device, gradients: bool = False) -> Iterator[
     float32 convolutions on CUDA in TF32, with 10 bits of mantissa, and `set_float32_matmul_precision` does something
     similar to matrix products, on CUDA and on CPU.
     """
-    backends = _backends()
+    backends: Any = torch.backends  # untyped
+    backends = backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:
@@ -29,9 +30,3 @@ def exact_arithmetic(device: torch.device, gradients: bool = False) -> Iterator[
     finally:
         for backend, precision in zip(backends, before, strict=True):
             backend.fp32_precision = precision
-
-
-def _backends() -> tuple[Any, ...]:
-    """The backends with a float32 precision of their own; torch types none of them."""
-    backends: Any = torch.backends
-    return backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul
