@@ -141,7 +141,6 @@ class DataModule(LightningDataModule, Configurable, ABC):
         return self.dataset(split)[wanted]
 
     def setup(self, stage: str | None = None) -> None:
-        """Sets the fingerprint."""
         what = repr((type(self).__name__, self.data_shape, self.identity()))
         self.fingerprint = hashlib.sha256(what.encode()).hexdigest()
 
@@ -155,7 +154,6 @@ class DataModule(LightningDataModule, Configurable, ABC):
 
     @property
     def train_size(self) -> int:
-        """The number of training examples, over all ranks."""
         return self.size("train")
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -186,7 +184,6 @@ class DataModule(LightningDataModule, Configurable, ABC):
         return self._loader(split, list(share.split(self.batch_size // world_size)))
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Same as `val_dataloader`."""
         return self.val_dataloader()
 
     def require(self, split: Split) -> None:
@@ -357,7 +354,6 @@ class PictureDataModule(DataModule):
                 self.dataset(split)
 
     def examples(self, split: Split, indices: Sequence[int]) -> Batch:
-        """See `DataModule.examples`."""
         images, labels = super().examples(split, indices)
         return to_float(images), labels
 

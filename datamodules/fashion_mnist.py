@@ -102,7 +102,6 @@ class FashionMNIST(PictureDataModule):
         )
 
     def stored_splits(self) -> tuple[Split, ...]:
-        """Only "train" for the excerpt."""
         return ("train",) if self.excerpt else ("train", "test")
 
     def prepare_data(self) -> None:

@@ -59,7 +59,6 @@ class Points(DataModule):
         """The natural logarithm of the density at points (N, 2): float64 (N,)."""
 
     def identity(self) -> tuple[object, ...]:
-        """Every setting that the points depend on."""
         return (self._sizes, self.noise)
 
     def dataset(self, split: Split) -> Examples:

@@ -158,7 +158,6 @@ class Shapes(PictureDataModule):
         return modes_of(pictures.cpu().permute(0, 2, 3, 1))
 
     def identity(self) -> tuple[object, ...]:
-        """Every constant that the drawing depends on."""
         look = (COLOURS, SQUARE_SIDE, CROSS_ARM, SMALLEST, LARGEST, DIMMEST, DARKEST, LIGHTEST)
         return (self._sizes, look)
 

@@ -106,7 +106,6 @@ class Text(DataModule):
         return {**super().settings(), "sha256": self._hash}
 
     def identity(self) -> tuple[object, ...]:
-        """The hash of the text, and how it is divided."""
         return (self._hash, self.test_share)
 
     def dataset(self, split: Split) -> Windows:

@@ -57,7 +57,6 @@ class SameConv2d(nn.Conv2d):
 
 
 def _same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Pixels before and after one axis."""
     outputs = -(-side // stride)
     total = max((outputs - 1) * stride + kernel - side, 0)
     return total // 2, total - total // 2

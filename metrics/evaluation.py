@@ -38,7 +38,6 @@ def chosen(names: Sequence[str]) -> list[Metric]:
 
 
 def needs_of(metrics: Sequence[Metric]) -> frozenset[Need]:
-    """Everything that these metrics need."""
     return frozenset[Need]().union(*(metric.needs for metric in metrics))
 
 

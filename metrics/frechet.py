@@ -56,13 +56,11 @@ class GaussianStatistics:
 
     @classmethod
     def empty(cls, dimension: int) -> Self:
-        """Statistics of no features of length `dimension`."""
         scatter = torch.zeros(dimension, dimension, dtype=torch.float64)
         return cls(0, scatter.new_zeros(dimension), scatter)
 
     @property
     def dimension(self) -> int:
-        """D, the length of a feature vector."""
         return len(self.mean)
 
     def update(self, features: Tensor) -> None:

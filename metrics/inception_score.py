@@ -83,7 +83,6 @@ class ScoreStatistics:
         return self.probability.shape[1]
 
     def bounds(self, split: int) -> range:
-        """The indices of the samples in `split`."""
         return range(self.count * split // self.splits, self.count * (split + 1) // self.splits)
 
     def update(self, start: int, logits: Tensor) -> None:

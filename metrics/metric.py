@@ -31,7 +31,6 @@ class Context:
 
     @property
     def fewest(self) -> int:
-        """The number of pictures on the smaller side."""
         return min(self.real_count, self.fake.count)
 
 

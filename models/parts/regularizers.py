@@ -79,8 +79,6 @@ class Regularizer(Configurable, ABC):
         """The penalty of each sample, (N,), before the multiplication by `every`."""
 
     def as_penalty(self) -> Penalty:
-        """This regularizer, for a model's list of penalties."""
-
         def value(of: MicroBatch) -> Tensor:
             return self.penalty(of.critic, of.real, of.fake, of.samples_seen)
 

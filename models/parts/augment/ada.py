@@ -438,7 +438,6 @@ class ADA(Augmentation):
             return x.contiguous(memory_format=layout)
 
     def _share(self, change: Change, p: float) -> float:
-        """The probability of one change."""
         return p * (self.multipliers or {}).get(change, 1.0)
 
     def _drawn(self, change: Change, p: float, drawn: Tensor, otherwise: float) -> Tensor:
