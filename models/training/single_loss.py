@@ -1,6 +1,6 @@
-"""SingleLoss: one network, one loss and the only place that steps its optimizer.
+"""SingleLoss: one network, one loss, and the only place that steps its optimizer.
 
-Likelihood models, flows and flow matching all train so; a family adds the network and its loss.
+Likelihood models, flows and flow matching train this way. A family adds the network and its loss.
 """
 
 from abc import abstractmethod
@@ -19,13 +19,9 @@ from settings.training import Optimization
 
 
 class SingleLoss(ManualOptimization):
-    """A network, its average and a loss that one optimizer lowers.
+    """A network, its average, and a loss that one optimizer minimises.
 
-    Args:
-        data_shape: the shape of one sample.
-        num_classes: classes the data is labelled with.
-        network: what is trained and averaged, whole: all that `loss` and `generate` call.
-        optimization: how.
+    `network` is trained and averaged as a whole: it holds everything that `loss` and `generate` call.
     """
 
     def __init__(
@@ -38,19 +34,17 @@ class SingleLoss(ManualOptimization):
         self.network = network.to(memory_format=torch.channels_last)
         self.average = None if optimization.ema_halflife_kimg is None else WeightAverage(self.network)
 
-    # What a family provides.
+    # To be provided by a family.
 
     @abstractmethod
     def loss(self, x: Tensor, labels: Tensor) -> Tensor:
-        """The loss of each sample, (N,); further values are reported by `observe`."""
+        """The loss of each sample, (N,). It may log further values with `observe`."""
 
     def on_first_batch(self, x: Tensor, labels: Tensor) -> None:
-        """Before the very first step, with its samples: for what is initialized from data. Nothing by default.
+        """Called before the very first step, with its samples, to initialize from data. Does nothing by default.
 
-        What it sets must be parameters or buffers of the network; several ranks take over those of rank 0.
+        It may set only parameters and buffers of the network; all ranks take over those of rank 0.
         """
-
-    # The contract.
 
     def networks(self) -> dict[str, nn.Module]:
         return {"network": self.network}
@@ -58,8 +52,8 @@ class SingleLoss(ManualOptimization):
     def averages(self) -> dict[str, WeightAverage]:
         return {} if self.average is None else {"network average": self.average}
 
-    def chosen_network(self, weights: str) -> nn.Module:
-        """The network with the weights that settings name, "ema" or "raw"; the raw one where no average is kept."""
+    def chosen_network(self, weights: str) -> Any:  # noqa: ANN401 - the family's network
+        """The network with the weights "ema" or "raw"; the raw one if no average is kept."""
         return self.network if self.average is None or weights == "raw" else self.average.module
 
     # The step.
@@ -114,6 +108,6 @@ class SingleLoss(ManualOptimization):
         (optimizer,) = self.plain_optimizers()
         for group in optimizer.param_groups:
             group["lr"], group["betas"] = self.lr_at(self.samples_seen), (settings.beta1, settings.beta2)
-            group["eps"] = settings.eps  # a run that goes on may do so with another
+            group["eps"] = settings.eps  # a resumed run may have another
             if group["weight_decay"]:
                 group["weight_decay"] = settings.weight_decay

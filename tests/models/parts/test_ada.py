@@ -525,7 +525,7 @@ def test_state_goes_on_in_the_midst_of_an_interval() -> None:
 
 
 def test_adapting_to_signs_is_refused_where_they_mean_nothing() -> None:
-    with pytest.raises(ValueError, match="signs of logits, which mean nothing under RelativisticPairing"):
+    with pytest.raises(ValueError, match="signs of logits, which have no meaning under RelativisticPairing"):
         AdversarialTraining(RelativisticPairing(), augmentation=ADA())
     AdversarialTraining(RelativisticPairing(), augmentation=ADA(p=0.1, target=None))
 

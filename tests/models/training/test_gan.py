@@ -542,7 +542,7 @@ def test_more_layers_than_there_are_cannot_be_frozen() -> None:
         return DCGAN((3, 16, 16), width=4, latent_dim=4, adversarial=AdversarialTraining(freeze_d=count))
 
     count = len(frozen_dcgan(0).discriminator_layers())
-    with pytest.raises(ValueError, match=f"freeze_d: {count + 1} layers, and this discriminator has {count}"):
+    with pytest.raises(ValueError, match=f"freeze_d: {count + 1} layers, but this discriminator has {count}"):
         frozen_dcgan(count + 1)
     with pytest.raises(ValueError, match="freeze fewer"):
         frozen_dcgan(count)
