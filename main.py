@@ -1,45 +1,45 @@
-"""Atelier's command line: `python main.py VERB ...`. Wiring only; each verb lives in `commands/`."""
+"""Atelier's command line: `python main.py VERB ...`. It only dispatches; each verb lives in `commands/`."""
 
 import importlib
 import sys
 from collections.abc import Sequence
 
 TRAINING = {
-    "fit": "train a model by a run config: --config configs/dcgan_fashion_mnist.yaml",
-    "validate": "measure a checkpoint against the config's data: --config ... --ckpt_path ...",
-    "test": "measure a checkpoint against the held-out data: --config ... --ckpt_path ...",
-    "predict": "draw samples through the Trainer, on all its devices: --config ... --ckpt_path ...",
+    "fit": "train a model from a run config: --config configs/dcgan_fashion_mnist.yaml",
+    "validate": "measure a checkpoint on the config's data: --config ... --ckpt_path ...",
+    "test": "measure a checkpoint on held-out data: --config ... --ckpt_path ...",
+    "predict": "draw samples with the Trainer, on all its devices: --config ... --ckpt_path ...",
 }
 CHECKPOINTS = {
     "sample": "draw samples from a checkpoint: PNGs, one grid, or an npz",
-    "evaluate": "figures of quality of a checkpoint, or of finished samples, with their protocol",
-    "diagnose": "what is wrong with a checkpoint: collapse, memorisation, overfitting, instability, uneven classes",
-    "reconstruct": "pictures, each with what a checkpoint makes of it after encoding it",
-    "info": "parameters, output and memory of a config or a checkpoint, without its data; with --measure also time",
+    "evaluate": "compute quality metrics of a checkpoint, or of existing samples, with their protocol",
+    "diagnose": "look for problems: collapse, memorisation, overfitting, instability, uneven classes",
+    "reconstruct": "encode pictures with a checkpoint and decode them again",
+    "info": "show parameters, output and memory of a config or checkpoint without its data; --measure adds time",
 }
 GROUPS = {
     "latents": {
-        "walk": "ways between samples of a checkpoint, as a strip of pictures, a GIF or an MP4",
-        "mix": "a sheet of samples that mix the styles of two (StyleGAN2)",
-        "project": "a picture as a checkpoint would draw it: the latent that comes nearest, and the way there as a GIF",
-        "directions": "a sheet of edits: latents moved along the directions that change pictures most",
-        "path_length": "how evenly a checkpoint's pictures change with its latents: perceptual path length",
+        "walk": "interpolate between samples: a strip of pictures, a GIF or an MP4",
+        "mix": "mix the styles of samples in a sheet (StyleGAN2)",
+        "project": "find the latent whose picture is closest to a given one, with the search as a GIF",
+        "directions": "edit a picture along the latent directions that change it most",
+        "path_length": "measure how smoothly pictures change with latents: perceptual path length",
     },
     "runs": {
-        "list": "every run: status, kimg, its first figure, size",
-        "best": "the best run by each figure, protocols apart",
-        "disk": "what each run takes, by kind",
+        "list": "list all runs: status, kimg, newest figure, size",
+        "best": "find the best run by each figure, separately for each protocol",
+        "disk": "show the disk space of each run, by kind of file",
         "remove": "delete runs, after asking",
     },
 }
-ABOUT_GROUPS = {"latents": "moves a checkpoint's latents", "runs": "looks after finished runs"}
+ABOUT_GROUPS = {"latents": "explores a checkpoint's latents", "runs": "manages finished runs"}
 SEVERAL_RUNS = {
-    "compare": "runs side by side: quality by protocol, time, parameters, memory; tables, CSV or a page",
-    "sweep": "the trials of a W&B sweep file, without an account: configs/sweeps/dcgan_fashion_mnist_grid.yaml",
+    "compare": "compare runs: quality by protocol, time, parameters, memory; as tables, CSV or a page",
+    "sweep": "run the trials of a W&B sweep file without an account: configs/sweeps/dcgan_fashion_mnist_grid.yaml",
 }
 FORMATS = {
-    "import": "a checkpoint of an official one: stylegan2-ada-pytorch, BigGAN-PyTorch",
-    "export": "the averaged generator as ONNX, torch.export, TorchScript or safetensors",
+    "import": "convert an official checkpoint: stylegan2-ada-pytorch, R3GAN, BigGAN-PyTorch",
+    "export": "export the averaged generator as ONNX, torch.export, TorchScript or safetensors",
 }
 SECTIONS = (
     TRAINING,
@@ -48,12 +48,12 @@ SECTIONS = (
     SEVERAL_RUNS,
     FORMATS,
 )
-"""The verbs of the top, each with a line, as `help_text` shows them."""
+"""The top-level verbs with one line of help each, grouped as `help_text` shows them."""
 VERBS = {verb: line for section in SECTIONS for verb, line in section.items()}
 MODULES = {"import": "importing"}
-"""Of verbs whose name no module can have."""
+"""Modules of verbs whose name is a Python keyword."""
 RENAMED = {"interpolate": "latents walk"}
-"""Where a verb is found that once had another name."""
+"""New names of verbs that were renamed."""
 
 USAGE = "usage: python main.py VERB [--help] [--debug] [--import FILE] [arguments]"
 
@@ -68,29 +68,27 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     verb, rest = words[0], words[1:]
     if verb not in VERBS:
-        return _complain(f"no verb {verb!r}; {_elsewhere(verb) or 'there are ' + ', '.join(VERBS)}")
+        return _complain(f"no verb {verb!r}; {_suggestion(verb) or 'choose from ' + ', '.join(VERBS)}")
     if verb in GROUPS and (not rest or rest[0] in ("-h", "--help", "help")):
         print(help_text(verb))
         return 0
     if verb in GROUPS and rest[0] not in GROUPS[verb]:
-        return _complain(f"no verb '{verb} {rest[0]}'; there are {', '.join(f'{verb} {v}' for v in GROUPS[verb])}")
-    # Imported here: some verbs need neither torch nor Lightning, whose import takes ten seconds on a small machine.
+        return _complain(f"no verb '{verb} {rest[0]}'; choose from {', '.join(f'{verb} {v}' for v in GROUPS[verb])}")
+    # Imported here: some verbs need neither torch nor Lightning, which take ten seconds to import on a small machine.
     from commands.options.errors import BAD_INPUT, InputError, one_line
-    from commands.options.own_files import import_own, split_imports
+    from commands.options.own_files import import_own
+    from commands.options.parsers import split_flag
 
     try:
-        rest, files = split_imports(rest)
+        rest, files = split_flag(rest, "--import")
         for file in files:
             import_own(file)
         if verb in TRAINING:
             return int(importlib.import_module("commands.training").run(verb, rest))
         return int(importlib.import_module(f"commands.{MODULES.get(verb, verb)}").run(rest))
-    except InputError as error:
-        if debug:
-            raise
-        return _complain(one_line(error))
-    except BAD_INPUT as error:
-        if debug or verb in TRAINING:  # a verb of TRAINING turns what the user can mend into an InputError itself
+    except (InputError, *BAD_INPUT) as error:
+        # A verb of TRAINING raises InputError for what the user can fix; its other errors are crashes.
+        if debug or (verb in TRAINING and not isinstance(error, InputError)):
             raise
         return _complain(one_line(error))
     except KeyboardInterrupt:
@@ -101,7 +99,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def help_text(group: str | None = None) -> str:
-    """Every verb of the top, or of a group, with a line each."""
+    """All top-level verbs, or those of a group, with one line each."""
     sections = SECTIONS if group is None else (GROUPS[group],)
     usage = USAGE if group is None else USAGE.replace("VERB", f"{group} VERB")
     about = "Train, measure and compare generative models." if group is None else f"`{group}` {ABOUT_GROUPS[group]}."
@@ -109,16 +107,15 @@ def help_text(group: str | None = None) -> str:
     lines = [usage, "", about]
     for section in sections:
         lines += ["", *(f"  {verb:<{width}}  {line}" for verb, line in section.items())]
-    shown = "VERB --help shows a verb's arguments" + ", or the verbs of a group." * (group is None)
-    own_files = "--import FILE runs a Python file of yours first, whose classes a checkpoint or a config names."
-    return "\n".join([*lines, "", f"--debug shows the traceback behind an error; {shown.rstrip('.')}.", own_files])
+    shown = "VERB --help shows the arguments of a verb" + (", or the verbs of a group" if group is None else "")
+    own_files = "--import FILE first runs a Python file of yours that defines classes for a checkpoint or config."
+    return "\n".join([*lines, "", f"--debug shows the traceback of an error; {shown}.", own_files])
 
 
-def _elsewhere(word: str) -> str | None:
-    """Where a verb is that is not at the top: under its group, or under another name."""
-    grouped = next((f"{group} {word}" for group, verbs in GROUPS.items() if word in verbs), None)
-    found = grouped or RENAMED.get(word)
-    return found and f"it is {found!r}"
+def _suggestion(word: str) -> str | None:
+    """The new place of a verb: in a group, or under another name."""
+    found = next((f"{group} {word}" for group, verbs in GROUPS.items() if word in verbs), RENAMED.get(word))
+    return found and f"use {found!r}"
 
 
 def _complain(message: str) -> int:

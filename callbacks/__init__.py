@@ -1,1 +1,1 @@
-"""What watches a fit. Callbacks touch a model only through the contract of `models.training.base`."""
+"""Callbacks of a fit. They use a model only through the contract of `models.training.base`."""

@@ -1,4 +1,4 @@
-"""When a fit is over: after so many samples or hours."""
+"""Ends a fit after a number of samples or hours."""
 
 from lightning import Callback, LightningModule, Trainer
 
@@ -8,11 +8,11 @@ from callbacks.run import run_of
 
 
 class Budget(Callback):
-    """Stops a fit when either limit is reached; what a resumed run used before counts.
+    """Stops a fit when either limit is reached. A resumed run counts what it used before.
 
     Args:
         kimg: thousand training samples, over all devices.
-        hours: wall time of the run, evaluations included.
+        hours: wall time of the run, including evaluations.
     """
 
     def __init__(self, kimg: float | None = None, hours: float | None = None) -> None:
@@ -22,14 +22,14 @@ class Budget(Callback):
         self.kimg, self.hours = kimg, hours
 
     def reached(self, samples_seen: int) -> bool:
-        """Whether the budget of samples is used up."""
+        """Whether the sample budget is used up."""
         return self.kimg is not None and samples_seen >= self.kimg * 1000
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         seen = model_of(pl_module).samples_seen
         if self.reached(seen):
             raise ValueError(
-                f"this run has already seen {seen / 1000:g} kimg, all of its budget: raise --budget.kimg to go on"
+                f"this run has already seen {seen / 1000:g} kimg, its whole budget: raise --budget.kimg to continue"
             )
 
     def on_train_batch_end(
@@ -42,5 +42,5 @@ class Budget(Callback):
 
 
 def budget_of(trainer: Trainer) -> Budget:
-    """The trainer's budget; an unlimited one where it has none."""
+    """The trainer's budget, or an unlimited one."""
     return find(trainer, Budget) or Budget()

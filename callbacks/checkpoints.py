@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent, and the ones worth keeping."""
+"""Writes checkpoints, all or nothing, and keeps the ones worth keeping."""
 
 import os
 import shutil
@@ -23,14 +23,14 @@ from records.figures import Direction, is_better
 
 
 class CheckpointError(OSError):
-    """A checkpoint could not be written; the one before it is untouched."""
+    """A checkpoint could not be written; the previous one is untouched."""
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes into the checkpoint's own folder, flushes, then renames; reads with `weights_only=True`, always.
+    """Writes into the checkpoint's own folder, flushes and renames; always reads with `weights_only=True`.
 
-    Lightning's own save goes through the temporary directory, which on another file system is a copy that a kill cuts
-    short.
+    Lightning's own save goes through the temporary directory. If that is another file system, its last step is a copy,
+    which a kill can cut short.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
@@ -40,7 +40,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:
             # torch reports a full disk as a RuntimeError of its zip writer.
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            raise CheckpointError(f"cannot write {path}: {reason}; the checkpoint before it is untouched") from error
+            raise CheckpointError(f"cannot write {path}: {reason}; the previous checkpoint is untouched") from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Callable | None = None, weights_only: bool | None = None
@@ -49,16 +49,16 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 
 class Checkpoints(AtIntervals, Checkpoint):
-    """Saves `checkpoints/kimg<samples seen / 1000>.ckpt`; `last.ckpt` and `best.ckpt` are other names of two of them.
+    """Saves `checkpoints/kimg<samples seen / 1000>.ckpt`, with links `last.ckpt` and `best.ckpt`.
 
     Args:
-        every_kimg: thousand samples between two times; where left out, minutes alone decide.
-        every_minutes: wall time between two checkpoints.
-        keep: the newest so many are kept, besides the best.
-        save_top_k: so many are kept as the best; 0 keeps none for its figure.
-        monitor: the figure that "best" goes by; the quality callback's first, its Fréchet distance, where left out.
-        mode: whether a lower or a higher value of `monitor` is better. Where left out, a figure's own direction, and
-            min for what is not a figure.
+        every_kimg: thousand samples between checkpoints; if left out, only minutes count.
+        every_minutes: wall time between checkpoints.
+        keep: number of newest checkpoints to keep, besides the best.
+        save_top_k: number of best checkpoints to keep.
+        monitor: the figure that "best" refers to; if left out, the first of the quality callback.
+        mode: whether lower or higher values of `monitor` are better; by default its own direction, or min if not a
+            figure.
     """
 
     always: ClassVar[bool] = False
@@ -75,14 +75,14 @@ class Checkpoints(AtIntervals, Checkpoint):
         if keep < 1:
             raise ValueError(f"checkpoints.keep must be at least 1, not {keep}")
         if save_top_k < 0:
-            raise ValueError(f"checkpoints.save_top_k must not be negative, as {save_top_k} is")
+            raise ValueError(f"checkpoints.save_top_k must not be negative, not {save_top_k}")
         super().__init__(every_kimg)
         self.every_minutes, self.keep, self.save_top_k = every_minutes, keep, save_top_k
         self.monitor, self.mode = monitor, mode
         self.checkpoint_io = WholeCheckpointIO()
         self._saved_at = time.monotonic()
         self._ranked: list[tuple[str, float]] = []
-        """Names and figures of the best, best first."""
+        """Names and figures, best first."""
         self._ranked_by: str | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -107,7 +107,7 @@ class Checkpoints(AtIntervals, Checkpoint):
             self.save(trainer, pl_module)
 
     def save(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves now, after a look at the weights, and removes what need not be kept."""
+        """Saves now, after checking the weights, and removes old checkpoints."""
         model = model_of(pl_module)
         require_finite_weights(model)
         folder = run_of(trainer).folder / "checkpoints"
@@ -131,16 +131,16 @@ class Checkpoints(AtIntervals, Checkpoint):
             run_of(trainer).save(trainer)
 
     def _rank(self, trainer: Trainer) -> int | None:
-        """The place among the best that a figure measured just now deserves, 0 for the best; None for none.
+        """The rank of a figure measured just now, 0 for the best; None if it is not among the best to keep.
 
-        The quality callback runs before this one in a batch. Of equal figures the earlier stays ahead.
+        The quality callback runs before this one. Of equal figures, the earlier one ranks first.
         """
         figure, value, better = self._monitored(trainer)
         if figure is None or value is None or not self.save_top_k:
             return None
         if run_of(trainer).latest_at.get(figure) != model_of(trainer.lightning_module).samples_seen:
             return None
-        # The best by another figure say nothing of this one.
+        # The best checkpoints by another figure do not count.
         ranked = self._ranked if figure == self._ranked_by else []
         name = checkpoint_name(model_of(trainer.lightning_module).samples_seen)
         if any(name == other for other, _ in ranked):
@@ -149,7 +149,7 @@ class Checkpoints(AtIntervals, Checkpoint):
         return ahead if ahead < self.save_top_k else None
 
     def _monitored(self, trainer: Trainer) -> tuple[str | None, float | None, Direction]:
-        """The figure that "best" goes by, its newest value, and which way it is better."""
+        """The figure that "best" refers to, its newest value, and its direction."""
         run = run_of(trainer)
         if self.monitor is None:
             name, better = run.headline or (None, "lower")
@@ -173,17 +173,17 @@ class Checkpoints(AtIntervals, Checkpoint):
 
 
 def checkpoint_name(samples_seen: int) -> str:
-    """The file name of the checkpoint after so many samples."""
+    """The file name of a checkpoint."""
     return f"{kimg_name(samples_seen)}.ckpt"
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """The checkpoints of a run by samples seen, oldest first."""
+    """The checkpoints of a run, oldest first."""
     return sorted(folder.glob("kimg*.ckpt"))
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """The newest checkpoint of a folder that can be read to its end, or None."""
+    """The newest readable checkpoint in a folder, or None."""
     for path in reversed(checkpoints_in(folder)):
         try:
             read_checkpoint(path)
@@ -194,7 +194,7 @@ def newest_whole(folder: Path) -> Path | None:
 
 
 def link(target: Path, name: Path) -> None:
-    """Makes `name` another name of the file `target`, whole at every moment; a copy where links are not to be had."""
+    """Links `name` to the file `target`, atomically; copies it if the file system has no links."""
     temporary = name.with_name(f".{name.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:

@@ -1,4 +1,4 @@
-"""What is wrong with a model: collapse, memorisation, overfitting, instability, uneven classes."""
+"""Diagnoses a model: collapse, memorisation, overfitting, instability, uneven classes."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -34,16 +34,16 @@ from models.training.capabilities import HasCritic
 from records.diagnosis import Finding, Findings
 
 SHOWN, NEAREST = 8, 4
-"""Rows of the picture of nearest neighbours, and training pictures beside each sample."""
+"""Rows of the picture of nearest neighbours, and training pictures in each."""
 
 
 @dataclass(frozen=True, eq=False)
 class Diagnosed:
-    """What was found, and the evidence of one's own eyes.
+    """The result of a diagnosis.
 
     Attributes:
-        findings: One for each thing that could be looked for.
-        closest: uint8 (C, H, W): the samples closest to training pictures, one a row, with the nearest ones beside it.
+        findings: one for each check that was possible.
+        closest: uint8 (C, H, W): the samples closest to training pictures, each in a row with the nearest of those.
     """
 
     findings: list[Finding]
@@ -60,20 +60,19 @@ def diagnose(
     curves: tuple[Sequence[Mapping[str, float]], str] | None = None,
     quiet: bool = True,
 ) -> Diagnosed:
-    """Looks for everything that can be looked for in these samples.
+    """Performs all checks that are possible on these samples.
 
     Args:
-        samples: of the model.
-        data: what it was trained on; a "test" split serves as the pictures it never saw.
-        extractor: of the features.
-        folder: of the cache.
-        batch_size: pictures a pass.
-        model: whose samples they are, where that is known.
-        curves: rows of metrics.jsonl, and the figure in them to look at.
-        quiet: no progress bars.
+        samples: samples of the model.
+        data: the training data; its "test" split, if any, serves as unseen pictures.
+        extractor: the feature extractor.
+        folder: the cache folder.
+        batch_size: pictures per batch.
+        model: the model, if known.
+        curves: rows of metrics.jsonl, and the name of the figure to examine.
+        quiet: whether to hide progress bars.
 
-    Raises:
-        ValueError: there are too few pictures on either side; one line.
+    Raises ValueError if there are too few pictures on either side.
     """
     train = RealStatistics(real_pictures(data, "train"), extractor, folder, batch_size, quiet)
     count = min(samples.count, train.count // 2)
@@ -116,7 +115,7 @@ def diagnose(
 
 
 def _logits(model: GenerativeModel, judge: HasCritic, pictures: PictureSet, batch_size: int) -> Tensor:
-    """What the discriminator says of each picture, float (N,) on the CPU."""
+    """The discriminator's logits, float (N,) on the CPU."""
     found = []
     with torch.no_grad(), model.in_eval_mode():
         for some, labels in in_batches(pictures, range(pictures.count), batch_size):
@@ -137,7 +136,7 @@ def _closest(samples: PictureSet, fake: np.ndarray, train: RealStatistics) -> Te
 
 
 def in_words(findings: Sequence[Finding]) -> str:
-    """Findings for a terminal."""
+    """Findings as text for a terminal."""
     width = max(len(finding.name) for finding in findings)
     lines = []
     for finding in findings:
@@ -148,13 +147,13 @@ def in_words(findings: Sequence[Finding]) -> str:
 
 
 class Diagnosis(AtIntervals):
-    """Diagnoses the model at intervals: findings into run.json, the picture into `diagnosis/`. Off unless asked for.
+    """Diagnoses the model at intervals, if asked to: findings into run.json, the picture into `diagnosis/`.
 
-    Features, samples and cache are the quality callback's.
+    It shares extractor, seed and cache with the quality callback.
 
     Args:
-        every_kimg: thousand samples between two times; never where left out.
-        num_samples: samples of the model.
+        every_kimg: thousand samples between diagnoses; none if left out.
+        num_samples: number of samples.
     """
 
     always: ClassVar[bool] = False
@@ -166,7 +165,7 @@ class Diagnosis(AtIntervals):
         self.num_samples = num_samples
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says before the first batch that there would be nothing to look at."""
+        """Raises ValueError before the first batch if the model has no samples."""
         why = model_of(pl_module).why_no_samples
         if self.every_kimg is not None and why is not None:
             raise ValueError(f"diagnosis.every_kimg: {why}")

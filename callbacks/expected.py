@@ -1,4 +1,4 @@
-"""What a training step will keep in memory, predicted: one step on tensors that have shapes and no storage."""
+"""Predicts the memory of a training step, by running one on tensors that have shapes but no storage."""
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -18,67 +18,51 @@ from torch.utils._pytree import tree_iter
 
 from callbacks.lookup import model_of
 from callbacks.memory import bytes_kept
-from callbacks.plan import random_batch, run_step, state_at
+from callbacks.plan import SILENT, random_batch, run_step, state_at
 from models.training.base import GenerativeModel
 from settings.configurable import Configurable
 
 CPU = torch.device("cpu")
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
-"""Of the Trainer, in which a step can be predicted: with others the weights themselves are converted."""
+"""Precisions of the Trainer whose steps can be predicted; others convert the weights themselves."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a training step keeps in memory, in tensors: without libraries' workspaces and the allocator's rounding."""
+    """The tensors that a training step keeps, without library workspaces and the allocator's rounding."""
 
     peak_bytes: int
-    """Most bytes of tensors at any time of the step, weights, optimizer state and averages included."""
+    """Highest number of bytes of tensors during the step, including weights, optimizer state and averages."""
     kept: dict[str, int]
     """Bytes by kind, as `bytes_kept` gives them."""
     checkpoint_bytes: int
     samples: int
-    """In the step's batch."""
+    """The size of the step's batch."""
 
     @property
     def activations(self) -> int:
-        """The rest of the peak: what is kept for backward passes, and what a step holds for a while."""
+        """The rest of the peak: tensors kept for backward passes, and temporary ones."""
         return max(self.peak_bytes - sum(self.kept.values()), 0)
 
 
 def expected_memory(model: GenerativeModel, batch_size: int, precision: str) -> Expected:
-    """The memory of a training step that pays for every lazy penalty; of a model that grows, in its last stage.
+    """Predicts the memory of a training step with all lazy penalties; in the last stage of a model that grows.
 
-    Nothing is computed and nothing allocated: `model` may have been built under `torch.device("meta")`. It is used up,
-    its tensors have no values afterwards; its parameters can still be counted. The step is the one that the CPU would
-    take, wherever the model will be trained: tensors without storage of a GPU need its driver.
+    Nothing is computed or allocated, so `model` may be built under `torch.device("meta")`. Afterwards its tensors have
+    no values, but its parameters can still be counted. The step takes as many samples as `samples_per_step` says. It is
+    the CPU's step, wherever the model will be trained: a GPU's tensors without storage need its driver.
 
-    Args:
-        model: what would be trained.
-        batch_size: of the data; the step takes as many samples as `samples_per_step` says.
-        precision: the Trainer's.
-
-    Raises:
-        ValueError: for a precision that is none of `PRECISIONS`.
-        RuntimeError: if the step's shapes depend on values.
+    Raises ValueError if `precision` is not in `PRECISIONS`, and RuntimeError if shapes in the step depend on values.
     """
     if precision not in PRECISIONS:
-        raise ValueError(f"in precision {precision} memory cannot be predicted, only in {', '.join(PRECISIONS)}")
+        raise ValueError(f"memory can be predicted in precision {', '.join(PRECISIONS)} only, not in {precision}")
     found = OneStep(batch_size)
     plugins: list[Any] = [] if precision == "32-true" else [_mixed(precision)]
     seen, steps = model.samples_seen, model.steps
     with _NoStorage(), torch.compiler.set_stance("force_eager"):
         _forget_values(model)
         trainer = lightning.Trainer(
-            accelerator="cpu",
-            strategy=_InPlace(CPU),
-            plugins=plugins,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            max_epochs=-1,
-            limit_val_batches=0,
-            callbacks=[found],
+            accelerator="cpu", strategy=_InPlace(CPU), plugins=plugins, callbacks=[found], **SILENT
         )
         trainer.fit(model.train(), train_dataloaders=[0])
     model.samples_seen, model.steps = seen, steps
@@ -87,7 +71,7 @@ def expected_memory(model: GenerativeModel, batch_size: int, precision: str) -> 
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of tensors that are alive, those that were told to it and all that operations make."""
+    """Counts the bytes of live tensors: those in `known`, and all that operations create."""
 
     def __init__(self, known: Sequence[Tensor]) -> None:
         super().__init__()
@@ -125,7 +109,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 class OneStep(Callback):
-    """Runs a training step when a fit starts, counts, and ends the fit there."""
+    """Runs one training step when a fit starts, counts its memory, and ends the fit."""
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
@@ -211,7 +195,7 @@ def _forget_values(model: GenerativeModel) -> None:
             known[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
         return known[id(tensor)]
 
-    replaced: list[Tensor] = []  # kept, so that no id is used twice
+    replaced: list[Tensor] = []  # kept alive, so that no id is used twice
     for module in model.modules():
         own: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
         for tensors in own:
@@ -222,7 +206,7 @@ def _forget_values(model: GenerativeModel) -> None:
 
 
 def _forget_attributes(part: Configurable, like: Callable[[Tensor], Tensor], seen: set[int]) -> None:
-    """Likewise of tensors that a part keeps as plain attributes, as an augmentation does, and of the parts within."""
+    """Does the same for tensors that are plain attributes, as in augmentations, and for Configurables within."""
     seen.add(id(part))
     for name, value in list(vars(part).items()):
         if isinstance(value, Tensor):

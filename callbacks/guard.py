@@ -1,4 +1,4 @@
-"""Stops a fit whose numbers are no longer numbers, before it can overwrite a good checkpoint."""
+"""Stops a fit when a loss or a weight is not finite, before a good checkpoint is overwritten."""
 
 import math
 
@@ -17,14 +17,14 @@ REMEDY = (
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or a weight became NaN or infinite; the message says which, and where the last good checkpoint is."""
+    """A loss or a weight became NaN or infinite; the message says which, and the usual remedies."""
 
 
 class Guard(Callback):
-    """Looks at every report of the losses and, before each checkpoint, at the weights.
+    """Checks every report of the losses, and the weights before each checkpoint.
 
-    Neither costs the hot loop a synchronisation: losses are fetched for the report anyway. Of several ranks, all stop
-    at the same batch: one that raised alone would leave the others waiting for its gradients.
+    This costs no extra synchronization, since reports fetch the losses anyway. All ranks stop at the same batch: if one
+    raised alone, the others would wait for its gradients.
     """
 
     def on_train_batch_end(
@@ -36,7 +36,7 @@ class Guard(Callback):
 
 
 def require_finite_weights(model: GenerativeModel) -> None:
-    """Raises NonFiniteError, naming the network, if any weight is NaN or infinite."""
+    """Raises NonFiniteError, naming the network, if a weight is NaN or infinite."""
     for name, network in model.networks().items():
         norms = torch.stack(torch._foreach_norm(tuple(network.parameters())))
         if not bool(norms.isfinite().all()):

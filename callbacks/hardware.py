@@ -1,4 +1,4 @@
-"""What a run ran on: recorded beside every figure."""
+"""Describes the hardware and software of a run, for its record."""
 
 import importlib.metadata
 import os
@@ -17,7 +17,7 @@ def hardware(device: torch.device) -> Hardware:
         device=device.type,
         gpu=None if gpu is None else gpu.name,
         gpu_gib=None if gpu is None else round(gpu.total_memory / 2**30, 1),
-        cpu=_cpu_name(),
+        cpu=_cpu_fact("model name") or platform.processor(),
         cores=os.cpu_count(),
         threads=torch.get_num_threads(),
         memory_gib=_memory_gib(),
@@ -26,7 +26,7 @@ def hardware(device: torch.device) -> Hardware:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that figures depend on."""
+    """Versions of Python and of the packages that affect figures."""
     packages = ("torch", "torchvision", "lightning", "numpy", "wandb", "jsonargparse")
     found = {"python": platform.python_version()}
     for package in packages:
@@ -38,25 +38,17 @@ def versions() -> dict[str, str]:
 
 
 def has_bf16_units(device: torch.device) -> bool:
-    """Whether bf16 runs on units of its own there, and is therefore faster than float32."""
+    """Whether the device has bf16 units, so that bf16 is faster than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
         capability = torch.backends.cpu.get_cpu_capability()
-        return capability.startswith("AVX512") and "avx512_bf16" in _cpu_flags()
+        return capability.startswith("AVX512") and "avx512_bf16" in _cpu_fact("flags").split()
     return False
 
 
-def _cpu_flags() -> set[str]:
-    return set(_cpu_fact("flags").split())
-
-
-def _cpu_name() -> str:
-    return _cpu_fact("model name") or platform.processor()
-
-
 def _cpu_fact(name: str) -> str:
-    """What Linux says of the first core under this name; empty where it says nothing."""
+    """Linux's value of this field for the first core; empty if unknown."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

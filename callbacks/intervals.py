@@ -1,4 +1,4 @@
-"""When something is due, in samples seen: the same points whatever the batch size or the number of devices."""
+"""Schedules callbacks in samples seen: at the same points whatever the batch size or the number of devices."""
 
 import math
 from abc import ABC, abstractmethod
@@ -14,14 +14,14 @@ from records.figures import Figure
 
 
 class AtIntervals(Callback):
-    """A callback that is due each time training passes another multiple of its interval.
+    """A callback that is due whenever training passes a multiple of its interval.
 
     Args:
-        every_kimg: thousand samples between two times; a tenth of the budget where left out, 50 without a budget.
+        every_kimg: thousand samples in an interval; if left out, a tenth of the budget, or 50 without a budget.
     """
 
     always: ClassVar[bool] = True
-    """Whether it is due where `every_kimg` is left out, too."""
+    """Whether it is also due if `every_kimg` is left out."""
 
     def __init__(self, every_kimg: float | None = None) -> None:
         if every_kimg is not None and every_kimg <= 0:
@@ -34,20 +34,20 @@ class AtIntervals(Callback):
         self._before = model_of(pl_module).samples_seen
 
     def interval(self, trainer: Trainer) -> float:
-        """Samples between two times; infinite where it is never due."""
+        """Samples in an interval; infinite if it is never due."""
         if self.every_kimg is None and not self.always:
             return math.inf
         return 1000 * (self.every_kimg or (budget_of(trainer).kimg or 500.0) / 10)
 
     def due(self, trainer: Trainer, samples_seen: int) -> bool:
-        """Whether a multiple lies between the last call's count (exclusive) and this one's (inclusive)."""
+        """Whether a multiple lies after the previous call's count, and not after this one's."""
         interval, before = self.interval(trainer), self._before
         self._before = samples_seen
         return int(samples_seen // interval) > int(before // interval)
 
 
 class Shows(AtIntervals, ABC):
-    """Shows what a model makes: before the first batch, at intervals and at the end of a fit."""
+    """Shows samples of a model: before the first batch, at intervals and at the end of a fit."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -71,7 +71,7 @@ class Shows(AtIntervals, ABC):
 
     @abstractmethod
     def show(self, trainer: Trainer, model: GenerativeModel) -> None:
-        """Draws and writes; called on rank 0."""
+        """Draws and writes, on rank 0."""
 
 
 class Measures(AtIntervals, ABC):
@@ -86,7 +86,7 @@ class Measures(AtIntervals, ABC):
                 model.log(name, figure.value, logger=False)  # for ModelCheckpoint(monitor=...)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The last figures, unless a signal ended the fit: then what counts is to be gone soon."""
+        """Measures once more, unless a signal ended the fit: then the process should exit soon."""
         if not interrupted(trainer):
             self._measure(trainer, model_of(pl_module))
 
@@ -105,8 +105,8 @@ class Measures(AtIntervals, ABC):
 
     @abstractmethod
     def applies(self, model: GenerativeModel) -> bool:
-        """Whether there is something to measure."""
+        """Whether the model can be measured."""
 
     @abstractmethod
     def measure(self, trainer: Trainer, model: GenerativeModel, testing: bool) -> dict[str, Figure]:
-        """Measures and reports, in `test` where `testing`; nothing if a signal cuts it short."""
+        """Measures and reports, on the test split if `testing`; returns nothing if a signal interrupts it."""

@@ -1,4 +1,4 @@
-"""How probable a model holds samples that it was not trained on, while training: bits a dimension."""
+"""Measures the likelihood of held-out samples during training, in bits per dimension."""
 
 import dataclasses
 import functools
@@ -26,22 +26,12 @@ from settings.likelihood import LikelihoodSettings
 
 
 def likelihood_settings(model: HasLikelihood, named: Mapping[str, Any]) -> LikelihoodSettings:
-    """The family's settings with what is named; None leaves one out.
-
-    Raises:
-        ValueError: the family has no such setting.
-    """
+    """The family's settings with the named values, except None. Raises ValueError if the family lacks a setting."""
     given = {name: value for name, value in named.items() if value is not None}
     known = {field.name for field in dataclasses.fields(model.likelihood_class)}
-    unknown = [name for name in given if name not in known]
-    if unknown:
-        raise ValueError(f"the likelihood of {type(model).__name__} has no {unknown[0]}")
+    if unknown := given.keys() - known:
+        raise ValueError(f"the likelihood of {type(model).__name__} has no {min(unknown)}")
     return model.likelihood_class(**given)
-
-
-def some_indices(size: int, count: int | None) -> list[int]:
-    """`count` of `size` examples, drawn with a fixed seed, as `PictureSet.subset` draws them; all where left out."""
-    return drawn(size, size if count is None else count)
 
 
 def log_probs(
@@ -54,7 +44,7 @@ def log_probs(
     settings: LikelihoodSettings,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Tensor]:
-    """The log-probabilities of these examples, float64 (n,), batch by batch; ends early when `stop` says so."""
+    """The log-probabilities of these examples, float64 (n,) for each batch; ends early if `stop` returns True."""
     for start in range(0, len(indices), batch_size):
         if stop():
             return
@@ -66,7 +56,7 @@ def log_probs(
 def likelihood_protocol(
     model: HasLikelihood, data: DataSet, split: str, count: int, seed: int, settings: LikelihoodSettings
 ) -> dict[str, Any]:
-    """All that a likelihood depends on besides the model's weights."""
+    """Everything that a likelihood depends on besides the model's weights."""
     return {
         LIKELIHOOD: model.likelihood_kind,
         "data": data.fingerprint,
@@ -81,17 +71,17 @@ def likelihood_protocol(
 class Likelihood(Measures):
     """Logs `bits_per_dim` (of text, `bits_per_character`) at intervals and at the end, and in `validate` and `test`.
 
-    Of a model that has a likelihood; of one that computes it at great cost, only where `every_kimg` is given. Held-out
-    examples are those of the "test" split; where there is none, training's own are taken, and the protocol says so.
+    It applies to models with a likelihood; if that is expensive, only when `every_kimg` is given. Examples come from
+    the "test" split. If there is none, they are training examples, as the protocol says.
 
     Args:
-        num_samples: so many examples, drawn with a fixed seed.
-        draws: random draws an example: importance samples of a VAE, noises of dequantisation. The family's own (1)
-            where left out; more give a tighter bound.
-        steps: of the ODE, where the model solves one; the family's own where left out.
-        batch_size: examples at once.
-        seed: of the draws.
-        weights: the average, where the model keeps one, or the raw weights.
+        num_samples: number of examples, drawn with a fixed seed.
+        draws: random draws per example: importance samples of a VAE, or noises of dequantisation. If left out, the
+            family's own (1). More give a tighter bound.
+        steps: steps of the ODE, if the model solves one; the family's own if left out.
+        batch_size: examples per batch.
+        seed: seed of the draws.
+        weights: averaged weights, if the model keeps them, or raw ones.
     """
 
     def __init__(
@@ -111,7 +101,7 @@ class Likelihood(Measures):
         self.batch_size, self.seed, self.weights = batch_size, seed, weights
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says before the first batch what cannot be measured."""
+        """Raises ValueError before the first batch if the likelihood cannot be measured."""
         model = model_of(pl_module)
         if not self.applies(model):
             if self.every_kimg is not None:
@@ -124,18 +114,18 @@ class Likelihood(Measures):
             run.headline = (self._name(model), BETTER)
 
     def measure(self, trainer: Trainer, model: GenerativeModel, testing: bool) -> dict[str, Figure]:
-        """The bits of held-out examples; see `Measures.measure`."""
+        """The bits per dimension of held-out examples; see `Measures.measure`."""
         assert isinstance(model, HasLikelihood)
         data: DataSet = data_of(trainer)
         split, settings = held_out(data), self._settings(model)
-        indices = some_indices(data.size(split), self.num_samples)
+        indices = drawn(data.size(split), self.num_samples)
         share = share_of(len(indices), trainer.global_rank, trainer.world_size)
         mine = indices[share.start : share.stop]
         stop = functools.partial(interrupted, trainer)
         batches = log_probs(model, data, split, mine, self.batch_size, self.seed, settings, stop)
         own = torch.cat([torch.empty(0, dtype=torch.float64), *(batch.cpu() for batch in batches)])
         found = torch.cat(gathered(trainer, own))
-        if len(found) < len(indices):  # cut short by a signal
+        if len(found) < len(indices):  # interrupted by a signal
             return {}
         measured = {self._name(model): bits_per_dimension(found, math.prod(model.data_shape))}
         protocol = likelihood_protocol(model, data, split, len(indices), self.seed, settings)
@@ -155,7 +145,7 @@ class Likelihood(Measures):
         return f"{PREFIX}{model.likelihood_unit}"
 
     def applies(self, model: GenerativeModel) -> bool:
-        """Whether there is something to measure, and it is asked for."""
+        """Whether the model has a likelihood that is cheap or asked for."""
         if not isinstance(model, HasLikelihood) or model.why_no_likelihood is not None:
             return False
         return self.every_kimg is not None or not model.likelihood_on_demand

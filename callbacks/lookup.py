@@ -1,4 +1,4 @@
-"""What a callback finds through its trainer."""
+"""Finds the model, data and callbacks of a trainer."""
 
 from typing import Any, TypeVar
 
@@ -10,11 +10,7 @@ C = TypeVar("C", bound=Callback)
 
 
 def model_of(module: LightningModule) -> GenerativeModel:
-    """The module as what it must be.
-
-    Raises:
-        TypeError: if it does not keep the contract.
-    """
+    """The module as a GenerativeModel. Raises TypeError if it is not one."""
     if not isinstance(module, GenerativeModel):
         raise TypeError(f"{type(module).__name__} is not a models.training.base.GenerativeModel")
     return module

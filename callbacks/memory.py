@@ -1,4 +1,4 @@
-"""Where memory goes: the peak of each phase, and the bytes of what is kept."""
+"""Measures memory: the peak of each phase, and the bytes of what is kept."""
 
 import contextlib
 from collections.abc import Iterator
@@ -19,10 +19,10 @@ GIB = 2**30
 
 
 class PeakMeter:
-    """The highest memory use between `start` and `read`, in bytes.
+    """The peak memory between `start` and `read`, in bytes.
 
-    On CUDA the allocator's own peak, of tensors. On the CPU of Linux the process's resident set, whose high-water mark
-    can be reset through /proc/self/clear_refs; elsewhere 0, for "not known".
+    On CUDA it is the allocator's own peak of tensors. On Linux's CPU it is the process's peak resident set, which
+    /proc/self/clear_refs resets. Elsewhere it is 0, for unknown.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -59,8 +59,8 @@ class Memory(Callback):
     activations (what autograd keeps for the backward pass of each step).
 
     Args:
-        batches: the first so many batches are measured, then one in every `every_batches`.
-        every_batches: batches between two later measurements.
+        batches: number of first batches that are measured.
+        every_batches: batches between later measurements.
     """
 
     def __init__(self, batches: int = 20, every_batches: int = 100) -> None:
@@ -68,9 +68,9 @@ class Memory(Callback):
             raise ValueError(f"memory.every_batches must be at least 1, not {every_batches}")
         self.batches, self.every_batches = batches, every_batches
         self.peaks: dict[str, int] = {}
-        """Highest use in each phase so far, in bytes."""
+        """Peak memory of each phase so far, in bytes."""
         self.kept: dict[str, int] = {}
-        """Bytes of what stays allocated, and of activations, by kind."""
+        """Bytes of permanent tensors and of activations, by kind."""
         self._meter = PeakMeter(torch.device("cpu"))
         self._measuring = True
         self._open = 0
@@ -117,7 +117,7 @@ class Memory(Callback):
             self._report(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After the last figures and the last checkpoint, which are phases too."""
+        """Reports last, since final figures and checkpoints are phases too."""
         self._report(trainer)
 
     def _report(self, trainer: Trainer) -> None:
@@ -132,7 +132,7 @@ class Memory(Callback):
 def bytes_kept(model: GenerativeModel, optimizers: list[torch.optim.Optimizer]) -> dict[str, int]:
     """Bytes of parameters and buffers, gradients, optimizer state and averages.
 
-    Gradients are counted as large as the parameters: they are freed between steps, and all there within one.
+    Gradients count as large as the parameters: they are freed between steps, but all exist within one.
     """
     networks, averages = model.networks().values(), model.averages().values()
     parameters = [p for network in networks for p in network.parameters()]
@@ -147,7 +147,7 @@ def bytes_kept(model: GenerativeModel, optimizers: list[torch.optim.Optimizer]) 
 
 @contextlib.contextmanager
 def count_saved_tensors() -> Iterator[dict[int, int]]:
-    """Bytes that autograd saves for backward within the block, by storage; parameters excluded."""
+    """Bytes that autograd saves for backward in the block, by storage, without parameters."""
     saved: dict[int, int] = {}
     kept_alive: list[Tensor] = []
 
@@ -156,7 +156,7 @@ def count_saved_tensors() -> Iterator[dict[int, int]]:
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in saved:
                 saved[storage.data_ptr()] = storage.nbytes()
-                kept_alive.append(tensor.detach())  # so that no later tensor takes its address
+                kept_alive.append(tensor.detach())  # so that no later tensor reuses its address
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):

@@ -1,4 +1,4 @@
-"""A model's samples and a data set's pictures, as the evaluation engine takes them."""
+"""A model's samples and a dataset's pictures, as picture sets for evaluations."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -14,7 +14,7 @@ from settings.sampling import SamplerSettings
 
 
 class DataSet(Protocol):
-    """What a datamodule offers for reference statistics."""
+    """The part of a data module that evaluations use."""
 
     fingerprint: str
     num_classes: int
@@ -26,20 +26,16 @@ class DataSet(Protocol):
 
 @runtime_checkable
 class HasModes(Protocol):
-    """Data whose modes are known, in equal numbers."""
+    """Data with known modes of equal size."""
 
     num_modes: int
 
     def modes(self, pictures: Tensor) -> Tensor:
-        """The mode that each picture, uint8 (N, C, H, W), shows; -1 for none."""
+        """The mode of each picture, uint8 (N, C, H, W); -1 for none."""
 
 
 def real_pictures(data: DataSet, split: str, count: int | None = None) -> PictureSet:
-    """A split of a data set, or `count` of its pictures, drawn with a fixed seed.
-
-    Raises:
-        ValueError: there is no such split.
-    """
+    """A split of a dataset, or `count` of its pictures, drawn with a fixed seed."""
 
     def read(indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         x, labels = data.examples(split, indices)
@@ -60,7 +56,7 @@ def real_pictures(data: DataSet, split: str, count: int | None = None) -> Pictur
 
 
 def model_samples(model: GenerativeModel, count: int, seed: int, settings: SamplerSettings) -> PictureSet:
-    """Samples 0 to count - 1 of a model for a seed, rounded to bytes as saved pictures are."""
+    """Samples 0 to count - 1 of a model, rounded to bytes like saved pictures."""
 
     def read(indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         labels = model.sample_labels(indices, seed=seed) if model.label_classes else None
@@ -76,18 +72,17 @@ def model_samples(model: GenerativeModel, count: int, seed: int, settings: Sampl
 
 
 def held_out(data: DataSet) -> Literal["train", "test"]:
-    """The split that no training saw: "test"; "train" where there is no other, which figures then say."""
+    """The "test" split if there is one, otherwise "train"; protocols say which."""
     return "test" if "test" in data.splits() else "train"
 
 
 def reconstructions(model: GenerativeModel, pictures: PictureSet, settings: SamplerSettings) -> PictureSet:
-    """What a model makes of pictures after encoding them, rounded to bytes as saved pictures are.
+    """A model's reconstructions of pictures, rounded to bytes like saved pictures.
 
-    Raises:
-        ValueError: it does not encode.
+    Raises ValueError if the model does not encode.
     """
     if not isinstance(model, Encodes):
-        raise ValueError(f"{type(model).__name__} does not encode pictures, and cannot reconstruct them")
+        raise ValueError(f"{type(model).__name__} does not encode pictures, so it cannot reconstruct them")
 
     def read(indices: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         some, labels = pictures.read(indices)
@@ -106,7 +101,7 @@ def reconstructions(model: GenerativeModel, pictures: PictureSet, settings: Samp
 def in_batches(
     pictures: PictureSet, share: range, size: int, stop: Callable[[], bool] = lambda: False
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """A share of the pictures, batch by batch; ends early when `stop` says so."""
+    """The pictures of a share, in batches; ends early if `stop` returns True."""
     for start in range(0, len(share), size):
         if stop():
             return

@@ -1,11 +1,10 @@
-"""What a fit will take, measured by a few trial steps before it begins and printed: memory, time, disk, folder."""
+"""Plans a fit: measures memory, time and disk by a few trial steps before it begins, and prints them."""
 
 import copy
 import math
 import shutil
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,36 +21,41 @@ from callbacks.run import Run
 from models.training.base import Batch, GenerativeModel
 from records.run import Predicted
 
+SILENT: dict[str, Any] = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "max_epochs": -1,
+    "limit_val_batches": 0,
+}
+"""Arguments of a Trainer that runs trial steps only."""
+
 
 @dataclass(frozen=True)
 class Cost:
-    """What training takes on this machine, as measured by `trial_steps`."""
+    """The cost of training on this machine, as measured by `trial_steps`."""
 
     seconds_per_kimg: float
     peak_bytes: int
-    """Highest memory use of a step; 0 where it cannot be known."""
+    """Peak memory of a step; 0 if unknown."""
     peak_source: str
     checkpoint_bytes: int
     samples_seen: int = 0
-    """Where in training this is what a step costs."""
+    """The place in training where it was measured."""
     stages: tuple["Cost", ...] = ()
-    """Of a model that grows, each stage still to come; the fields above are then their mean speed and highest use."""
+    """The remaining stages of a model that grows; the other fields are then their mean speed and highest memory."""
 
 
 def trial_steps(
     trainer: Trainer, model: GenerativeModel, batch: Batch, steps: int = 3, samples_seen: int | None = None
 ) -> Cost:
-    """Runs training steps on `batch`, measures them, and puts everything back: weights, optimizers, counters.
+    """Measures training steps on `batch`, and restores everything: weights, optimizers, counters.
 
-    One step warms up. Of a model with lazy penalties a step of each kind is timed: those that pay for all of them, for
-    some, for none; each counts as often as it comes.
+    The first step is a warm-up. If a model has lazy penalties, a step of each kind is timed: with all, some or none of
+    them; each is weighted by its frequency.
 
-    Args:
-        trainer: whose strategy and optimizers train.
-        model: what is trained.
-        batch: one loader batch.
-        steps: steps that are timed of the commonest kind.
-        samples_seen: the place in training that is measured; where the model stands, if left out.
+    `steps` steps of the most frequent kind are timed, at `samples_seen` or where the model stands.
     """
     at = model.samples_seen if samples_seen is None else samples_seen
     own, there = state_at(model, model.samples_seen), state_at(model, at)
@@ -89,7 +93,7 @@ def trial_steps(
 
 
 def state_at(model: GenerativeModel, samples_seen: int) -> dict[str, Any]:
-    """The model's own part of a checkpoint, as it would be at another place in training."""
+    """The model's own part of a checkpoint, for another place in training."""
     state: dict[str, Any] = {}
     model.on_save_checkpoint(state)
     state["atelier"]["samples_seen"] = samples_seen
@@ -97,16 +101,16 @@ def state_at(model: GenerativeModel, samples_seen: int) -> dict[str, Any]:
 
 
 def cost_at(trainer: Trainer, model: GenerativeModel, least: int, samples_seen: int) -> Cost:
-    """Trial steps at a place in training, with as many samples as it takes there: see `samples_per_step`."""
+    """Trial steps at a place in training, with the batch size that it has there: see `samples_per_step`."""
     size = model.samples_per_step(samples_seen, least) // trainer.world_size
     return trial_steps(trainer, model, random_batch(model, size), samples_seen=samples_seen)
 
 
 def cost_until(trainer: Trainer, model: GenerativeModel, least: int, end: float) -> Cost:
-    """Trial steps in each stage from where training stands until `end` samples, and what they come to together.
+    """Trial steps in each stage until `end` samples, and their total cost.
 
-    A stage is measured at its beginning. That is the most it costs: a network that fades a resolution in computes the
-    one before too. Where `end` is infinite, so is the last stage, and its speed is the mean.
+    A stage is measured at its beginning, where it costs the most: a network that fades in a resolution also computes
+    the previous one. If `end` is infinite, so is the last stage, whose speed is then the mean.
     """
     now = model.samples_seen
     starts = [now, *(start for start in model.stage_starts if now < start < end)]
@@ -129,7 +133,7 @@ def cost_until(trainer: Trainer, model: GenerativeModel, least: int, end: float)
 
 
 def _seconds(trainer: Trainer, model: GenerativeModel, batch: Batch, number: int) -> float:
-    """What training step `number` takes."""
+    """The time of training step `number`."""
     model.steps = number
     start = time.perf_counter()
     run_step(trainer, model, batch)
@@ -139,7 +143,7 @@ def _seconds(trainer: Trainer, model: GenerativeModel, batch: Batch, number: int
 
 
 def run_step(trainer: Trainer, model: GenerativeModel, batch: Batch) -> None:
-    """One training step; the loop around it, which would count it, is left out."""
+    """One training step, without the loop around it, which would count it."""
     output = trainer.strategy.training_step(batch, 0)
     if model.automatic_optimization:
         loss = output["loss"] if isinstance(output, dict) else output
@@ -151,7 +155,7 @@ def run_step(trainer: Trainer, model: GenerativeModel, batch: Batch) -> None:
 
 
 def _on_cpu(tree: Any) -> Any:  # noqa: ANN401 - any nesting of dicts, lists and tensors
-    """A copy in main memory: on a device that is nearly full there may be no room for a second one."""
+    """A copy in main memory: a device that is nearly full may have no room for it."""
     if isinstance(tree, Tensor):
         return tree.detach().to("cpu", copy=True)
     if isinstance(tree, dict):
@@ -162,7 +166,7 @@ def _on_cpu(tree: Any) -> Any:  # noqa: ANN401 - any nesting of dicts, lists and
 
 
 def random_batch(model: GenerativeModel, size: int) -> Batch:
-    """`size` noise samples in [-1, 1], or of tokens, with labels, on the model's device, laid out as real ones are."""
+    """`size` samples of noise in [-1, 1], or of random tokens, with labels, on the model's device and in its layout."""
     generator = torch.Generator().manual_seed(0)
     if model.vocabulary_size:
         x = torch.randint(model.vocabulary_size, (size, *model.data_shape), generator=generator)
@@ -175,7 +179,7 @@ def random_batch(model: GenerativeModel, size: int) -> Batch:
 
 
 class Trial(Callback):
-    """Measures what training costs when a fit starts, and ends it there; of a model that grows, in its last stage."""
+    """Measures the cost of training when a fit starts, and ends the fit; the last stage of a model that grows."""
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
@@ -189,7 +193,7 @@ class Trial(Callback):
 
 
 class Plan(Callback):
-    """Prints the plan before the first batch, and refuses a fit whose checkpoints the disk cannot hold."""
+    """Prints the plan before the first batch. Raises ValueError if the disk cannot hold the checkpoints."""
 
     def __init__(self) -> None:
         self.cost: Cost | None = None
@@ -209,7 +213,7 @@ class Plan(Callback):
             free = free_bytes(run.folder)
             if free < need:
                 raise ValueError(
-                    f"checkpoints will take {_size(need)}, and only {_size(free)} are free in {run.folder}: "
+                    f"checkpoints need {_size(need)}, but only {_size(free)} are free in {run.folder}: "
                     "choose another disk with --run.root, or keep fewer with --checkpoints.keep"
                 )
             run.record.plan = Predicted(round(self.cost.seconds_per_kimg, 3), self.cost.peak_bytes)
@@ -219,7 +223,6 @@ class Plan(Callback):
 def plan_lines(
     trainer: Trainer, model: GenerativeModel, cost: Cost, checkpoints_kept: int, run: Run | None
 ) -> list[str]:
-    """The plan as lines of text."""
     data = data_of(trainer)
     shape = " x ".join(map(str, model.data_shape))
     lines = [f"{type(model).__name__} on {type(data).__name__}: {data.train_size:,} examples of {shape}"]
@@ -230,12 +233,12 @@ def plan_lines(
         left = max(budget.kimg - model.samples_seen / 1000, 0)
         lines.append(
             f"  time         about {_duration(left * cost.seconds_per_kimg)} of training for {left:g} kimg, "
-            "evaluations not counted"
+            "without evaluations"
         )
     if budget.hours is not None:
         lines.append(f"  time         at most {budget.hours:g} h")
     if budget.kimg is None and budget.hours is None:
-        lines.append("  time         without end: Ctrl-C stops and saves; --budget.kimg or --budget.hours set one")
+        lines.append("  time         unlimited: Ctrl-C stops and saves; --budget.kimg or --budget.hours set a limit")
     if run is not None:
         disk = f"up to {checkpoints_kept} of {_size(cost.checkpoint_bytes)}"
         lines += [f"  checkpoints  {disk}", f"  run folder   {run.folder}"]
@@ -243,7 +246,7 @@ def plan_lines(
 
 
 def describe_cost(model: GenerativeModel, cost: Cost) -> dict[str, str]:
-    """Parameters, memory and speed in words."""
+    """Parameters, memory and speed as text."""
     counts = {name: sum(p.numel() for p in net.parameters()) for name, net in model.networks().items()}
     peak = f"{cost.peak_bytes / GIB:.2f} GiB ({cost.peak_source})" if cost.peak_bytes else "not known on this system"
     facts = {
@@ -251,16 +254,16 @@ def describe_cost(model: GenerativeModel, cost: Cost) -> dict[str, str]:
         "peak memory": peak,
         "speed": f"{cost.seconds_per_kimg:.3g} s/kimg, {1000 / cost.seconds_per_kimg:.0f} samples/s on {model.device}",
     }
-    return facts | ({"stages": _stages(cost.stages)} if cost.stages else {})
-
-
-def _stages(stages: Sequence[Cost]) -> str:
-    of_each = (f"{stage.seconds_per_kimg:.3g} s/kimg from {stage.samples_seen / 1000:g} kimg on" for stage in stages)
-    return f"measured in each: {', '.join(of_each)}"
+    if cost.stages:
+        each = (
+            f"{stage.seconds_per_kimg:.3g} s/kimg from {stage.samples_seen / 1000:g} kimg on" for stage in cost.stages
+        )
+        facts["stages"] = f"measured in each: {', '.join(each)}"
+    return facts
 
 
 def free_bytes(folder: Path) -> int:
-    """Bytes that may still be written where `folder` lies."""
+    """Free bytes on the disk of `folder`."""
     return shutil.disk_usage(folder).free
 
 

@@ -1,4 +1,4 @@
-"""`predict`: samples drawn by every device at once, written as numbered PNGs."""
+"""`predict`: samples drawn on all devices, written as numbered PNGs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from metrics.sample_statistics import share_of
 
 
 class SampleIndices(IterableDataset[list[int]]):
-    """This rank's share of range(count), in batches; every index once, on one rank."""
+    """This rank's share of range(count), in batches; each index is on one rank."""
 
     def __init__(self, trainer: Trainer, count: int, batch_size: int) -> None:
         self.trainer, self.count, self.batch_size = trainer, count, batch_size

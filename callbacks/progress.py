@@ -1,4 +1,4 @@
-"""The progress bar: kimg done and to go, time left, losses and the newest figure."""
+"""The progress bar: kimg done and to do, time left, losses and the newest figure."""
 
 import sys
 import time
@@ -13,11 +13,11 @@ from callbacks.lookup import model_of
 from callbacks.run import run_of
 
 SHOWN = ("d_loss", "g_loss", "loss")
-"""The losses shown beside the quality figure, as far as a model reports them."""
+"""Losses shown beside the main figure, if the model reports them."""
 
 
 class Progress(ProgressBar):
-    """One bar for a whole fit, refreshed at most once a second (every half minute where no terminal looks on)."""
+    """One bar for a whole fit, refreshed at most once a second, or every half minute without a terminal."""
 
     def __init__(self) -> None:
         super().__init__()

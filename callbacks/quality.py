@@ -1,7 +1,7 @@
-"""How good the samples are, while training: figures of the evaluation engine, each with its protocol.
+"""Measures the quality of samples during training, each figure with its protocol.
 
-By default the Fréchet distance on EfficientNet-Lite0's features, FD-EffNet. It is not the FID, which is defined on
-another network's features, and the two are never compared.
+The default is FD-EffNet, the Fréchet distance on EfficientNet-Lite0's features. It is not the FID, which is defined on
+another network's features; the two are never compared.
 """
 
 from collections.abc import Sequence
@@ -34,32 +34,33 @@ from settings.sampling import SamplerSettings
 
 
 class Quality(Measures):
-    """Logs figures of quality at intervals and at the end of a fit, and once in `validate` and `test`.
+    """Logs quality figures at intervals and at the end of a fit, and once in `validate` and `test`.
 
-    Of a model that has no samples yet, such as a VQ-VAE without a prior, what it makes of held-out pictures is judged,
-    and the figures' names begin with reconstruction_.
+    A model without samples, such as a VQ-VAE without a prior, is measured on its reconstructions of held-out pictures;
+    the names of these figures begin with reconstruction_.
 
-    Weights, mode and RNG stay as they were: a fit with and without it ends in the same weights. Real statistics are
-    computed once for a data set and kept in the cache.
+    Weights, mode and RNG are left unchanged: a fit ends in the same weights with and without it. Real statistics are
+    computed once per dataset and cached.
 
     Args:
-        num_samples: samples of the model; a figure's bias depends on it, so only equal numbers compare.
-        metrics: what to measure, by the names of `metrics.evaluation.METRICS`: frechet, kernel, inception_score,
-            precision_recall ... One pass over samples and features serves them all.
-        extractor: whose features: effnet, inception (the FID's; its weights are downloaded at first use), or the path
+        num_samples: number of samples. A figure's bias depends on it, so only equal numbers compare.
+        metrics: names from `metrics.evaluation.METRICS`: frechet, kernel, inception_score, precision_recall ... One
+            pass
+            over samples and features serves them all.
+        extractor: the feature extractor: effnet, inception (of the FID; weights are downloaded at first use), or the
+            path
             of a TorchScript file.
-        extractor_weights: a file with inception's weights, where they are not to be downloaded.
-        resize: filter by which pictures come to the extractor's size: bicubic (antialiased, as clean-fid) or
-            tf1-bilinear (the legacy one).
-        resolution: side that pictures are resized to before the network, in pixels; the extractor's own where left out
-            (64 for effnet).
-        precision: of the extractor.
-        reference: the split of the data that samples are compared with.
-        reference_samples: so many of its examples, drawn with a fixed seed; all where left out.
-        batch_size: samples drawn at once.
-        seed: of the samples.
-        weights: the generator's average or the raw weights.
-        cache_dir: where real statistics are kept; the user's cache folder where left out.
+        extractor_weights: a file with inception's weights, to avoid the download.
+        resize: filter that resizes pictures for the extractor: bicubic (antialiased, as clean-fid) or tf1-bilinear (the
+            legacy one).
+        resolution: side of the network's input, in pixels; the extractor's own if left out (64 for effnet).
+        precision: precision of the extractor.
+        reference: the split that samples are compared with.
+        reference_samples: number of its examples, drawn with a fixed seed; all if left out.
+        batch_size: samples per batch.
+        seed: seed of the samples.
+        weights: averaged or raw weights of the generator.
+        cache_dir: folder of cached real statistics; the user's cache folder if left out.
     """
 
     def __init__(
@@ -97,16 +98,12 @@ class Quality(Measures):
         self._real: RealStatistics | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Reads the weights and asks for the split now: what is missing should be said before the first batch."""
+        """Loads the extractor and the split early, to report missing files before the first batch."""
         if self.applies(model_of(pl_module)):
             self._prepare(trainer, model_of(pl_module), self.reference)
 
     def _prepare(self, trainer: Trainer, model: GenerativeModel, split: str) -> tuple[Extractor, RealStatistics]:
-        """The network and the real pictures, made once; says what could not be measured.
-
-        Raises:
-            ValueError: in one line, with the keys.
-        """
+        """The extractor and the real statistics, created once. Raises ValueError, naming the key, if they cannot be."""
         network = self.network(model.device)
         if self._real is None:
             real = real_pictures(_reference_of(trainer), split, self.reference_samples)
@@ -122,15 +119,11 @@ class Quality(Measures):
 
     @property
     def cache(self) -> Path:
-        """The folder of real statistics."""
+        """The folder of cached real statistics."""
         return default_folder() if self.cache_dir is None else Path(self.cache_dir)
 
     def network(self, device: torch.device) -> Extractor:
-        """The feature network, made at the first call.
-
-        Raises:
-            ValueError: in one line, if there is none of this name, or its weights are not to be had.
-        """
+        """The extractor, created at the first call. Raises ValueError if it or its weights are missing."""
         if self._network is None:
             try:
                 self._network = make_extractor(
@@ -145,7 +138,7 @@ class Quality(Measures):
         return self._network
 
     def measure(self, trainer: Trainer, model: GenerativeModel, testing: bool) -> dict[str, Figure]:
-        """The figures of the samples, compared with the test split in `test`; see `Measures.measure`."""
+        """The figures of samples, compared with the test split in `test`; see `Measures.measure`."""
         split = "test" if testing else self.reference
         network, real = self._prepare(trainer, model, split)
         with model.phase("metrics"):
@@ -159,7 +152,7 @@ class Quality(Measures):
     def _figures(
         self, trainer: Trainer, model: GenerativeModel, network: Extractor, real: RealStatistics
     ) -> dict[str, Figure]:
-        """The figures of all ranks' samples, the same on every rank; empty if a signal cut the measurement short."""
+        """The figures of all ranks' samples, the same on every rank; empty if a signal interrupts the measurement."""
         fake = self._judged(trainer, model)
         share = share_of(fake.count, trainer.global_rank, trainer.world_size)
         modes = real.pictures.modes
@@ -170,7 +163,7 @@ class Quality(Measures):
         if brought_together(trainer, seen) and seen.complete:
             try:
                 found = figures(self.metrics, real, seen)
-            except ValueError as error:  # every rank must hear of it: the others wait for an answer
+            except ValueError as error:  # every rank must learn of it: the others wait
                 found = error
         found = trainer.strategy.broadcast(found)
         if isinstance(found, ValueError):
@@ -178,7 +171,7 @@ class Quality(Measures):
         return {_named(model, name): figure for name, figure in found.items()}
 
     def _judged(self, trainer: Trainer, model: GenerativeModel) -> PictureSet:
-        """The model's samples; of one that has none yet, what it makes of held-out pictures."""
+        """The model's samples, or its reconstructions of held-out pictures if it has none."""
         if model.why_no_samples is None:
             return model_samples(model, self.num_samples, self.seed, self._settings(model))
         data = _reference_of(trainer)
@@ -189,7 +182,7 @@ class Quality(Measures):
     def _protocol(
         self, trainer: Trainer, model: GenerativeModel, network: Extractor, real: RealStatistics, split: str
     ) -> dict[str, Any]:
-        """All that the figures depend on besides the model's weights."""
+        """Everything that the figures depend on besides the model's weights."""
         judged = self._judged(trainer, model)
         return {
             **network.protocol(),
@@ -208,13 +201,13 @@ class Quality(Measures):
 
     @staticmethod
     def applies(model: GenerativeModel) -> bool:
-        """Whether the model makes what the feature network can look at."""
+        """Whether the model makes pictures that an extractor can read."""
         shows = model.why_no_samples is None or isinstance(model, Encodes)
         return shows and len(model.data_shape) == 3 and model.data_shape[0] in (1, 3)
 
 
 def _named(model: GenerativeModel, figure: str) -> str:
-    """A figure's name; that of reconstructions never passes for one of samples."""
+    """The name of a figure; figures of reconstructions have a prefix."""
     return figure if model.why_no_samples is None else f"reconstruction_{figure}"
 
 

@@ -1,4 +1,4 @@
-"""What ranks tell one another."""
+"""Communication between ranks."""
 
 from typing import TypeVar
 
@@ -12,25 +12,25 @@ from metrics.sample_statistics import SampleStatistics
 T = TypeVar("T")
 
 ASK_EVERY = 16
-"""Batches between two questions to the other ranks: each costs a round trip, and stopping can wait that long."""
+"""Batches between two questions to other ranks: each costs a round trip, and stopping can wait that long."""
 ROWS_AT_ONCE = 4096
-"""Features that each rank sends at once, so that not all of them lie in memory."""
+"""Features that each rank sends at once, to limit memory."""
 
 
 def any_rank(trainer: Trainer, wish: bool, batch_idx: int) -> bool:
-    """Whether any rank wishes so, the same answer on each; of several, never but in one batch of `ASK_EVERY`."""
+    """Whether any rank wishes so, the same on all ranks; several ranks ask only every `ASK_EVERY` batches."""
     if trainer.world_size == 1:
         return wish
     return batch_idx % ASK_EVERY == 0 and bool(trainer.strategy.reduce_boolean_decision(wish, all=False))
 
 
 def gathered(trainer: Trainer, mine: T) -> list[T]:
-    """What each rank gives, in their order, the same on all of them; each must give something at the same place."""
+    """The values of all ranks, in order, on every rank; all must call it at the same place."""
     return [trainer.strategy.broadcast(mine, rank) for rank in range(trainer.world_size)]
 
 
 def brought_together(trainer: Trainer, seen: SampleStatistics) -> bool:
-    """Brings what all ranks have observed to rank 0, in the order of the samples. True there, False elsewhere."""
+    """Merges the statistics of all ranks on rank 0, in the order of samples. True there, False elsewhere."""
     if trainer.world_size == 1:
         return True
     parts = gathered(trainer, seen.part())

@@ -1,4 +1,4 @@
-"""The run: its folder, its record (run.json), its figures (metrics.jsonl) and its W&B run."""
+"""A run: its folder, its record (run.json), its figures (metrics.jsonl) and its W&B run."""
 
 import contextlib
 import datetime
@@ -30,9 +30,9 @@ from settings.configurable import describe
 
 
 class MetricsFile(Logger):
-    """metrics.jsonl: one JSON object a line, {"samples_seen": ..., "seconds": ..., figures...}; append-only.
+    """metrics.jsonl: one JSON object per line, {"samples_seen": ..., "seconds": ..., figures...}; append-only.
 
-    Rows beyond `samples_seen` are dropped when it is opened: they belong to a future that a resumed run lives again.
+    Rows beyond `samples_seen` are dropped when it is opened, since a resumed run repeats them.
     """
 
     def __init__(self, path: Path, samples_seen: int) -> None:
@@ -54,7 +54,7 @@ class MetricsFile(Logger):
         return self.path.parent.name
 
     def log_hyperparams(self, params: Any, *args: object) -> None:  # noqa: ANN401
-        """The configuration is in config.yaml, not here."""
+        """Does nothing: the configuration is in config.yaml."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -64,18 +64,18 @@ class MetricsFile(Logger):
 
 
 class Run(Callback):
-    """Keeps what a run leaves behind in `root/name/<id>/`, on rank 0.
+    """Writes the folder of a run, `root/name/<id>/`, on rank 0.
 
     Args:
         root: the folder of all runs.
-        name: the run's name; the command line fills in the config's file name.
-        id: the name of the run's folder; the time it began where left out.
-        wandb: "auto" is online where an API key is set and offline elsewhere; never a prompt.
+        name: the run's name; the command line defaults to the config's file name.
+        id: the name of the run's folder; its start time if left out.
+        wandb: "auto" is online if an API key is set, otherwise offline, and never prompts.
         project: the W&B project.
-        artifacts: checkpoints that go to W&B as versions of one artifact: the last or the best when the fit ends, or
-            all, each when it is saved; the aliases `last` and `best` move along.
-        wandb_patience_s: seconds that W&B's server may take to answer at the start, and for what is left at the end.
-        report_every_s: seconds between two reports of the losses to log files and progress bar; at least 1.
+        artifacts: checkpoints to upload as versions of one W&B artifact: the last or the best at the end of the fit, or
+            all, each when it is saved. The aliases `last` and `best` are moved.
+        wandb_patience_s: seconds that W&B's server may take to answer at the start, and to finish at the end.
+        report_every_s: seconds between reports of the losses to logs and progress bar; at least 1.
     """
 
     def __init__(
@@ -103,25 +103,25 @@ class Run(Callback):
         self.latest_at: dict[str, int] = {}
         """The samples seen when it was logged."""
         self.headline: tuple[str, Direction] | None = None
-        """The figure that "best" goes by, and which way is better; set by who measures quality."""
+        """The main figure, to which "best" refers, and its direction; set by the callback that measures it."""
         self.resume_folder: Path | None = None
-        """Set by the command line: the folder of the run whose checkpoint is resumed."""
+        """Set by the command line: the folder of the resumed run."""
         self.init_from: InitFrom | None = None
-        """Set by the command line: the checkpoint whose weights the run begins with, and what of them it took."""
+        """Set by the command line: the checkpoint whose weights the run begins with, and the tensors taken."""
         self.resume_override: ResumeOverride | None = None
-        """Set by the command line: which settings changed when the run went on, and after how many samples."""
+        """Set by the command line: settings that change from here on."""
         self.record = RunRecord(SCHEMA)
         self.has_trained = False
-        """Whether this sitting has finished a batch: an error after that is no longer bad input."""
+        """Whether this fit has finished a batch; later errors are not bad input."""
         self._seconds_before = 0.0
         self._started = self._reported = time.monotonic()
         self._files: MetricsFile | None = None
         self._wandb: WandbRun | None = None
 
-    # For the other callbacks and the command line.
+    # Used by other callbacks and the command line.
 
     def write(self, trainer: Trainer, values: Mapping[str, float]) -> None:
-        """Writes figures at the current samples_seen, wherever the run logs to."""
+        """Writes values at the current samples_seen to all logs."""
         self.latest.update(values)
         self.latest_at.update(dict.fromkeys(values, model_of(trainer.lightning_module).samples_seen))
         if self._files is not None:
@@ -130,7 +130,7 @@ class Run(Callback):
             logger.log_metrics(dict(values), step=model_of(trainer.lightning_module).samples_seen)
 
     def keep_figures(self, trainer: Trainer, found: Mapping[str, Figure], protocol: Mapping[str, Any]) -> None:
-        """Writes figures wherever the run logs to, and keeps them in run.json with their protocol and their best."""
+        """Writes figures to all logs, and keeps them in run.json with their protocol and best value."""
         seen = model_of(trainer.lightning_module).samples_seen
         self.write(trainer, {name: figure.value for name, figure in found.items()})
         kept = self.record.figures
@@ -138,19 +138,19 @@ class Run(Callback):
         self.save(trainer)
 
     def write_picture(self, trainer: Trainer, name: str, picture: Tensor, path: Path) -> None:
-        """Writes a uint8 (C, H, W) picture to `path` and, as uint8, to W&B."""
+        """Writes a uint8 (C, H, W) picture to `path` and to W&B."""
         path.parent.mkdir(parents=True, exist_ok=True)
         save_png(picture, path)
         if self._wandb is not None:
             self._wandb.log_picture(name, picture, model_of(trainer.lightning_module).samples_seen)
 
     def checkpoint_saved(self, path: Path, aliases: Sequence[str]) -> None:
-        """Sends a checkpoint to W&B where all of them are wanted; called on rank 0."""
+        """Uploads a checkpoint to W&B if all are wanted; called on rank 0."""
         if self._wandb is not None and self.artifacts == "all":
             self._wandb.log_checkpoint(path, aliases)
 
     def save(self, trainer: Trainer) -> None:
-        """Replaces run.json, whole, by the record as it is now."""
+        """Replaces run.json by the current record, all or nothing."""
         self.record.samples_seen = model_of(trainer.lightning_module).samples_seen
         self.record.seconds = round(self.seconds, 3)
         if self._wandb is not None:
@@ -160,7 +160,7 @@ class Run(Callback):
 
     @property
     def seconds(self) -> float:
-        """Wall time spent on this run so far, all its sittings together."""
+        """Wall time of all fits of this run so far."""
         return self._seconds_before + time.monotonic() - self._started
 
     # Lightning's hooks.
@@ -173,7 +173,7 @@ class Run(Callback):
         self.folder = Path(trainer.strategy.broadcast(folder))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """By now the checkpoint's state is restored."""
+        """Starts the record, once the checkpoint's state is restored."""
         if not trainer.is_global_zero:
             return
         model = model_of(pl_module)
@@ -213,7 +213,7 @@ class Run(Callback):
             self.report(trainer, model_of(pl_module))
 
     def report(self, trainer: Trainer, model: GenerativeModel) -> None:
-        """Logs the means of what the model observed since the last report."""
+        """Logs the means of the model's observations since the last report."""
         self._reported = time.monotonic()
         values = model.reported()
         if values:
@@ -223,7 +223,7 @@ class Run(Callback):
         self.report(trainer, model_of(pl_module))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """After every callback's last words, and before W&B's run is closed."""
+        """Sends the last figures and checkpoints, before W&B's run is closed."""
         if stage != "fit" or self._wandb is None:
             return
         if self.record.figures:
@@ -235,13 +235,13 @@ class Run(Callback):
                     self._wandb.log_checkpoint(path, aliases)
 
     def finish(self, trainer: Trainer, status: Status, error: str | None = None) -> None:
-        """Writes the last run.json: status done, stopped or failed. The command line calls it after everything else."""
+        """Writes the final run.json, with status done, stopped or failed. The command line calls it last."""
         if self._files is not None:
             self.record.status, self.record.ended, self.record.error = status, _now(), error
             self.save(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Beside the model's own fields: on which data it was trained, so that no other can slip in on resume."""
+        """Adds the description of the data to the checkpoint, so that a resumed run cannot use other data."""
         data = data_of(trainer)
         if data is not None:
             checkpoint["atelier_data"] = data.settings()
@@ -261,13 +261,13 @@ class Run(Callback):
             folder = Path(self.root) / (self.name or "run") / (self.id or f"{stamp}-{secrets.token_hex(2)}")
         try:
             folder.mkdir(parents=True, exist_ok=self.resume_folder is not None)
-            for cut_short in folder.rglob(".*.tmp"):  # what a kill left of a file being written
+            for cut_short in folder.rglob(".*.tmp"):  # left by a kill while a file was written
                 cut_short.unlink()
             write_whole(folder / ".writable", lambda file: None)
             (folder / ".writable").unlink()
         except FileExistsError as error:
             raise OSError(
-                f"there is a run {folder} already; choose another --run.id, or go on with --ckpt_path"
+                f"run {folder} already exists; choose another --run.id, or resume it with --ckpt_path"
             ) from error
         except OSError as error:
             remedy = "choose another with --run.root"
@@ -275,13 +275,13 @@ class Run(Callback):
         return str(folder)
 
     def _read_record(self) -> None:
-        """A run that resumes goes on with its record: its figures, its W&B id, when it started."""
+        """Continues the record of a resumed run: its figures, its W&B id, its start."""
         with contextlib.suppress(FileNotFoundError, ValueError):
             self.record = RunRecord.read(self.folder / "run.json", "run's record")
         self.record.ended = self.record.error = None
 
     def _wandb_run(self, model: GenerativeModel) -> WandbRun:
-        # Under `wandb agent` the id is the sweep's.
+        # `wandb agent` sets the id.
         of_sweep = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
         self.record.wandb_id = self.record.wandb_id or of_sweep or f"{self.folder.name}-{secrets.token_hex(3)}"
         commit = _commit()
@@ -299,11 +299,7 @@ class Run(Callback):
 
 
 def run_of(trainer: Trainer) -> Run:
-    """The trainer's Run callback.
-
-    Raises:
-        ValueError: if it has none; callbacks that log need one beside them.
-    """
+    """The trainer's Run callback. Raises ValueError if there is none."""
     run = find(trainer, Run)
     if run is None:
         raise ValueError("the trainer needs a callbacks.run.Run beside the callbacks that log")
@@ -311,7 +307,7 @@ def run_of(trainer: Trainer) -> Run:
 
 
 def kimg_name(samples_seen: int) -> str:
-    """What a file of a run is called after so many samples, without its suffix; names sort as the counts do."""
+    """The stem of a run's file names; names sort as the counts do."""
     return f"kimg{samples_seen / 1000:010.3f}"
 
 
@@ -320,7 +316,7 @@ def _same_file(path: Path, other: Path) -> bool:
 
 
 def _samples_of(line: str) -> float:
-    """A row's samples_seen; a line that a kill cut short belongs to no time and is dropped."""
+    """A row's samples_seen; infinite, so that it is dropped, for a line that a kill cut short."""
     try:
         return json.loads(line)["samples_seen"]
     except (ValueError, KeyError, TypeError):
@@ -336,7 +332,7 @@ def _now() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the code that runs, with a + where it was changed since; None outside a checkout."""
+    """The commit of this code, with a + if it has changes; None outside of a checkout."""
     here = Path(__file__).parent
     try:
         described = subprocess.run(

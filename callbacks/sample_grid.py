@@ -1,4 +1,4 @@
-"""A grid of samples from the same latents every time, so that one sees what training changes."""
+"""Grids of samples from fixed latents, to show the progress of training."""
 
 import torch
 from lightning import Trainer
@@ -15,20 +15,20 @@ from models.training.capabilities import Encodes
 from settings.sampling import SamplerSettings
 
 POINTS = 4096
-"""Samples that a picture of points shows."""
+"""Samples in a picture of points."""
 
 
 class SampleGrid(Shows):
     """Writes `samples/kimg<...>.png` and logs it to W&B, at the start, at intervals and at the end.
 
-    A conditional model's grid has one row a class, with the same latents in every row. A model that encodes also leaves
-    `samples/reconstructions_kimg<...>.png`: held-out pictures, each with what the model makes of it below. Of points in
-    the plane a picture shows where samples lie.
+    A conditional model's grid has a row for each class, with the same latents in every row. A model that encodes also
+    writes `samples/reconstructions_kimg<...>.png`: held-out pictures, each with its reconstruction below. For points in
+    the plane, the picture is a scatter plot.
 
     Args:
         rows: rows of the grid; the number of classes (at most 32) for a conditional model.
         columns: columns of the grid.
-        batch_size: samples drawn at once.
+        batch_size: samples per batch.
     """
 
     def __init__(self, every_kimg: float | None = None, rows: int = 8, columns: int = 8, batch_size: int = 64) -> None:
@@ -59,7 +59,7 @@ class SampleGrid(Shows):
 def reconstruction_grid(
     model: GenerativeModel, pictures: PictureSet, columns: int, batch_size: int, settings: SamplerSettings | None = None
 ) -> Tensor:
-    """Rows of pictures, each with a row of what the model makes of them below: uint8 (2 N, C, H, W) on the CPU."""
+    """Rows of pictures, each with a row of reconstructions below: uint8 (2 N, C, H, W) on the CPU."""
     made = reconstructions(model, pictures, model.settings_class() if settings is None else settings)
     whole = range(pictures.count)
     originals, copies = (
@@ -77,7 +77,7 @@ def sample_grid(
     seed: int = 0,
     settings: SamplerSettings | None = None,
 ) -> Tensor:
-    """The pictures of a grid, uint8 (rows * columns, C, H, W) on the CPU; a conditional model's has one row a class."""
+    """The pictures of a grid, uint8 (rows * columns, C, H, W) on the CPU; a row for each class if conditional."""
     classes = min(model.label_classes, 32)
     rows = classes or rows
     indices = [row * columns + column if not classes else column for row in range(rows) for column in range(columns)]

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a fit in order: the batch ends, the state is saved, and the exit code says what came."""
+"""Ends a fit gracefully on Ctrl-C and SIGTERM: it finishes the batch, saves, and reports the signal as exit code."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ from callbacks.ranks import any_rank
 class Stops(Callback):
     """Turns the first SIGINT or SIGTERM into a stop after the current batch; a second one ends the process at once.
 
-    Lightning's own handlers would raise in the middle of things and exit with 1 and 0.
+    Lightning's own handlers raise in the middle of a step, and exit with 1 and 0.
     """
 
     def __init__(self) -> None:
@@ -25,22 +25,22 @@ class Stops(Callback):
 
     @property
     def exit_code(self) -> int:
-        """128 plus the signal's number, as a shell reports it; 0 if none came."""
+        """128 plus the signal's number, as in a shell; 0 without a signal."""
         return 0 if self.received is None else 128 + self.received
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Here Lightning has set its handlers already, and these replace them for the time of training."""
+        """Replaces Lightning's handlers, which are set by now, during training."""
         self._trainer = trainer
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
-        if trainer.received_sigterm:  # while the data was being read, say
+        if trainer.received_sigterm:  # before, for example while data was read
             self._handle(signal.SIGTERM, None)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
             os._exit(128 + number)
         self.received = signal.Signals(number)
-        said = f"\n{self.received.name}: stopping after this batch; once more stops at once"
+        said = f"\n{self.received.name}: stopping after this batch; repeat to stop at once"
         print(said, file=sys.stderr, flush=True)
         if self._trainer is not None and self._trainer.world_size == 1:
             self._trainer.should_stop = True
@@ -53,7 +53,7 @@ class Stops(Callback):
 
     @contextlib.contextmanager
     def handling(self) -> Iterator[None]:
-        """Around a fit: whoever handled the signals before gets them back afterwards, whatever happens."""
+        """Restores the previous signal handlers after a fit, whatever happens."""
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -63,6 +63,6 @@ class Stops(Callback):
 
 
 def interrupted(trainer: Trainer) -> bool:
-    """Whether a signal has asked the fit to end."""
+    """Whether a signal has asked the fit to stop."""
     stops = find(trainer, Stops)
     return stops is not None and stops.received is not None

@@ -1,4 +1,4 @@
-"""Samples of a model of text, from the same random numbers every time, so that one sees what training changes."""
+"""Text samples from fixed random numbers, to show the progress of training."""
 
 from lightning import Trainer
 
@@ -12,10 +12,10 @@ from models.training.base import GenerativeModel
 class TextSamples(Shows):
     """Writes `samples/kimg<...>.txt` and logs it to W&B as a table, at the start, at intervals and at the end.
 
-    Of models whose samples are text only.
+    It applies to models of text only.
 
     Args:
-        num_samples: texts in a file, each as long as a training example.
+        num_samples: number of texts in a file, each as long as a training example.
     """
 
     def __init__(self, every_kimg: float | None = None, num_samples: int = 4) -> None:
@@ -38,5 +38,5 @@ class TextSamples(Shows):
 
 
 def joined(texts: list[str]) -> str:
-    """Several texts as one, each under a line with its number."""
+    """Several texts as one, each below a line with its number."""
     return "".join(f"---- sample {number} ----\n{text}\n" for number, text in enumerate(texts))

@@ -1,4 +1,4 @@
-"""How fast training goes, and how much of its time it waits for data."""
+"""Measures the speed of training, and the share of time spent waiting for data."""
 
 import contextlib
 import time
@@ -14,12 +14,12 @@ from records.run import OUTSIDE_STEPS, Speed
 class Throughput(Callback):
     """Reports samples_per_s, s_per_kimg and data_wait (share of training time), over all ranks.
 
-    Time spent on evaluations and checkpoints is left out, so that figures of runs that measure differently often can
-    be compared; the run's own `seconds` has everything.
+    Evaluations and checkpoints are excluded, so that runs with different intervals compare. The run's own `seconds`
+    includes everything.
 
     Args:
-        every_s: seconds between two reports.
-        warmup_batches: first batches that no figure counts: compilation, allocation, caches.
+        every_s: seconds between reports.
+        warmup_batches: first batches to skip, with compilation, allocation and caching.
     """
 
     def __init__(self, every_s: float = 10.0, warmup_batches: int = 5) -> None:
@@ -39,7 +39,7 @@ class Throughput(Callback):
 
     @contextlib.contextmanager
     def _observe(self, phase: str) -> Iterator[None]:
-        """Stops the clock for what is not training; nested phases are counted once."""
+        """Stops the clock outside of training; nested phases count once."""
         if phase not in OUTSIDE_STEPS:
             yield
             return
@@ -53,7 +53,7 @@ class Throughput(Callback):
                 self._paused += time.perf_counter() - start
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
-        # Between two batches lie the loader and the other callbacks, whose evaluations are paused time.
+        # Between two batches lie the loader and other callbacks, whose evaluations are paused time.
         self._waited += max(time.perf_counter() - self._ended - (self._paused - self._skipped), 0.0)
 
     def on_train_batch_end(

@@ -1,4 +1,4 @@
-"""`compare`: tables of what runs reached and what they took, from what they left behind; without torch."""
+"""`compare`: tables of the quality and cost of runs, from their folders; without torch."""
 
 import argparse
 import csv
@@ -11,34 +11,30 @@ from typing import Any
 from commands.comparison.markdown import as_markdown
 from commands.comparison.protocols import in_words
 from commands.comparison.tables import Table, counted, groups, summary, tables
-from commands.options.parsers import require_suffix, verb_parser
+from commands.options.parsers import require_least, require_suffix, verb_parser
 from media.files import write_text_whole
 from records.folder import runs_at
 
 
 def parser() -> argparse.ArgumentParser:
-    """The verb's arguments."""
-    parser = verb_parser(
-        "compare", "Sets runs side by side: quality by protocol, time, parameters, memory, data, what went wrong."
-    )
+    parser = verb_parser("compare", "Compares runs: quality by protocol, time, parameters, memory, data, problems.")
     parser.add_argument(
         "runs", type=Path, nargs="+", metavar="RUN",
-        help="a run's folder, runs/<name>/<id>, or all of a name, runs/<name>; several seeds become mean ± deviation",
+        help="a run's folder, runs/<name>/<id>, or all runs of a name, runs/<name>; seeds are pooled: mean ± deviation",
     )  # fmt: skip
     parser.add_argument("--html", type=Path, metavar="X.html", help="write a page with curves and sample grids")
     parser.add_argument("--md", type=Path, metavar="X.md", help="write the tables as Markdown")
-    parser.add_argument("--csv", type=Path, metavar="X.csv", help="write every run's values: run, table, column, value")
+    parser.add_argument("--csv", type=Path, metavar="X.csv", help="write all values: run, table, column, value")
     parser.add_argument("--grids", type=int, default=12, help="sample grids of each run in the page, at most (12)")
     return parser
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Compares and prints; the tables go to the terminal unless a file was asked for."""
+    """Compares runs; the tables go to the terminal unless a file is asked for."""
     options = parser().parse_args(arguments)
-    if options.grids < 0:
-        raise ValueError(f"--grids must not be negative, and is {options.grids}")
+    require_least(options, {"grids": 0})
     for option in ("html", "md", "csv"):
-        if (path := getattr(options, option)) is not None:
+        if (path := vars(options)[option]) is not None:
             require_suffix(option, path, [f".{option}"])
     found = groups(runs_at(options.runs))
     made = tables(found)
@@ -62,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def as_csv(made: Sequence[Table]) -> str:
-    """One long table of every single run's values, in full precision; pooled rows are left to who reads it."""
+    """One long table with the values of every single run in full precision, not pooled over seeds."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([("run", "table", "column", "value"), *_lines(made)])
     return text.getvalue()

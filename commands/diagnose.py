@@ -1,4 +1,4 @@
-"""`diagnose`: what is wrong with a checkpoint, or with finished samples, in words and in one picture."""
+"""`diagnose`: looks for problems of a checkpoint, or of finished samples; reports in words and one picture."""
 
 import argparse
 import sys
@@ -7,30 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from commands.options.figures import as_json
-from commands.options.parsers import evaluation_parser, with_machine
+from commands.options.parsers import evaluation_parser, require_least, with_machine
 from records.diagnosis import Findings
 from records.folder import read_run
 
 
 def parser() -> argparse.ArgumentParser:
-    """The verb's arguments."""
     parser = evaluation_parser(
-        "diagnose", "Looks for mode collapse, memorisation, discriminator overfitting, instability and uneven classes."
+        "diagnose", "Looks for mode collapse, memorisation, discriminator overfitting, instability, uneven classes."
     )
-    parser.add_argument("--data", type=Path, help="the config of the data it was trained on (the run's own)")
-    parser.add_argument(
-        "--out", type=Path, help="where the picture of nearest training pictures goes (the run's folder)"
-    )
+    parser.add_argument("--data", type=Path, help="config of the training data (the run's own)")
+    parser.add_argument("--out", type=Path, help="picture of nearest training pictures, x.png (in the run's folder)")
     parser.add_argument("--num_samples", type=int, default=2000, help="samples to look at (2000)")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged or last weights (ema)")
-    return with_machine(parser, "of a checkpoint's samples", "pictures a pass", 128)
+    return with_machine(parser, "seed of a checkpoint's samples", "pictures per batch", 128)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Looks, and says what it saw."""
+    """Diagnoses and prints the findings."""
     options = parser().parse_args(arguments)
-    if options.num_samples < 10 or options.batch_size < 1:
-        raise ValueError("--num_samples must be at least 10, --batch_size at least 1")
+    require_least(options, {"num_samples": 10, "batch_size": 1})
 
     from callbacks.diagnosis import diagnose, in_words
     from callbacks.picture_sets import model_samples
@@ -42,13 +38,12 @@ def run(arguments: Sequence[str]) -> int:
 
     device = usable_device(options.device)
     model = curves = run_folder = None
-    shape: tuple[int, ...]
     if options.ckpt_path is not None:
         model, path = loaded(options)
         if len(model.data_shape) != 3:
-            raise ValueError(f"{path}: samples of shape {model.data_shape} are no pictures; only those are diagnosed")
+            raise ValueError(f"{path}: samples of shape {model.data_shape} are not pictures; only those are diagnosed")
         settings = model.settled(model.settings_class(weights=options.weights))
-        samples, shape = model_samples(model, options.num_samples, options.seed, settings), model.data_shape
+        samples, shape = model_samples(model, options.num_samples, options.seed, settings), tuple(model.data_shape)
         run_folder = run_folder_of(path)
         curves = None if run_folder is None else curves_of(run_folder, model.samples_seen)
         config = options.data or config_of_run(path)
@@ -57,18 +52,15 @@ def run(arguments: Sequence[str]) -> int:
         pictures, shape = pictures_at(options.samples, "train")
         samples, config, out = pictures.subset(options.num_samples), options.data, options.out
         if out is None:
-            raise ValueError("--samples needs --out, where the picture of nearest training pictures goes")
+            raise ValueError("--samples needs --out, for the picture of nearest training pictures")
     if config is None:
-        raise ValueError("say what data it was trained on, by --data configs/data/x.yaml")
+        raise ValueError("name the training data by --data configs/data/x.yaml")
     data = data_from(config)
     if data.data_shape != tuple(shape):
-        raise ValueError(f"the samples are of shape {tuple(shape)} and the data of {config} of {data.data_shape}")
-    extractor = make_extractor(options.extractor, resolution=options.resolution, weights=options.extractor_weights).to(
-        device
-    )
-    quiet = options.json or not sys.stderr.isatty()
-    folder = options.cache_dir or default_folder()
-    diagnosed = diagnose(samples, data, extractor, folder, options.batch_size, model, curves, quiet)
+        raise ValueError(f"the samples have shape {tuple(shape)}, but the data of {config} has {data.data_shape}")
+    extractor = make_extractor(options.extractor, resolution=options.resolution, weights=options.extractor_weights)
+    folder, quiet = options.cache_dir or default_folder(), options.json or not sys.stderr.isatty()
+    diagnosed = diagnose(samples, data, extractor.to(device), folder, options.batch_size, model, curves, quiet)
     out.parent.mkdir(parents=True, exist_ok=True)
     save_png(diagnosed.closest, out)
     if model is not None and run_folder is not None:
@@ -78,14 +70,13 @@ def run(arguments: Sequence[str]) -> int:
     if options.json:
         findings = [finding.to_json() for finding in diagnosed.findings]
         print(as_json({"findings": findings, "picture": str(out)}))
-        return 0
-    print(in_words(diagnosed.findings))
-    print(f"\nthe samples closest to training pictures, with these beside them: {out}")
+    else:
+        print(f"{in_words(diagnosed.findings)}\n\nthe samples closest to training pictures, beside those: {out}")
     return 0
 
 
 def curves_of(run_folder: Path, samples_seen: int) -> tuple[list[dict[str, Any]], str] | None:
-    """A run's curves up to a checkpoint, and the figure of quality that it went by; None where it kept none."""
+    """A run's curves up to a checkpoint, and the name of its main quality figure; None if it has none."""
     if not (run_folder / "metrics.jsonl").is_file():
         return None
     try:

@@ -1,4 +1,4 @@
-"""`evaluate`: figures of quality, with their protocol, of a checkpoint or of finished samples against real pictures."""
+"""`evaluate`: quality figures, with their protocol, of a checkpoint or finished samples against real pictures."""
 
 import argparse
 import json
@@ -8,9 +8,9 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from commands.options.figures import as_json, figure_lines, protocol_lines
-from commands.options.parsers import evaluation_parser, require_suffix, with_machine
-from commands.options.sampler import add_arguments, add_settings, parsed, refuse_settings, sampled_with, sweep_of
+from commands.options.figures import as_json, keep_and_print, protocol_lines
+from commands.options.parsers import evaluation_parser, parsed, require_suffix, with_machine
+from commands.options.sampler import add_arguments, add_settings, refuse_settings, sampled_with, sweep_of
 from records.evaluation import NUM_SAMPLES, Evaluation
 from records.figures import Figure
 from settings import likelihood
@@ -26,20 +26,17 @@ if TYPE_CHECKING:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The verb's arguments."""
-    parser = evaluation_parser(
-        "evaluate", "Measures a checkpoint, or finished samples, against real pictures; says how it measured."
-    )
+    parser = evaluation_parser("evaluate", "Measures a checkpoint, or finished samples, against real pictures.")
     parser.add_argument(
         "--reference", type=Path,
         help="a folder, zip or npz of pictures, a data or run config, or an npz of mu and sigma (the run's own data)",
     )  # fmt: skip
-    parser.add_argument("--split", choices=("train", "test"), default="train", help="of a reference's data (train)")
-    parser.add_argument("--samples_split", choices=("train", "test"), default="test", help="of --samples' data (test)")
+    parser.add_argument("--split", choices=("train", "test"), default="train", help="split of the reference (train)")
+    parser.add_argument("--samples_split", choices=("train", "test"), default="test", help="split of --samples (test)")
     parser.add_argument(
         "--metrics", nargs="+", metavar="METRIC",
-        help="by name, such as frechet or precision_recall (a name that is unknown lists them), and bits_per_dim (of "
-        "text bits_per_character) of a checkpoint's held-out data (all that apply, but lpips and what takes long)",
+        help="names such as frechet or precision_recall (an unknown name lists them all), or bits_per_dim (for text "
+        "bits_per_character) of held-out data (all that apply, except lpips and slow ones)",
     )  # fmt: skip
     parser.add_argument("--num_samples", type=int, help=f"samples to measure ({NUM_SAMPLES} of a checkpoint, else all)")
     parser.add_argument("--reference_samples", type=int, help="real pictures to measure, drawn with a fixed seed (all)")
@@ -47,19 +44,14 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--extractor_precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--save_statistics", type=Path, metavar="X.npz", help="write mu and sigma of the samples")
     add_arguments(parser, several=True)
-    parser.add_argument("--likelihood_samples", type=int, default=1000, help="held-out examples for bits a dim (1000)")
+    parser.add_argument("--likelihood_samples", type=int, default=1000, help="examples for bits_per_dim (1000)")
     add_settings(parser, likelihood.offered(), "likelihood_")
-    return with_machine(parser, "of a checkpoint's samples", "pictures a pass", 128)
+    return with_machine(parser, "seed of a checkpoint's samples", "pictures per batch", 128)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Measures and prints."""
-    options = parsed(parser(), arguments)
-    for name in ("num_samples", "reference_samples"):
-        if getattr(options, name) is not None and getattr(options, name) < 2:
-            raise ValueError(f"--{name} must be at least 2")
-    if options.batch_size < 1:
-        raise ValueError("--batch_size must be at least 1")
+    options = parsed(parser(), arguments, {"num_samples": 2, "reference_samples": 2, "likelihood_samples": 1})
     if options.ckpt_path is None:
         refuse_settings(options)
 
@@ -75,18 +67,17 @@ def run(arguments: Sequence[str]) -> int:
     model, checkpoint = loaded(options) if options.ckpt_path is not None else (None, None)
     swept, drawn_with = (None, []) if model is None else sweep_of(model, options)
     if swept is not None and options.save_statistics is not None:
-        raise ValueError(f"several values of --{swept} leave no one sample for --save_statistics")
+        raise ValueError(f"--save_statistics needs one value of --{swept}, not several")
     run_folder = run_folder_of(checkpoint) if checkpoint is not None else None
     if bits.wanted(model, options.metrics) and model is not None and checkpoint is not None:
         name, figure, how = bits.measured(model, checkpoint, options)
-        result = Evaluation.of({name: figure}, how)
-        result.keep(run_folder)
-        lines = [*figure_lines({name: figure}), *protocol_lines(how), ""]
-        print(as_json(result.to_json()) if options.json else "\n".join(lines))
+        keep_and_print({name: figure}, how, run_folder, options)
         others = [metric for metric in options.metrics or () if not metric.startswith(PREFIX)]
         if (options.metrics and not others) or not draws_pictures(model) or model.why_no_samples is not None:
             return 0
         options.metrics = others or None
+        if not options.json:
+            print()
     extractor = make_extractor(
         options.extractor,
         resolution=options.resolution,
@@ -96,16 +87,15 @@ def run(arguments: Sequence[str]) -> int:
     ).to(device)
     folder = options.cache_dir or default_folder()
     sides, shape = judged(options, model, checkpoint, drawn_with)
-    fake = sides[0][0]
     if options.reference is None and checkpoint is None:
         if options.save_statistics is None:
-            raise ValueError("--samples needs --reference (or --save_statistics, to write their statistics)")
-        seen = observe({"gaussian"}, extractor, fake, None, folder, options)
-        save(seen, extractor, fake, options.save_statistics)
+            raise ValueError("--samples needs --reference, or --save_statistics to write their mu and sigma")
+        fake = sides[0][0]
+        save(observe({"gaussian"}, extractor, fake, None, folder, options), extractor, fake, options.save_statistics)
         return 0
     real = reference(options, checkpoint, extractor, shape, folder)
     pictures = getattr(real, "pictures", None)
-    context = Context(extractor, pictures, fake, real.count or 2)
+    context = Context(extractor, pictures, sides[0][0], real.count or 2)
     metrics = chosen(options.metrics) if options.metrics else applicable(context)
     require_available(metrics, context)
     needs = needs_of(metrics)
@@ -114,24 +104,23 @@ def run(arguments: Sequence[str]) -> int:
     results: list[Evaluation] = []
     for fake, facts in sides:
         seen = observe(needs, extractor, fake, pictures, folder, options)
-        found = figures(metrics, real, seen)
         if options.save_statistics is not None:
             save(seen, extractor, fake, options.save_statistics)
         counted = {"num_samples": fake.count, "device": device.type}
-        protocol = {**extractor.protocol(), **described(real, options, checkpoint), **counted, **facts}
-        rows.append((found, protocol))
-        results.append(Evaluation.of(found, protocol))
-        results[-1].keep(run_folder)
-    found, protocol = rows[0]
-    notes = _notes(found, protocol, extractor, real.count)
-    values = [getattr(settings, swept) for settings in drawn_with] if swept is not None else []
+        protocol = {**extractor.protocol(), **described(real, options), **counted, **facts}
+        rows.append((figures(metrics, real, seen), protocol))
+        if swept is not None:
+            results.append(Evaluation.of(*rows[-1]))
+            results[-1].keep(run_folder)
+    notes = _notes(*rows[0], extractor, real.count)
+    if swept is None:
+        keep_and_print(*rows[0], run_folder, options, notes)
+        return 0
+    values = [getattr(settings, swept) for settings in drawn_with]
     if options.json:
-        plain = [result.to_json() for result in results]
-        print(as_json({"swept": swept, "values": values, "results": plain} if swept else plain[0]))
-    elif swept is not None:
-        print(sweep_table(swept, values, rows, notes))
+        print(as_json({"swept": swept, "values": values, "results": [result.to_json() for result in results]}))
     else:
-        print("\n".join([*figure_lines(found), *notes, "", *protocol_lines(protocol)]))
+        print(sweep_table(swept, values, rows, notes))
     return 0
 
 
@@ -141,7 +130,7 @@ def judged(
     path: Path | None,
     drawn_with: "Sequence[SamplerSettings]",
 ) -> "tuple[list[tuple[PictureSet, dict[str, Any]]], tuple[int, ...]]":
-    """What is measured: the pictures drawn with each of the settings, and how they came about; a picture's shape."""
+    """The pictures to measure for each of the settings, with their part of the protocol, and a picture's shape."""
     from callbacks.picture_sets import model_samples
     from commands.options.bits import why_not
     from commands.options.checkpoints import require_pictures
@@ -151,15 +140,16 @@ def judged(
         pictures, shape = pictures_at(options.samples, options.samples_split)
         count = options.num_samples or pictures.count
         if count > pictures.count:
-            raise ValueError(f"--num_samples {count}: {options.samples} holds {pictures.count}")
+            raise ValueError(f"--num_samples {count}: {options.samples} has {pictures.count}")
         return [(pictures.subset(count), {"samples": pictures.name, "samples_data": pictures.fingerprint})], shape
     if model.why_no_samples is not None:
         raise ValueError(f"{path}: {model.why_no_samples}")
-    require_pictures(model, path, "" if why_not(model) else "; of this model measure --metrics bits_per_dim")
-    sides = []
-    for settings in drawn_with:
-        fake = model_samples(model, options.num_samples or NUM_SAMPLES, options.seed, settings)
-        sides.append((fake, sampled_with(model, options.seed, settings)))
+    require_pictures(model, path, "" if why_not(model) else "; measure --metrics bits_per_dim of this model")
+    count = options.num_samples or NUM_SAMPLES
+    sides = [
+        (model_samples(model, count, options.seed, settings), sampled_with(model, options.seed, settings))
+        for settings in drawn_with
+    ]
     return sides, model.data_shape
 
 
@@ -170,10 +160,9 @@ def reference(
     shape: tuple[int, ...],
     folder: Path,
 ) -> "RealStatistics | GivenStatistics":
-    """The real side, of pictures as large as the samples.
+    """The statistics of real pictures, which must be as large as the samples.
 
-    Raises:
-        ValueError: it is not named and not known, or does not fit; one line.
+    Raises ValueError if the reference is unknown, or does not fit.
     """
     from commands.options.sources import config_of_run, pictures_at
     from metrics.real_statistics import RealStatistics
@@ -184,7 +173,7 @@ def reference(
         assert checkpoint is not None
         path = config_of_run(checkpoint)
         if path is None:
-            raise ValueError(f"{checkpoint} lies in no run's folder: say what to compare with, by --reference")
+            raise ValueError(f"{checkpoint} is not in a run's folder: name the real pictures by --reference")
     if path.suffix == ".npz":
         known = known_statistics(path, extractor)
         if known is not None:
@@ -202,10 +191,9 @@ def reference(
 
 
 def applicable(context: "Context") -> "list[Metric]":
-    """The metrics that can be measured here; says which cannot. LPIPS, which may download weights, must be named.
+    """The metrics that can be measured; prints which cannot. Those that may download weights must be named.
 
-    Raises:
-        ValueError: none can.
+    Raises ValueError if no metric can be measured.
     """
     from metrics.evaluation import METRICS, unavailable
 
@@ -227,7 +215,7 @@ def observe(
     folder: Path,
     options: argparse.Namespace,
 ) -> "SampleStatistics":
-    """One pass over the samples, with a progress bar."""
+    """The statistics of the samples, from one pass with a progress bar."""
     from tqdm import tqdm
 
     from callbacks.picture_sets import in_batches
@@ -247,17 +235,15 @@ def observe(
 
 
 def save(seen: "SampleStatistics", extractor: "Extractor", fake: "PictureSet", path: Path) -> None:
-    """Writes the samples' mean and covariance as others publish them, and says so."""
+    """Writes the samples' mean and covariance in the common format, and prints where."""
     require_suffix("save_statistics", path, [".npz"])
     path.parent.mkdir(parents=True, exist_ok=True)
     seen.gaussian.save(path, json.dumps({**extractor.protocol(), "data": fake.fingerprint}))
     print(f"{path}: mu and sigma of {fake.count} pictures", file=sys.stderr)
 
 
-def described(
-    real: "RealStatistics | GivenStatistics", options: argparse.Namespace, checkpoint: Path | None
-) -> dict[str, Any]:
-    """The real side's part of the protocol."""
+def described(real: "RealStatistics | GivenStatistics", options: argparse.Namespace) -> dict[str, Any]:
+    """The part of the protocol that describes the real pictures."""
     from metrics.real_statistics import RealStatistics
 
     if not isinstance(real, RealStatistics):
@@ -269,8 +255,8 @@ def described(
 def sweep_table(
     swept: str, values: Sequence[float], rows: "Sequence[tuple[dict[str, Figure], dict[str, Any]]]", notes: list[str]
 ) -> str:
-    """A Markdown table, a row for each value of the swept setting; below it the protocol that the rows share."""
-    names = list({name: None for found, _ in rows for name in found})  # modes_kl is left out where it has no value
+    """A Markdown table with a row for each value of the swept setting, and the protocol that the rows share."""
+    names = list({name: None for found, _ in rows for name in found})  # modes_kl is missing where it has no value
     cells = [[swept, *names], ["---"] * (len(names) + 1)]
     for value, (found, _) in zip(values, rows, strict=True):
         cells.append([f"{value:g}", *(f"{found[name].value:.6g}" if name in found else "" for name in names)])
@@ -286,6 +272,6 @@ def _notes(found: "dict[str, Figure]", protocol: dict[str, Any], extractor: "Ext
     if fewest > extractor.dimension or not any(name.startswith(("fd_", "fid")) for name in found):
         return []
     return [
-        f"note: {fewest} pictures are no more than the {extractor.dimension} features: the distance is biased far "
+        f"note: {fewest} pictures are not more than the {extractor.dimension} features: the distance is biased far "
         "upwards, and compares only with figures of the same counts"
     ]

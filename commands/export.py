@@ -1,7 +1,7 @@
-"""`export`: the averaged generator in a file that needs nothing of Atelier's.
+"""`export`: the averaged generator in a file that works without Atelier.
 
-As safetensors, TorchScript, torch.export or ONNX. Each writer gives the whole file as bytes, and what opens them again.
-Nothing is written before the pictures of what was opened were compared with the model's own.
+The formats are safetensors, TorchScript, torch.export and ONNX. Each writer returns the whole file as bytes, and a
+function that runs the reopened file. The file is written only if its pictures match the model's own.
 """
 
 import argparse
@@ -12,10 +12,10 @@ import json
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from commands.options.parsers import checkpoint_parser
-from commands.options.sampler import add_settings, parsed, settings_of
+from commands.options.parsers import checkpoint_parser, parsed, require_suffix
+from commands.options.sampler import add_settings, settings_of
 from settings.sampling import offered
 
 if TYPE_CHECKING:
@@ -25,27 +25,26 @@ if TYPE_CHECKING:
     from settings.sampling import SamplerSettings
 
 TOLERANCE = 1e-3
-"""Pictures in [-1, 1] may differ by this: an eighth of a step of 8 bits."""
+"""Pictures in [-1, 1] may differ by this, an eighth of a step of 8 bits."""
 
 Inputs: TypeAlias = "tuple[Tensor, ...]"
-"""Latents (N, latent_dim), and labels (N,) where the model has classes."""
+"""Latents (N, latent_dim), and labels (N,) if the model has classes."""
 
 Sampler: TypeAlias = "Callable[[Inputs], Tensor]"
-"""What a file holds, opened: inputs to pictures (N, C, H, W)."""
+"""A reopened file: inputs to pictures (N, C, H, W)."""
 
 Written: TypeAlias = tuple[bytes, Sampler]
 
 OF_NETWORKS = ("truncation_psi", "truncation_cutoff", "noise")
-"""Settings of samplers that decide what a network computes: what others decide, such as latents, is the caller's."""
+"""Sampler settings that change what a network computes. The others, such as truncation, concern the inputs."""
 
 NEEDS = {".safetensors": ("safetensors",), ".onnx": ("onnx", "onnxscript", "onnxruntime")}
 
 
 def parser() -> argparse.ArgumentParser:
-    """The verb's arguments."""
     parser = checkpoint_parser(
         "export",
-        "Writes the averaged generator: latents float32 (N, latent_dim), and labels int64 (N,) where it has classes, "
+        "Writes the averaged generator: latents float32 (N, latent_dim), and labels int64 (N,) if it has classes, "
         "to pictures float32 (N, C, H, W) in [-1, 1], for any N.",
     )
     parser.set_defaults(weights="ema", precision="float32", device="cpu")
@@ -58,12 +57,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Converts, compares, writes; prints where to, and the largest difference."""
+    """Converts, compares and writes; prints the file and the largest difference."""
     options = parsed(parser(), arguments)
-    write = WRITERS.get(options.out.suffix)
-    if write is None:
-        raise ValueError(f"--out {options.out} must end in {', '.join(WRITERS)}")
-    require_installed(NEEDS.get(options.out.suffix, ()))
+    require_suffix("out", options.out, list(WRITERS))
+    packages = NEEDS.get(options.out.suffix, ())
+    if missing := [package for package in packages if importlib.util.find_spec(package) is None]:
+        raise ModuleNotFoundError(f"this format needs {', '.join(missing)}: pip install -e '.[export]'")
 
     from commands.options.checkpoints import loaded
     from media.files import write_whole
@@ -71,38 +70,30 @@ def run(arguments: Sequence[str]) -> int:
 
     model, path = loaded(options)
     if not isinstance(model, Deployable):
-        raise ValueError(f"{path}: samples of a {type(model).__name__} are not those of one network, to be exported")
+        raise ValueError(
+            f"{path}: a {type(model).__name__} does not map latents to pictures by one network, as export needs"
+        )
     settings = settings_of(model, options, still_noise=True)
     if options.out.suffix == ".safetensors":
         for name in OF_NETWORKS:
             if getattr(options, name) is not None:
-                raise ValueError(f"--{name} has no place in {options.out}, which holds weights and not what uses them")
+                raise ValueError(f"--{name} does not apply to {options.out}, which holds weights alone")
     network = model.deployed(settings)
+    write = WRITERS[options.out.suffix]
     content, reopened = write(network, example(model, 2), metadata(model, settings, path))
     difference = largest_difference(model, settings, reopened)
     if not difference <= TOLERANCE:  # NaN is refused too
         raise ValueError(
-            f"--out {options.out} is not written: its pictures would differ from the model's by {difference:.2g}"
+            f"--out {options.out} is not written: its pictures differ from the model's by {difference:.2g}"
         )
     options.out.parent.mkdir(parents=True, exist_ok=True)
-
-    def save(file: BinaryIO) -> None:
-        file.write(content)
-
-    write_whole(options.out, save)
+    write_whole(options.out, lambda file: file.write(content))
     print(f"{options.out}  largest difference from the model's pictures: {difference:.1g}")
     return 0
 
 
-def require_installed(packages: Sequence[str]) -> None:
-    """Raises ModuleNotFoundError, with the remedy, where one is not there."""
-    missing = [package for package in packages if importlib.util.find_spec(package) is None]
-    if missing:
-        raise ModuleNotFoundError(f"this format needs {', '.join(missing)}: pip install -e '.[export]'")
-
-
 def metadata(model: "GenerativeModel", settings: "SamplerSettings", checkpoint: Path) -> dict[str, str]:
-    """What the file says of itself, each value as JSON."""
+    """The file's metadata, each value as JSON."""
     facts = {
         "checkpoint": checkpoint.name,
         "model": type(model).__name__,
@@ -118,18 +109,18 @@ def metadata(model: "GenerativeModel", settings: "SamplerSettings", checkpoint: 
 
 
 def example(model: "GenerativeModel", count: int) -> Inputs:
-    """Inputs of the model's own sampling, on the CPU."""
+    """`count` inputs as the model's own sampling draws them, on the CPU."""
     from models.training.capabilities import HasLatents
 
     if not isinstance(model, HasLatents):
-        raise ValueError(f"samples of a {type(model).__name__} have no latents, which an exported network would take")
+        raise ValueError(f"a {type(model).__name__} has no latents, which an exported network takes")
     indices = range(count)
     latents = model.draw_latents(indices).float()
     return (latents, model.sample_labels(indices)) if model.label_classes else (latents,)
 
 
 def largest_difference(model: "GenerativeModel", settings: "SamplerSettings", sampler: Sampler) -> float:
-    """Between the pictures that a file and the model make of the same inputs, in batches of 1 and of 3."""
+    """The largest difference between the file's and the model's pictures, in batches of 1 and of 3."""
     from models.training.capabilities import HasLatents
 
     assert isinstance(model, HasLatents)
@@ -138,7 +129,7 @@ def largest_difference(model: "GenerativeModel", settings: "SamplerSettings", sa
         inputs = example(model, count)
         theirs, ours = sampler(inputs), model.decode(*inputs, settings=settings)
         if theirs.shape != ours.shape:
-            raise ValueError(f"it would give pictures of shape {tuple(theirs.shape)}, not {tuple(ours.shape)}")
+            raise ValueError(f"its pictures have shape {tuple(theirs.shape)}, not {tuple(ours.shape)}")
         found.append(float((theirs - ours).abs().max()))
     return max(found)
 
@@ -147,7 +138,7 @@ def largest_difference(model: "GenerativeModel", settings: "SamplerSettings", sa
 
 
 def safetensors(network: "nn.Module", inputs: Inputs, facts: dict[str, str]) -> Written:
-    """The weights, under the names of the family's generator. Nothing in the file is a program."""
+    """The weights, named as in the family's generator. The file contains no code."""
     import copy
 
     from safetensors.torch import load, save
@@ -155,7 +146,7 @@ def safetensors(network: "nn.Module", inputs: Inputs, facts: dict[str, str]) -> 
     content = save({name: value.contiguous() for name, value in network.state_dict().items()}, facts)
     reopened = copy.deepcopy(network)
     for value in reopened.state_dict().values():
-        value.zero_()  # that the weights come from the file alone
+        value.zero_()  # so that the weights come from the file alone
     reopened.load_state_dict(load(content))
     return content, lambda inputs: reopened(*inputs)
 
@@ -166,7 +157,7 @@ def torchscript(network: "nn.Module", inputs: Inputs, facts: dict[str, str]) -> 
 
     buffer = io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch deprecates TorchScript, and its tracer warns of shapes that are checked
+        warnings.simplefilter("ignore")  # torch deprecates TorchScript, and its tracer warns about checked shapes
         torch.jit.save(torch.jit.trace(network, inputs, check_trace=False), buffer, facts)
         content = buffer.getvalue()
         reopened = torch.jit.load(io.BytesIO(content))
@@ -174,7 +165,7 @@ def torchscript(network: "nn.Module", inputs: Inputs, facts: dict[str, str]) -> 
 
 
 def exported_program(network: "nn.Module", inputs: Inputs, facts: dict[str, str]) -> Written:
-    """A graph of torch's operators, for `torch.export.load(path).module()`."""
+    """A graph of torch operators, for `torch.export.load(path).module()`."""
     import torch
 
     buffer = io.BytesIO()
@@ -185,13 +176,13 @@ def exported_program(network: "nn.Module", inputs: Inputs, facts: dict[str, str]
 
 
 def onnx(network: "nn.Module", inputs: Inputs, facts: dict[str, str]) -> Written:
-    """An ONNX model with inputs `z` and `labels` and an output `samples`, and a batch of any size."""
+    """An ONNX model with inputs `z` and `labels`, an output `samples`, and any batch size."""
     import onnxruntime
     import torch
 
     names = ["z", "labels"][: len(inputs)]
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's exporter about itself
+        warnings.simplefilter("ignore")  # torch's exporter warns about itself
         program = torch.onnx.export(
             traced(network, inputs), inputs, dynamo=True, input_names=names, output_names=["samples"], verbose=False
         )
@@ -208,7 +199,7 @@ def onnx(network: "nn.Module", inputs: Inputs, facts: dict[str, str]) -> Written
 
 
 def traced(network: "nn.Module", inputs: Inputs) -> Any:  # noqa: ANN401 - a torch.export.ExportedProgram
-    """The graph of a network for a batch of any size."""
+    """The graph of a network for any batch size."""
     import torch
 
     batch = torch.export.Dim("batch")

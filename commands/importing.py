@@ -1,4 +1,4 @@
-"""`import`: a checkpoint of what others trained, by the official code of a family, made without running any of it."""
+"""`import`: converts a checkpoint of a family's official code, without running any code of the file."""
 
 import argparse
 import hashlib
@@ -8,35 +8,30 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
-from commands.options.parsers import verb_parser
+from commands.options.parsers import require_suffix, verb_parser
 
 if TYPE_CHECKING:
     from commands.official.checkpoint import Foreign
 
 
 def parser() -> argparse.ArgumentParser:
-    """The verb's arguments."""
     parser = verb_parser(
         "import",
-        "Makes a checkpoint of an official one: a snapshot of stylegan2-ada-pytorch or R3GAN "
-        "(network-snapshot-*.pkl), or weights of BigGAN-PyTorch (G_ema.pth or G_ema.safetensors, with G and D beside "
-        "it). Nothing that the file holds is run.",
+        "Converts an official checkpoint: a snapshot of stylegan2-ada-pytorch or R3GAN (network-snapshot-*.pkl), or "
+        "weights of BigGAN-PyTorch (G_ema.pth or G_ema.safetensors, with G and D beside it). No code of the file runs.",
     )
     parser.add_argument("path", type=Path, help="the snapshot, or the generator's weights")
     parser.add_argument("-o", "--out", required=True, type=Path, help="the checkpoint to write, x.ckpt")
-    parser.add_argument(
-        "--kimg", type=float, help="thousand samples it was trained for (what the file says; 0 where it does not)"
-    )
+    parser.add_argument("--kimg", type=float, help="thousand training samples (from the file, if it says; else 0)")
     return parser
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Reads, converts and writes; prints where to, and the licence."""
+    """Reads, converts and writes; prints the file and the licence."""
     options = parser().parse_args(arguments)
     if not options.path.is_file():
         raise FileNotFoundError(f"no file to import at {options.path}")
-    if options.out.suffix != ".ckpt":
-        raise ValueError(f"--out {options.out} must end in .ckpt")
+    require_suffix("out", options.out, [".ckpt"])
     if options.kimg is not None and not 0 <= options.kimg < float("inf"):
         raise ValueError(f"--kimg must not be {options.kimg}")
 
@@ -55,9 +50,9 @@ def run(arguments: Sequence[str]) -> int:
         named = str(error).startswith(str(options.path))
         raise ValueError(str(error) if named else f"{options.path}: {error}") from error
     except (TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
-        # Well-formed files may hold anything in place of a size or a tensor, and what that breaks is theirs to choose.
+        # A well-formed file may hold anything in place of a size or a tensor, which may raise any of these.
         reason = shorten(str(error), 200) or type(error).__name__
-        raise ValueError(f"{options.path} holds no such networks as are known here: {reason}") from error
+        raise ValueError(f"{options.path} does not hold networks of a supported kind: {reason}") from error
     WholeCheckpointIO().save_checkpoint(checkpoint, options.out)
     for note in foreign.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -66,26 +61,18 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def reader_of(path: Path) -> Callable[[Path], "Foreign"]:
-    """What reads files of this kind.
-
-    Raises:
-        ValueError: if nothing does.
-    """
+    """The reader of files with this suffix. Raises ValueError if there is none."""
     from commands.official import biggan
 
     if path.suffix == ".pkl":
         return read_snapshot
     if path.suffix in biggan.SUFFIXES:
         return biggan.read
-    raise ValueError(f"{path} is none of {', '.join(('.pkl', *biggan.SUFFIXES))}, which can be imported")
+    raise ValueError(f"{path} does not end in {', '.join(('.pkl', *biggan.SUFFIXES))}: such files can be imported")
 
 
 def read_snapshot(path: Path) -> "Foreign":
-    """The networks of a pickle, which the class of its generators says the kind of.
-
-    Raises:
-        ValueError: if the file is damaged, or of no kind that is known here.
-    """
+    """Reads a pickle, by the class of its generators. Raises ValueError if the file is damaged or not supported."""
     from commands.official import r3gan, stylegan2
     from commands.official.pickles import Record, read_network_pickle
 

@@ -1,34 +1,29 @@
-"""`reconstruct`: pictures, each with what a checkpoint makes of it after encoding it, and how far off that is."""
+"""`reconstruct`: pictures beside what a checkpoint makes of them after encoding, and the error."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from commands.options.parsers import checkpoint_parser, require_suffix, with_sampling
-from commands.options.sampler import parsed, settings_of
+from commands.options.parsers import checkpoint_parser, parsed, require_suffix, with_sampling
+from commands.options.sampler import settings_of
 
 
 def parser() -> argparse.ArgumentParser:
-    """The verb's arguments."""
     parser = checkpoint_parser(
-        "reconstruct", "Encodes pictures and decodes them again: rows of pictures, each with its reconstructions below."
+        "reconstruct", "Encodes pictures and decodes them: rows of pictures, each with its reconstructions below."
     )
     parser.add_argument("--out", required=True, type=Path, help="x.png")
-    parser.add_argument(
-        "--pictures", type=Path, help="a folder, zip or npz of pictures, or a data config (the run's own data)"
-    )
-    parser.add_argument("--split", choices=("train", "test"), help="of a data config's (test, where there is one)")
+    parser.add_argument("--pictures", type=Path, help="a folder, zip or npz, or a data config (the run's own data)")
+    parser.add_argument("--split", choices=("train", "test"), help="split of a data config (test, if there is one)")
     parser.add_argument("--rows", type=int, default=4, help="rows of pictures, drawn with a fixed seed (4)")
-    parser.add_argument("--columns", type=int, default=8, help="pictures a row (8)")
-    return with_sampling(parser, seed=None, batch="pictures at once")
+    parser.add_argument("--columns", type=int, default=8, help="pictures per row (8)")
+    return with_sampling(parser, seed=None, batch="pictures per batch")
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Encodes, decodes and writes; prints where to, and the error."""
-    options = parsed(parser(), arguments)
+    """Encodes, decodes and writes; prints the file and the error."""
+    options = parsed(parser(), arguments, {"rows": 1, "columns": 1})
     require_suffix("out", options.out)
-    if min(options.rows, options.columns, options.batch_size) < 1:
-        raise ValueError("--rows, --columns and --batch_size must be at least 1")
 
     from callbacks.picture_sets import held_out
     from callbacks.sample_grid import reconstruction_grid
@@ -41,7 +36,7 @@ def run(arguments: Sequence[str]) -> int:
     with_decoder(model, path)
     source = options.pictures or config_of_run(path)
     if source is None:
-        raise ValueError(f"{path} lies in no run's folder: say which pictures, by --pictures")
+        raise ValueError(f"{path} is not in a run's folder: name pictures by --pictures")
     split = options.split
     if split is None:
         split = held_out(data_from(source)) if source.suffix in (".yaml", ".yml") else "test"

@@ -1,4 +1,4 @@
-"""`runs`: lists runs, finds the best of each protocol, says what they take on disk, removes them; without torch."""
+"""`runs`: lists runs, finds the best of each protocol, shows disk use, removes runs; without torch."""
 
 import argparse
 import shutil
@@ -18,8 +18,7 @@ KINDS = ("checkpoints", "samples", "wandb")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The verb's arguments."""
-    parser = verb_parser("runs", "Looks after the folder in which runs leave what they made.")
+    parser = verb_parser("runs", "Manages the folder of all runs.")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--root", type=Path, default=Path("runs"), help="the folder of all runs (runs)")
     verbs = parser.add_subparsers(dest="action", required=True, metavar="{list,best,disk,remove}")
@@ -28,15 +27,15 @@ def parser() -> argparse.ArgumentParser:
     remove = verbs.add_parser("remove", parents=[shared])
     remove.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, <root>/<name>/<id>, or <name>/<id>")
     remove.add_argument("--yes", action="store_true", help="do not ask")
-    remove.add_argument("--force", action="store_true", help="also runs that are running, or were killed")
+    remove.add_argument("--force", action="store_true", help="also remove runs that are running, or were killed")
     return parser
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Does what was asked for and prints a table."""
+    """Performs the action and prints a table."""
     options = parser().parse_args(arguments)
     if not options.root.is_dir():
-        raise FileNotFoundError(f"no folder {options.root}; name the folder of all runs by --root")
+        raise FileNotFoundError(f"no folder {options.root}; give the folder of all runs by --root")
     if options.action == "remove":
         return remove(options.root, options.runs, options.yes, options.force)
     found, broken = all_runs(options.root)
@@ -51,7 +50,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def all_runs(root: Path) -> tuple[list[RunFolder], list[str]]:
-    """The runs in <root>/<name>/<id>, newest last, and what is wrong with those whose record cannot be read."""
+    """The runs in <root>/<name>/<id>, newest last, and the errors of unreadable records."""
     found, broken = [], []
     for path in sorted(root.glob("*/*/run.json"), key=lambda path: (path.parent.name, path)):
         try:
@@ -62,7 +61,7 @@ def all_runs(root: Path) -> tuple[list[RunFolder], list[str]]:
 
 
 def listing(found: Sequence[RunFolder]) -> Table:
-    """Every run in a line."""
+    """A table with a line for every run."""
 
     def cells(run: RunFolder) -> dict[Column, object]:
         known = {name: figure.value for name, figure in run.record.figures.items()}
@@ -72,18 +71,18 @@ def listing(found: Sequence[RunFolder]) -> Table:
                 Column("newest figure"): next(iter(figures), None),
                 Column("size (MB)", "number"): sum(sizes(run.folder).values()) / 1e6}  # fmt: skip
 
-    note = "Figures of different protocols are not comparable: `runs best` and `compare` keep them apart."
+    note = "Figures of different protocols cannot be compared: `runs best` and `compare` keep them apart."
     return table_of("Runs", [Group(run.label, (run,)) for run in found], cells, note)
 
 
 def best(found: Sequence[RunFolder]) -> Table:
-    """The best run by each figure of each protocol, among the figures of newest checkpoints and `evaluate`'s."""
+    """The best run by each figure and protocol, among the newest figures of fits and of `evaluate`."""
     rows = []
     for likelihood in (False, True):
         for panel in panels(found, likelihood):
             for name in panel.own:
                 newest = {(m.run.folder, m.samples_seen, m.drawn_with): m for m in panel.measurements if m.name == name}
-                candidates = [(m.value, m) for m in newest.values() if m.value is not None]
+                candidates = [(m.figure.value, m) for m in newest.values() if m.figure.value is not None]
                 better = panel.better(name)
                 if better is None or not candidates:
                     continue
@@ -99,11 +98,11 @@ def best(found: Sequence[RunFolder]) -> Table:
                 rows.append(Row(name, (winner.run,), (values,)))
     columns = [Column("best run"), Column("value", "number"), Column("kimg", "number"), Column("runs", "count"),
                Column("better"), Column("protocol")]  # fmt: skip
-    return Table("Best runs", columns, rows, "One line a figure and protocol; `runs` is how many it was chosen from.")
+    return Table("Best runs", columns, rows, "A line for each figure and protocol; `runs` counts the candidates.")
 
 
 def disk(found: Sequence[RunFolder]) -> Table:
-    """What each run takes, and all together."""
+    """The disk space of each run, and of all."""
     rows = []
     total = dict.fromkeys((*KINDS, "other"), 0)
     for run in found:
@@ -116,13 +115,13 @@ def disk(found: Sequence[RunFolder]) -> Table:
 
 
 def sizes(folder: Path) -> dict[str, int]:
-    """Bytes of a run's files by kind; links are not followed, and a file with several names counts once."""
+    """Bytes of a run's files by kind. Links are not followed, and a file with several names counts once."""
     taken = dict.fromkeys((*KINDS, "other"), 0)
     seen: set[tuple[int, int]] = set()
     for path in folder.rglob("*"):
         try:
             status = path.lstat()
-        except FileNotFoundError:  # a fit replaces files meanwhile
+        except FileNotFoundError:  # a fit may replace files at the same time
             continue
         if path.is_symlink() or not path.is_file() or (status.st_dev, status.st_ino) in seen:
             continue
@@ -133,10 +132,9 @@ def sizes(folder: Path) -> dict[str, int]:
 
 
 def remove(root: Path, names: Sequence[str], yes: bool, force: bool) -> int:
-    """Deletes runs' folders: all of those named, or none.
+    """Deletes the folders of all the named runs, or of none.
 
-    Raises:
-        ValueError: one is no run of `root`, or runs; one line, and nothing is deleted.
+    Raises ValueError if one is not a run of `root`, or is running.
     """
     folders = list(dict.fromkeys(_folder(root, name) for name in names))
     for folder in folders:
@@ -147,7 +145,7 @@ def remove(root: Path, names: Sequence[str], yes: bool, force: bool) -> int:
                 raise
             status = "unreadable"
         if status == "running" and not force:
-            raise ValueError(f"{folder} is running, or was killed; --force removes it all the same")
+            raise ValueError(f"{folder} is running, or was killed; --force removes it anyway")
     size = sum(sum(sizes(folder).values()) for folder in folders) / 1e6
     listed = "\n".join(f"  {printable(folder)}" for folder in folders)
     print(f"{listed}\n{len(folders)} {'run' if len(folders) == 1 else 'runs'}, {size:,.1f} MB")
@@ -163,14 +161,14 @@ def remove(root: Path, names: Sequence[str], yes: bool, force: bool) -> int:
 
 
 def _folder(root: Path, name: str) -> Path:
-    """The folder of a run of `root`; whatever lies elsewhere, or is a link, is refused."""
+    """The folder of a run of `root`; links and other places are refused."""
     inside = root / name
     given = Path(name) if not (inside / "run.json").exists() and (Path(name) / "run.json").exists() else inside
     if given.is_symlink() or given.parent.is_symlink():
-        raise ValueError(f"{name} is a link, or lies behind one: remove what it leads to by its own name")
+        raise ValueError(f"{name} is a link, or lies behind one: remove the run by its own name")
     resolved, whole = given.resolve(), root.resolve()
     if not resolved.is_relative_to(whole) or len(resolved.relative_to(whole).parts) != 2:
-        raise ValueError(f"{name} is no run in {root}; give <name>/<id> as `runs list` shows it")
+        raise ValueError(f"{name} is not a run in {root}; give <name>/<id> as `runs list` shows it")
     if not (resolved / "run.json").exists():
         raise FileNotFoundError(f"no run.json in {given}; is it a run's folder, {root}/<name>/<id>?")
     return resolved

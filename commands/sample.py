@@ -1,33 +1,29 @@
-"""`sample`: a checkpoint's samples as PNGs, as one grid, as an npz, or as text. No config is needed."""
+"""`sample`: draws samples from a checkpoint as PNGs, one grid, an npz, or text. It needs no config."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from commands.options.parsers import checkpoint_parser, with_sampling
-from commands.options.sampler import in_turn, parsed, sweep_of
+from commands.options.parsers import checkpoint_parser, parsed, with_sampling
+from commands.options.sampler import in_turn, sweep_of
 
 
 def parser() -> argparse.ArgumentParser:
-    """The verb's arguments."""
     parser = checkpoint_parser("sample", "Draws samples from a checkpoint.")
     parser.add_argument(
         "--out", required=True, type=Path,
-        help="x.png for one grid, x.npz for arrays (samples uint8 NHWC, labels), anything else for a folder of PNGs; "
-        "of several truncations one sheet, x.png, a row each; of a model of text, x.txt; of points of the plane, x.png "
-        "of where they lie",
+        help="x.png for one grid, x.npz for arrays (samples uint8 NHWC, labels), any other name for a folder of PNGs; "
+        "x.png for several values of a setting, a row each, and for points in the plane; x.txt for text",
     )  # fmt: skip
-    parser.add_argument("--num", type=int, help="number of samples (64; 8 a row of a sheet)")
-    parser.add_argument("--labels", type=int, nargs="+", help="classes, used in turn; drawn uniformly where left out")
-    return with_sampling(parser, batch="samples drawn at once", several=True)
+    parser.add_argument("--num", type=int, help="number of samples (64; 8 per row of a sheet)")
+    parser.add_argument("--labels", type=int, nargs="+", help="classes, used in turn; drawn uniformly if left out")
+    return with_sampling(parser, batch="samples per batch", several=True)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Draws and writes; prints where to."""
-    options = parsed(parser(), arguments)
-    if (options.num is not None and options.num < 1) or options.batch_size < 1:
-        raise ValueError("--num and --batch_size must be at least 1")
+    """Draws and writes; prints the file."""
+    options = parsed(parser(), arguments, {"num": 1})
 
     import torch
     from tqdm import tqdm
@@ -45,7 +41,7 @@ def run(arguments: Sequence[str]) -> int:
         raise ValueError(f"--out {options.out}: several values of --{swept} make one sheet; name a file ending in .png")
     of_text, of_points = model.alphabet is not None, tuple(model.data_shape) == (2,)
     if len(model.data_shape) != 3 and not of_text and not of_points:
-        raise ValueError(f"{path}: samples of shape {model.data_shape} are no pictures")
+        raise ValueError(f"{path}: samples of shape {model.data_shape} are not pictures")
     if of_text != (options.out.suffix == ".txt") or (of_points and (swept or options.out.suffix != ".png")):
         kind, where = ("text", "x.txt") if of_text else ("points", "x.png") if of_points else ("pictures", "x.png")
         raise ValueError(f"--out {options.out}: {kind} cannot be written there; name a file such as {where}")

@@ -1,4 +1,4 @@
-"""sweep: the trials of a W&B sweep file, here and without an account; `wandb sweep` takes the same file."""
+"""sweep: runs the trials of a W&B sweep file on this machine, without an account; `wandb sweep` reads the same file."""
 
 import contextlib
 import fcntl
@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any, TextIO
 
 from commands.options.errors import InputError
-from commands.options.parsers import verb_parser
+from commands.options.parsers import require_least, verb_parser
 from commands.sweeps.file import OF_THE_SWEEP, SweepFile, is_beaten, read_sweep_file
 from commands.sweeps.proposals import next_trial
 from records.figures import Direction, best_of
@@ -24,26 +24,24 @@ from records.sweep import SCHEMA, BestTrial, State, SweepRecord, SweepStatus, Tr
 
 POLL_S = 0.1
 ORPHAN_PATIENCE_S = 20.0
-"""How long a trial that outlived a killed sweep may take to end after SIGTERM."""
+"""Time that a trial which outlived a killed sweep has to end after SIGTERM."""
 GIVE_UP_AFTER = 5
-"""If so many trials are the first of a sitting and all fail, no more are begun; `wandb agent` does likewise."""
+"""No more trials begin if the first so many since the start all fail, as in `wandb agent`."""
 SHOWN = 20
 """Rows of the live table."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs the verb; the exit code is 1 if no trial succeeded, 130 or 143 after a signal."""
+    """Runs the sweep. The exit code is 1 if no trial succeeded, 130 or 143 after a signal."""
     parser = verb_parser("sweep", str(__doc__))
     parser.add_argument("file", type=Path, help="a sweep file, such as configs/sweeps/dcgan_fashion_mnist_bayes.yaml")
-    parser.add_argument("--count", type=int, help="trials altogether, those of earlier sittings included; a whole grid")
-    parser.add_argument("--parallel", type=int, default=1, help="trials at the same time; GPUs are dealt out in turn")
+    parser.add_argument("--count", type=int, help="trials in total, including earlier ones (run_cap, or a whole grid)")
+    parser.add_argument("--parallel", type=int, default=1, help="trials at the same time; they share the GPUs in turn")
     parser.add_argument("--root", type=Path, default=Path("runs"), help="the folder of all runs")
-    parser.add_argument("--name", help="the sweep's folder in it; the file's name where left out")
-    parser.add_argument("--seed", type=int, default=0, help="of the parameters that are drawn")
+    parser.add_argument("--name", help="the sweep's folder in --root (the file's name)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of random parameters")
     options = parser.parse_args(arguments)
-    for name in ("count", "parallel"):
-        if getattr(options, name) is not None and getattr(options, name) < 1:
-            raise InputError(f"--{name} must be at least 1, not {getattr(options, name)}")
+    require_least(options, {"count": 1, "parallel": 1})
     file = read_sweep_file(options.file)
     count = options.count or file.run_cap or (len(file.grid()) if file.method == "grid" else None)
     if count is None:
@@ -53,16 +51,11 @@ def run(arguments: Sequence[str]) -> int:
 
 
 class Sweep:
-    """A sweep in its folder, `root/name`: sweep.json, what the trials printed in `logs/`, and their runs.
+    """A sweep in its folder, `root/name`: sweep.json, the output of trials in `logs/`, and their runs.
 
-    Args:
-        file: the sweep file.
-        root: the folder of all runs.
-        name: of the sweep, and of its trials' runs.
-        seed: of the parameters that are drawn.
+    `seed` is that of random parameters.
 
-    Raises:
-        InputError: if the folder holds another sweep, or this one is running.
+    Raises InputError if the folder holds another sweep, or this one is running.
     """
 
     def __init__(self, file: SweepFile, root: Path, name: str, seed: int) -> None:
@@ -78,24 +71,26 @@ class Sweep:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise InputError(f"the sweep in {self.folder} is running already") from error
+            raise InputError(f"the sweep in {self.folder} is already running") from error
         self._read()
 
     def run(self, count: int, parallel: int) -> int:
-        """Runs trials until there are `count`, `parallel` at a time, and says which was best."""
+        """Runs up to `count` trials, `parallel` at a time, and prints the best."""
         devices = visible_gpus()
         again = [trial for trial in self.trials if trial.state in ("running", "stopped")]
         for trial in again:
             end_orphan(trial)
             trial.state, trial.attempt = "stopped", trial.attempt + 1
         with self._signals():
-            while True:  # trials that end, trials that begin, and a look around
+            while True:  # end finished trials, start new ones, wait
                 for slot in list(self._running):
                     self._look_after(slot)
                 for slot in set(range(parallel)) - set(self._running):
                     if self.received is not None or self._is_hopeless:
                         break
-                    following = again.pop(0) if again else self._propose(count)
+                    following = again.pop(0) if again else None
+                    if following is None and len(self.trials) < count:
+                        following = next_trial(self.file, self.trials, self.seed)
                     if following is not None:
                         self._start(following, slot, parallel, devices)
                 if not self._running:
@@ -104,11 +99,15 @@ class Sweep:
                 time.sleep(POLL_S)
         self._table.show(self.trials, last=True)
         self._write("done" if self.received is None else "stopped")
-        self._say_best()
+        if (best := self.best) is None:
+            print("no trial has a value yet", file=sys.stderr)
+        else:
+            print(f"best: trial {best.trial}, {self.file.metric} {best.value:.6g}, {best.run}", file=sys.stderr)
+            print(best.command)
         if self._is_hopeless:
             print(
-                f"the first {GIVE_UP_AFTER} trials failed, and no more were begun; what they said is in "
-                f"{self.folder / 'logs'}. Mend it, and begin anew with another --name",
+                f"the first {GIVE_UP_AFTER} trials failed, and no more were started; their output is in "
+                f"{self.folder / 'logs'}. Fix the error, and start again with another --name",
                 file=sys.stderr,
             )
         if self.received is not None:
@@ -119,14 +118,6 @@ class Sweep:
     def _is_hopeless(self) -> bool:
         first = self._begun[:GIVE_UP_AFTER]
         return len(first) == GIVE_UP_AFTER and all(trial.state == "failed" for trial in first)
-
-    def _propose(self, count: int) -> Trial | None:
-        if len(self.trials) >= count:
-            return None
-        trial = next_trial(self.file, self.trials, self.seed)
-        if trial is not None:
-            self.trials.append(trial)
-        return trial
 
     def _start(self, trial: Trial, slot: int, parallel: int, devices: Sequence[str]) -> None:
         run_id = f"trial{trial.number:03d}" + (f"-{trial.attempt}" if trial.attempt > 1 else "")
@@ -140,6 +131,8 @@ class Sweep:
             environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // parallel)))
         log = self.folder / "logs" / f"{run_id}.log"
         trial.state, trial.run, trial.error, trial.exit_code = "running", str(run), None, None
+        if trial.number == len(self.trials):
+            self.trials.append(trial)
         self._begun.append(trial)
         try:
             process = Process(words, environment, log, run / "metrics.jsonl", self.file)
@@ -182,7 +175,7 @@ class Sweep:
         return "failed", f"exit code {code}: {process.last_line()}"
 
     def _is_beaten(self, trial: Trial, values: Sequence[float], process: "Process") -> bool:
-        """Looks at each rung once, when the trial has just reached it."""
+        """Compares the trial at each rung that it has just reached."""
         assert self.file.hyperband is not None
         due = [rung for rung in self.file.hyperband.rungs if process.compared < rung <= len(values)]
         if not due:
@@ -197,23 +190,18 @@ class Sweep:
     # The end.
 
     @property
-    def best(self) -> Trial | None:
-        """The trial with the best last measurement; the earlier of equal ones."""
+    def best(self) -> BestTrial | None:
+        """The trial with the best last measurement; the earliest of equal ones."""
         counted = [trial for trial in self.trials if trial.counts]
+        if not counted:
+            return None
         better: Direction = "lower" if self.file.goal == "minimize" else "higher"
-        return best_of(counted, lambda trial: trial.value or 0.0, better) if counted else None
-
-    def _say_best(self) -> None:
-        best = self.best
-        if best is None:
-            print("no trial has a value yet", file=sys.stderr)
-            return
-        print(f"best: trial {best.number}, {self.file.metric} {best.value:.6g}, {best.run}", file=sys.stderr)
-        print(shlex.join(self.file.words(best.settings, "python")))
+        best = best_of(counted, lambda trial: trial.value or 0.0, better)
+        return BestTrial(best.number, best.value, best.run, shlex.join(self.file.words(best.settings, "python")))
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """The first SIGINT or SIGTERM stops the trials in order; a second one kills them."""
+        """The first SIGINT or SIGTERM stops the trials gracefully; a second one kills them."""
 
         def handle(number: int, frame: FrameType | None) -> None:
             again = self.received is not None
@@ -221,12 +209,12 @@ class Sweep:
             for process in self._running.values():
                 process.end(signal.SIGKILL if again else signal.SIGINT)
             if not again:
-                print(f"\n{self.received.name}: stopping the trials; once more kills them", file=sys.stderr, flush=True)
+                print(f"\n{self.received.name}: stopping the trials; repeat to kill them", file=sys.stderr, flush=True)
 
         before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
-        except BaseException:  # a bug of ours: no trial may outlive it
+        except BaseException:  # our own bug: no trial may outlive it
             for process in self._running.values():
                 process.end(signal.SIGKILL)
             raise
@@ -245,21 +233,16 @@ class Sweep:
         except ValueError as error:
             raise InputError(f"{error}; give another --name") from error
         if kept.file != json.loads(json.dumps(self.file.content)) or kept.seed != self.seed:
-            raise InputError(f"{path} is of a sweep with another file or seed; give another --name to begin one")
+            raise InputError(f"{path} belongs to another file or seed; give another --name to start a new sweep")
         self.trials = kept.trials
 
     def _write(self, status: SweepStatus) -> None:
-        best = self.best
-        found = None
-        if best is not None:
-            command = shlex.join(self.file.words(best.settings, "python"))
-            found = BestTrial(best.number, best.value, best.run, command)
-        kept = SweepRecord(SCHEMA, self.name, status, self.seed, self.file.content, found, self.trials)
+        kept = SweepRecord(SCHEMA, self.name, status, self.seed, self.file.content, self.best, self.trials)
         kept.write(self.folder / "sweep.json")
 
 
 class Process:
-    """The process of a trial, in a session of its own: a terminal's Ctrl-C reaches it through the sweep alone."""
+    """The process of a trial in its own session, so that Ctrl-C in a terminal reaches it through the sweep only."""
 
     trial: Trial
 
@@ -287,13 +270,13 @@ class Process:
     def end(self, number: signal.Signals) -> None:
         self.asked_to_end = True
         with contextlib.suppress(ProcessLookupError):
-            if number == signal.SIGKILL:  # its own children too, which get no other word of it
+            if number == signal.SIGKILL:  # its children too, which are not notified otherwise
                 os.killpg(self._process.pid, number)
             else:
                 self._process.send_signal(number)
 
     def values(self) -> list[float]:
-        """The metric's measurements so far; the file is read again only where it has grown."""
+        """The metric's measurements so far. The file is read again only when it grows."""
         with contextlib.suppress(OSError):
             size = self._metrics.stat().st_size
             if size != self._size:
@@ -306,7 +289,7 @@ class Process:
 
 
 def read_values(metrics: Path, name: str) -> list[float]:
-    """The measurements of one figure in a metrics.jsonl, in order; a line that is not whole yet is left out."""
+    """The measurements of one figure in a metrics.jsonl, in order, without incomplete lines."""
     values = []
     with contextlib.suppress(OSError):
         for line in metrics.read_text().splitlines():
@@ -318,14 +301,14 @@ def read_values(metrics: Path, name: str) -> list[float]:
 
 
 def end_orphan(trial: Trial) -> None:
-    """Ends the process of a trial whose sweep was killed, if it still runs: the machine is needed for the next."""
+    """Ends the process of a trial whose sweep was killed, if it still runs: its machine is needed."""
 
     def runs() -> bool:
         try:
             command = Path(f"/proc/{trial.pid}/cmdline").read_bytes().decode(errors="replace")
         except OSError:
             return False
-        return Path(trial.run).name in command  # else the number is another's by now
+        return Path(trial.run).name in command  # otherwise the process number was reused
 
     if trial.pid is None or not runs():
         return
@@ -339,7 +322,7 @@ def end_orphan(trial: Trial) -> None:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that trials are dealt out to, as CUDA_VISIBLE_DEVICES names them."""
+    """The GPUs that trials share, as CUDA_VISIBLE_DEVICES names them."""
     stated = os.environ.get("CUDA_VISIBLE_DEVICES")
     if stated is not None:
         return [name for name in stated.split(",") if name.strip()]
@@ -351,7 +334,7 @@ def visible_gpus() -> list[str]:
 
 
 class Table:
-    """The trials so far: a table that is drawn over in a terminal, elsewhere a line for each that ended."""
+    """The trials so far: a live table in a terminal, otherwise a line for each finished trial."""
 
     def __init__(self, file: SweepFile, out: TextIO) -> None:
         self._file, self._out = file, out

@@ -1,4 +1,4 @@
-"""fit, validate, test, predict: trains a model by its run config, or measures and draws through the Trainer."""
+"""fit, validate, test, predict: trains a model from its run config, or runs a checkpoint through the Trainer."""
 
 import itertools
 import json
@@ -20,6 +20,7 @@ from commands.options.command_line import TrainingCLI, as_input_errors, quietly
 from commands.options.configs import read_config
 from commands.options.errors import BAD_INPUT, InputError, one_line
 from commands.options.init_from import take_weights
+from commands.options.parsers import split_flag
 from datamodules.base import DataModule
 from models.training.base import GenerativeModel, OutOfMemoryInPhaseError
 from models.training.checkpoint import own_fields, read_checkpoint
@@ -27,15 +28,11 @@ from records.run import InitFrom, ResumeOverride
 from settings.configurable import completed, describe, differences
 
 MENDABLE = (OutOfMemoryInPhaseError, NonFiniteError, CheckpointError)
-"""What can go wrong in the middle of a fit and is the user's to mend, not a crash."""
+"""Errors in the middle of a fit that the user can fix; they are not crashes."""
 
 
 def run(verb: str, arguments: Sequence[str]) -> int:
-    """Runs one of Lightning's verbs.
-
-    Raises:
-        InputError: for everything the user can mend, in one line.
-    """
+    """Runs one of Lightning's verbs. Raises InputError, in one line, for everything the user can fix."""
     words, overrides = split_overrides(arguments) if verb == "fit" else (list(arguments), [])
     with as_input_errors(), quietly():
         require_readable(arguments)
@@ -45,9 +42,9 @@ def run(verb: str, arguments: Sequence[str]) -> int:
 
 
 def fit(cli: TrainingCLI, overrides: Sequence[str] = ()) -> int:
-    """Trains, and leaves run.json in its last state whatever happens.
+    """Trains. run.json ends with a final status whatever happens.
 
-    `overrides` are keys of hyperparameters that may differ from those of the checkpoint that is resumed.
+    `overrides` are keys of hyperparameters that may differ from those of the resumed checkpoint.
     """
     record = run_of(cli.trainer)
     record.config = cli.settled_config()
@@ -55,12 +52,11 @@ def fit(cli: TrainingCLI, overrides: Sequence[str] = ()) -> int:
     if init_from is not None:
         if ckpt_path is not None:
             raise InputError(
-                "--init_from begins a run and --ckpt_path goes on with one: leave one out "
-                "(--init_from null where a config names it)"
+                "--init_from begins a run, --ckpt_path resumes one: leave one out (--init_from null if in a config)"
             )
         record.init_from = begin_from(cli, init_from)
     if overrides and ckpt_path is None:
-        raise InputError("--resume_override changes a run that goes on, and needs --ckpt_path; a new one takes flags")
+        raise InputError("--resume_override applies to resumed runs, with --ckpt_path; a new run takes flags")
     if ckpt_path is not None:
         with as_input_errors():
             checkpoint = read_checkpoint(ckpt_path)
@@ -90,10 +86,9 @@ def fit(cli: TrainingCLI, overrides: Sequence[str] = ()) -> int:
 
 
 def begin_from(cli: TrainingCLI, path: str) -> InitFrom:
-    """Gives the model what fits of a checkpoint's weights, and says what that is; gives what run.json keeps of it.
+    """Copies weights of a checkpoint into the model, prints what fits, and returns the record of it.
 
-    Raises:
-        InputError: naming the file, if it is no checkpoint, or of another family, or nothing of it fits.
+    Raises InputError, naming the file, if it is not a checkpoint of this family, or nothing of it fits.
     """
     with as_input_errors():
         checkpoint = read_checkpoint(path)
@@ -107,7 +102,7 @@ def begin_from(cli: TrainingCLI, path: str) -> InitFrom:
 
 
 def without_training(cli: TrainingCLI, verb: str) -> int:
-    """validate, test and predict. They need a checkpoint: an untrained model has nothing to measure."""
+    """Runs validate, test or predict on a checkpoint: an untrained model has nothing to evaluate."""
     ckpt_path = cli.arguments.get("ckpt_path")
     if ckpt_path is None:
         raise InputError(f"{verb} needs --ckpt_path: a checkpoint, or `last` for the newest of this config's runs")
@@ -123,17 +118,16 @@ def without_training(cli: TrainingCLI, verb: str) -> int:
             indices = DataLoader(SampleIndices(trainer, quality.num_samples, quality.batch_size), batch_size=None)
             trainer.predict(cli.model, indices, return_predictions=False, ckpt_path=ckpt_path)
             print(folder)
-        elif verb == "validate":
-            trainer.validate(cli.model, datamodule=cli.datamodule, ckpt_path=ckpt_path)
         else:
-            trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=ckpt_path)
+            measure = trainer.validate if verb == "validate" else trainer.test
+            measure(cli.model, datamodule=cli.datamodule, ckpt_path=ckpt_path)
     for name, figure in run_of(trainer).record.figures.items():
         print(f"{name} {figure.value:.6g}  {json.dumps(figure.protocol)}")
     return 0
 
 
 def require_readable(arguments: Sequence[str]) -> None:
-    """Looks at the syntax of every config file named, and of those it includes: the parser's own message names no file.
+    """Checks the syntax of all named configs and their includes, since the parser's own message names no file.
 
     Raises:
         FileNotFoundError, InputError: as `read_config`, naming the file, line and column.
@@ -145,14 +139,10 @@ def require_readable(arguments: Sequence[str]) -> None:
 
 
 def require_resumable(checkpoint: dict[str, Any], path: str | Path) -> None:
-    """Refuses to go on from weights alone, such as imported ones.
-
-    Raises:
-        InputError: naming the file.
-    """
+    """Raises InputError, naming the file, if it holds weights alone, as imported checkpoints do."""
     if "optimizer_states" not in checkpoint:
         raise InputError(
-            f"{path} has no states of optimizers, as imported weights have none, and training cannot go on from it: "
+            f"{path} has no optimizer states, as is normal for imported weights, so training cannot resume from it: "
             "sample, evaluate or export it, or begin a run with its weights: fit --init_from"
         )
 
@@ -164,17 +154,16 @@ def require_same(
     seed: int | None = None,
     overrides: Sequence[str] = (),
 ) -> list[str]:
-    """Refuses to go on with other hyperparameters than a checkpoint's; data and seed are compared where given.
+    """Compares hyperparameters, and data and seed if given, with a checkpoint's; returns the allowed differences.
 
-    The model's that are named in `overrides` may differ, or lie within what is named; gives how they do.
+    Keys of the model in `overrides`, and keys below them, may differ.
 
-    Raises:
-        InputError: with the list of the others.
+    Raises InputError with the list of the other differences.
     """
     own = own_fields(checkpoint)
     found = differences(completed(own["model"]), describe(model), "model")
     flags = []
-    if data is not None and "atelier_data" in checkpoint:  # written by a fit; a checkpoint made otherwise has none
+    if data is not None and "atelier_data" in checkpoint:  # only fits write it
         theirs, mine = checkpoint["atelier_data"], data.settings()
         found += differences(theirs, mine, "data")
         if theirs["class_path"] == mine["class_path"]:
@@ -185,40 +174,30 @@ def require_same(
     changed = [line for line in found if any(re.match(rf"{re.escape(key)}[.:\[]", line) for key in overrides)]
     refused = [line for line in found if line not in changed]
     if refused:
-        remedy = "; change one of the model's with --resume_override key=value" if data is not None else ""
+        remedy = "; change a setting of the model with --resume_override key=value" if data is not None else ""
         remedy += f"; keep its data with {' '.join(flags)}" if flags else ""
-        raise InputError(f"the checkpoint was trained with other settings (its -> yours): {'; '.join(refused)}{remedy}")
+        raise InputError(
+            f"the checkpoint was trained with other settings (checkpoint -> now): {'; '.join(refused)}{remedy}"
+        )
     return changed
 
 
 def require_loadable(checkpoint: dict[str, Any], model: GenerativeModel, changed: Sequence[str]) -> None:
-    """Refuses an override of what decides the networks' shapes: the checkpoint's weights could not be loaded.
-
-    Raises:
-        InputError: naming what was overridden.
-    """
+    """Raises InputError, naming the override, if it changes the shapes of weights, which then cannot be loaded."""
     mine = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     theirs = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
     if mine != theirs:
         raise InputError(
-            f"--resume_override {'; '.join(changed)}: its weights have other shapes; begin a run with --init_from"
+            f"--resume_override {'; '.join(changed)}: the weights have other shapes; begin a run with --init_from"
         )
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Arguments without `--resume_override key=value`, and these, as key=value.
+    """The arguments without `--resume_override key=value`, and the values.
 
-    Raises:
-        InputError: for one that is not key=value, or not a setting of the model.
+    Raises InputError if one is not a setting of the model as key=value.
     """
-    words, overrides = [], []
-    rest = iter(arguments)
-    for word in rest:
-        name, equals, value = word.partition("=")
-        if name == "--resume_override":
-            overrides.append(value if equals else next(rest, ""))
-        else:
-            words.append(word)
+    words, overrides = split_flag(arguments, "--resume_override")
     for override in overrides:
         if not re.match(r"model\.[\w.]+=", override):
             raise InputError(

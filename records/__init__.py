@@ -1,1 +1,1 @@
-"""What runs, evaluations, diagnoses and sweeps leave behind, each declared once; without torch."""
+"""Records of runs, evaluations, diagnoses and sweeps, each declared once; without torch."""

@@ -1,4 +1,4 @@
-"""A diagnosis: what was looked for in a model, and what was found."""
+"""The record of a diagnosis."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -10,14 +10,12 @@ Verdict: TypeAlias = Literal["fine", "suspect", "found", "unknown"]
 
 @dataclass(frozen=True)
 class Finding(Record):
-    """One thing that was looked for.
+    """The result of one check, such as mode collapse.
 
     Attributes:
-        name: What was looked for.
-        verdict: Whether it is there.
-        says: What was seen, in a sentence with its figures.
-        helps: What usually helps; empty where nothing is wrong.
-        figures: What it rests on.
+        says: the evidence, in a sentence with figures.
+        helps: the usual remedy; empty if nothing is wrong.
+        figures: the figures behind the verdict.
     """
 
     name: str
@@ -29,14 +27,9 @@ class Finding(Record):
 
 @dataclass(frozen=True)
 class Findings(Record):
-    """What was found at one point of training.
+    """All findings at one point of training: one for each check that was possible, on `num_samples` samples.
 
-    Attributes:
-        samples_seen: When.
-        findings: One for each thing that could be looked for.
-        num_samples: Samples looked at.
-        weights: Averaged ("ema") or of the last step ("raw").
-        device: What the networks ran on.
+    `weights` are averaged ("ema") or of the last step ("raw").
     """
 
     samples_seen: int = 0

@@ -1,4 +1,4 @@
-"""Figures: numbers that say how good a model is, and how they are kept with their protocol."""
+"""Figures: measures of a model's quality, and their records with protocols."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -9,33 +9,33 @@ from records.record import Record
 _T = TypeVar("_T")
 
 Direction: TypeAlias = Literal["lower", "higher"]
-"""Which way a figure is better."""
+"""The direction in which a figure is better."""
 Protocol: TypeAlias = dict[str, Any]
-"""All that a figure depends on besides the model's weights."""
+"""Everything that a figure depends on besides the model's weights."""
 
 LIKELIHOOD = "likelihood"
-"""A key that the protocol of likelihoods has, and no other."""
+"""A protocol key that only likelihoods have."""
 
 
 def is_better(value: float, other: float, better: Direction) -> bool:
-    """Whether a value is better than another."""
+    """Whether `value` is better than `other`."""
     return value < other if better == "lower" else value > other
 
 
 def best_of(found: Iterable[_T], value: Callable[[_T], float], better: Direction) -> _T:
-    """The one with the best value, of equal ones the first. ValueError if there is none."""
+    """The item with the best value; the first of equal ones. Raises ValueError if there is none."""
     return min(found, key=value) if better == "lower" else max(found, key=value)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure as it was computed.
+    """A computed figure.
 
     Attributes:
-        value: The figure.
-        better: Which way it is better; None where neither is.
-        spread: Its standard deviation or error, where it has one; `settings` says which.
-        settings: What it depends on besides extractor and pictures: neighbours, subsets, splits.
+        value: the figure.
+        better: the direction in which it is better, or None.
+        spread: its standard deviation or error, if it has one; `settings` says which.
+        settings: what it depends on besides extractor and pictures: neighbours, subsets, splits.
     """
 
     value: float
@@ -46,7 +46,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Best(Record):
-    """The best value of a figure so far, and after how many samples it was reached."""
+    """The best value of a figure so far, and the samples seen when it was reached."""
 
     value: float
     samples_seen: int
@@ -54,7 +54,7 @@ class Best(Record):
 
 @dataclass(frozen=True)
 class FigureRecord(Record):
-    """A figure as a record keeps it; `value` is None where it was not a number."""
+    """A figure in a record. `value` is None if it was not a number."""
 
     value: float | None
     protocol: Protocol
@@ -71,13 +71,9 @@ class FigureRecord(Record):
 def recorded(
     figure: Figure, protocol: Protocol, samples_seen: int | None = None, before: FigureRecord | None = None
 ) -> FigureRecord:
-    """A figure with its protocol, and with the best value so far if it was measured in training.
+    """The record of a figure, with its own settings in the protocol.
 
-    Args:
-        figure: as computed.
-        protocol: of the measurement; the figure's own settings are added.
-        samples_seen: in training, when it was measured; then `best` is kept.
-        before: the same figure's record at the measurement before.
+    If it was measured in training, after `samples_seen`, it has the best value so far; `before` is its previous record.
     """
     best = before.best if before is not None else None
     if samples_seen is not None and figure.better is not None:

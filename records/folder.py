@@ -1,4 +1,4 @@
-"""A run's folder as it is read: run.json and what lies beside it."""
+"""Reads a run's folder: run.json and the files beside it."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ class RunFolder:
 
     @property
     def label(self) -> str:
-        """name/id, as the folders are called."""
+        """name/id, from the folders."""
         return printable(f"{self.name}/{self.folder.absolute().name}")
 
     @property
@@ -39,11 +39,7 @@ class RunFolder:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """config.yaml; empty where there is none.
-
-        Raises:
-            ValueError: it cannot be read; one line with the file.
-        """
+        """The content of config.yaml; empty if there is none. Raises ValueError, naming the file, if it is broken."""
         path = self.folder / "config.yaml"
         if not path.exists():
             return {}
@@ -61,35 +57,35 @@ class RunFolder:
 
     @cached_property
     def evaluations(self) -> list[Evaluation]:
-        """What `evaluate` measured, oldest first."""
+        """The records of `evaluate`, oldest first."""
         return [Evaluation.read(path, "evaluation") for path in sorted((self.folder / "evaluations").glob("*.json"))]
 
     @cached_property
     def diagnosis(self) -> Findings | None:
-        """What the diagnosis furthest in training found, the fit's own or one by `diagnose`; None without any."""
+        """The diagnosis latest in training, by the fit or by `diagnose`; None if there is none."""
         own = self.record.diagnosis
         later = [Findings.read(path, "diagnosis") for path in sorted((self.folder / "diagnosis").glob("*.json"))]
         known = [*([own] if own else []), *later]
         return max(reversed(known), key=lambda found: found.samples_seen, default=None)
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The rows of metrics.jsonl; a line that a kill cut short is left out."""
+        """The rows of metrics.jsonl, without a line that a kill cut short."""
         yield from _rows(self._metrics())
 
     def damaged_lines(self) -> int:
-        """How many lines of metrics.jsonl are no rows; the last, which a kill may have cut short, does not count."""
+        """The number of unreadable lines in metrics.jsonl, not counting the last, which a kill may have cut short."""
         whole = self._metrics().rpartition(b"\n")[0]
         lines = whole.count(b"\n") + 1 if whole else 0
-        # Rows are flat, so that counts tell, and a hundred runs need not be parsed; a lost block reads as zeros.
+        # Rows are flat, so counting suffices and a hundred runs need not be parsed. A lost disk block reads as zeros.
         counted = whole.count(b"}\n{") == max(lines - 1, 0) and whole.count(b'"samples_seen"') == lines
         if counted and b"\0" not in whole:
             return 0
         return lines - sum(1 for _ in _rows(whole))
 
     def no_number(self) -> str | None:
-        """The first value in metrics.jsonl that is no number, in words; None where all are."""
+        """A sentence about the first value in metrics.jsonl that is NaN or infinite; None if all are finite."""
         content = self._metrics()
-        if b"NaN" not in content and b"Infinity" not in content:  # what json writes for them; looked for before parsing
+        if b"NaN" not in content and b"Infinity" not in content:  # as json writes them; saves parsing
             return None
         for row in self.rows():
             for name, value in row.items():
@@ -116,8 +112,8 @@ def read_run(folder: Path) -> RunFolder:
     """The run in a folder.
 
     Raises:
-        FileNotFoundError: it has no run.json.
-        ValueError: run.json cannot be read, or is of a later version; one line with the file.
+        FileNotFoundError: if it has no run.json.
+        ValueError: if run.json is broken or of a later version; one line with the file.
     """
     path = folder / "run.json"
     if not path.is_file():
@@ -126,25 +122,22 @@ def read_run(folder: Path) -> RunFolder:
 
 
 def runs_at(paths: Sequence[Path]) -> list[RunFolder]:
-    """The runs at these paths, each a run's folder or a name's, in which every run is taken; each run once.
+    """The runs at these paths, each once. A path is the folder of a run, or of a name and all its runs.
 
     Raises:
-        FileNotFoundError: there is none at a path.
-        ValueError: a run.json cannot be read; one line with the file.
+        FileNotFoundError: if a path has no run.
+        ValueError: if a run.json is broken; one line with the file.
     """
     found: dict[Path, RunFolder] = {}
     for path in paths:
         if not path.is_dir():
-            raise FileNotFoundError(f"no folder {path}; give a run's, runs/<name>/<id>, or a name's, runs/<name>")
+            raise FileNotFoundError(f"no folder {path}; give the folder of a run, runs/<name>/<id>, or runs/<name>")
         folders = [path]
         if not (path / "run.json").exists():
             # A fit that failed before its first batch leaves a folder without a record.
             folders = [folder for folder in sorted(path.iterdir()) if (folder / "run.json").is_file()]
         if not folders:
-            raise FileNotFoundError(
-                f"no run.json in {path} nor in the folders in it; give a run's folder, runs/<name>/<id>, or a name's, "
-                "runs/<name>"
-            )
+            raise FileNotFoundError(f"no run.json in {path} or its subfolders; give runs/<name>/<id> or runs/<name>")
         for folder in folders:
             found.setdefault(folder.resolve(), read_run(folder))
     return list(found.values())

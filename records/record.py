@@ -1,4 +1,4 @@
-"""Records: dataclasses that are written as JSON and read back, checked, from files of any version."""
+"""Records: dataclasses written as JSON, and read and checked from files of any version."""
 
 import dataclasses
 import functools
@@ -15,10 +15,10 @@ _T = TypeVar("_T")
 
 
 class Record:
-    """Base of what is kept as JSON. A subclass is a dataclass; its fields are plain values or records."""
+    """Base class of everything kept as JSON. A subclass is a dataclass whose fields are plain values or records."""
 
     def to_json(self) -> dict[str, Any]:
-        """The record as plain data. What is empty, because nothing is known of it, is left out."""
+        """The record as plain data, without empty values."""
         values = [(field, getattr(self, field.name)) for field, _ in _kinds(type(self))]  # type: ignore[arg-type]
         return {
             field.name: _plain(value)
@@ -28,17 +28,14 @@ class Record:
 
     @classmethod
     def from_json(cls, value: object, where: str = "") -> Self:
-        """The record that `to_json` described.
+        """The inverse of `to_json`.
 
-        Unknown keys are passed over, since a later version may have written them. What is missing or null takes its
-        default, as an earlier version may not have written it.
+        Unknown keys are ignored, since a later version may have written them. Missing values and nulls take their
+        defaults, since an earlier version may not have written them.
 
-        Args:
-            value: plain data, as `json.loads` gives it.
-            where: what precedes a key in messages.
+        `where` is the prefix of keys in messages.
 
-        Raises:
-            ValueError: a value is of another type, or a key without a default is missing; the line names the key.
+        Raises ValueError, naming the key, if a value has another type, or a required one is missing.
         """
         if not isinstance(value, dict):
             raise ValueError(f"{printable(where).rstrip('.') or 'it'} is {_shown(value)}")
@@ -54,18 +51,11 @@ class Record:
 
     @classmethod
     def read(cls, path: Path, what: str) -> Self:
-        """The record in a file, which messages call `what`.
-
-        Raises:
-            ValueError: it cannot be read; one line with the file.
-        """
+        """Reads a file, which messages call `what`. Raises ValueError, naming the file, if it is broken."""
         try:
             content = json.loads(path.read_bytes())
-        except ValueError as error:
-            raise ValueError(f"{path} is broken: {error}") from error
-        if not isinstance(content, dict):
-            raise ValueError(f"{path} is broken: it is no {what}")
-        try:
+            if not isinstance(content, dict):
+                raise ValueError(f"it is no {what}")
             return cls.from_json(content)
         except LaterVersionError as error:
             raise ValueError(f"{path} {error}") from error
@@ -73,16 +63,16 @@ class Record:
             raise ValueError(f"{path} is broken: {error}") from error
 
     def write(self, path: Path) -> None:
-        """Replaces the file, whole or not at all; NaN and infinities become null."""
+        """Replaces the file, all or nothing. NaN and infinities become null."""
         write_json_whole(path, self.to_json())
 
 
 class LaterVersionError(ValueError):
-    """A record was written by a later version of this project."""
+    """The record was written by a later version of this project."""
 
 
 def printable(text: object) -> str:
-    """Text of a file in one line, without what would steer a terminal."""
+    """Text of a file on one line, without terminal control characters."""
     return "".join(c if c.isprintable() else "?" for c in re.sub(r"\s+", " ", str(text)))
 
 
@@ -101,13 +91,13 @@ def _default(field: dataclasses.Field[Any]) -> object:
 
 @functools.cache
 def _kinds(cls: type[Any]) -> list[tuple[dataclasses.Field[Any], Any]]:
-    """The fields of a record, each with its type."""
+    """The fields of a record with their types."""
     hints = get_type_hints(cls)
     return [(field, hints[field.name]) for field in dataclasses.fields(cls)]
 
 
 def _read(kind: Any, value: object, where: str) -> Any:  # noqa: ANN401 - a type, and a value of it
-    """`value` as a type says. Raises ValueError if it is none of that type."""
+    """`value` as a type says. Raises ValueError if it does not fit."""
     if kind is Any:
         return value
     origin, inner = get_origin(kind), get_args(kind)

@@ -1,4 +1,4 @@
-"""run.json: what a fit leaves behind of a run, beside its checkpoints, samples and metrics.jsonl."""
+"""The record of a run, run.json."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeAlias
@@ -11,43 +11,43 @@ SCHEMA = 1
 """Raised whenever a field of run.json changes its meaning."""
 
 OUTSIDE_STEPS = ("sampling", "metrics", "checkpoint", "likelihood")
-"""Phases that are not part of a training step: its time and memory are counted without them."""
+"""Phases outside of training steps. The time and memory of steps exclude them."""
 
 Status: TypeAlias = Literal["running", "done", "stopped", "failed"]
 
 
 @dataclass
-class Described(Record):
-    """A model as its checkpoint describes it."""
+class OfClass(Record):
+    """Something that is described by its class path."""
 
     class_path: str = ""
-    init_args: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        """The class's name."""
+        """The name of the class."""
         return self.class_path.rpartition(".")[2]
 
 
 @dataclass
-class Data(Record):
-    """The data of a run; `train_size` counts training examples."""
+class Described(OfClass):
+    """A model as its checkpoint describes it."""
 
-    class_path: str = ""
+    init_args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Data(OfClass):
+    """The data of a run. `train_size` counts training examples."""
+
     train_size: int | None = None
     fingerprint: str | None = None
     data_shape: list[int] | None = None
     num_classes: int | None = None
 
-    @property
-    def name(self) -> str:
-        """The class's name."""
-        return self.class_path.rpartition(".")[2]
-
 
 @dataclass
 class Hardware(Record):
-    """The machine. `gpu` is None on a CPU."""
+    """The machine. `gpu` is None if it has none in use."""
 
     device: str | None = None
     gpu: str | None = None
@@ -61,7 +61,7 @@ class Hardware(Record):
 
 @dataclass
 class InitFrom(Record):
-    """The checkpoint whose weights a run began with: how many tensors it took, and which it left."""
+    """The checkpoint whose weights a run began with, the number of tensors taken, and the names of those left out."""
 
     path: str = ""
     taken: int | None = None
@@ -70,7 +70,7 @@ class InitFrom(Record):
 
 @dataclass
 class ResumeOverride(Record):
-    """Settings that changed when a run went on after so many samples, as "key: old -> new"."""
+    """Settings that changed when a run was resumed after `samples_seen`, as "key: old -> new"."""
 
     samples_seen: int = 0
     changed: list[str] = field(default_factory=list)
@@ -78,7 +78,7 @@ class ResumeOverride(Record):
 
 @dataclass
 class Predicted(Record):
-    """What the plan promised before training."""
+    """The prediction of the plan before training."""
 
     s_per_kimg: float | None = None
     peak_bytes: float | None = None
@@ -86,7 +86,7 @@ class Predicted(Record):
 
 @dataclass
 class MemoryUse(Record):
-    """Peak memory by phase, what autograd and optimizers keep, and where the peaks were read."""
+    """Peak memory by phase, the bytes that autograd and optimizers keep, and the source of the peaks."""
 
     source: str | None = None
     peak_gib: dict[str, float] = field(default_factory=dict)
@@ -94,13 +94,13 @@ class MemoryUse(Record):
 
     @property
     def training_peak_gib(self) -> float | None:
-        """The highest peak of the phases of a step."""
+        """The highest peak among the phases of a training step."""
         return max((gib for phase, gib in self.peak_gib.items() if phase not in OUTSIDE_STEPS), default=None)
 
 
 @dataclass
 class Speed(Record):
-    """The speed of training alone, without evaluations."""
+    """The speed of training, without evaluations."""
 
     samples_per_s: float | None = None
     s_per_kimg: float | None = None
@@ -108,9 +108,9 @@ class Speed(Record):
 
 @dataclass
 class RunRecord(Record):
-    """All of run.json. `seconds` is the wall time of all fits of this run together.
+    """All of run.json. `seconds` is the wall time of all fits of this run.
 
-    `init_from` and `origin` say what the run began with: a checkpoint, or weights that others trained.
+    `init_from` and `origin` say what the run began with: a checkpoint, or imported weights.
     """
 
     schema: int
@@ -143,20 +143,20 @@ class RunRecord(Record):
 
     @classmethod
     def from_json(cls, value: object, where: str = "") -> Self:
-        """As `Record.from_json`. Raises LaterVersionError for a schema that is not known yet."""
+        """As `Record.from_json`. Raises LaterVersionError if the schema is not known yet."""
         schema = value.get("schema") if isinstance(value, dict) else None
         if isinstance(schema, int) and schema > SCHEMA:
             raise LaterVersionError(
-                f"has schema {schema}, of a later version of Atelier; this one reads {SCHEMA}: update it"
+                f"has schema {schema}, of a later version of Atelier; this version reads {SCHEMA}: update Atelier"
             )
         return super().from_json(value, where)
 
     @property
     def kimg(self) -> float | None:
-        """Thousand samples seen."""
+        """Samples seen, in thousands."""
         return None if self.samples_seen is None else self.samples_seen / 1000
 
     @property
     def began_with(self) -> str | None:
-        """The checkpoint whose weights it began with, or the code whose weights were imported."""
+        """The checkpoint whose weights the run began with, or the code that they were imported from."""
         return self.init_from.path or self.origin.get("code")

@@ -1,4 +1,4 @@
-"""sweep.json: the trials of a sweep."""
+"""The record of a sweep, sweep.json."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -16,13 +16,13 @@ class Trial(Record):
     """One trial.
 
     Attributes:
-        number: from 0.
+        number: counted from 0.
         settings: its parameters.
-        quantiles: where in each distribution they lie, in [0, 1); empty for a grid.
-        state: early: ended by hyperband; stopped: by a signal, and to be run again.
-        value: the metric's last measurement.
-        measurements: how many there were.
-        attempt: from 1; a trial that was killed or stopped is run again from its beginning.
+        quantiles: the quantile of each parameter in its distribution, in [0, 1); empty for a grid.
+        state: "early" if hyperband ended it; "stopped" if a signal did, and it will run again.
+        value: the last measurement of the metric.
+        measurements: the number of measurements.
+        attempt: counted from 1; a trial that was killed or stopped restarts from its beginning.
         run: the folder of its run.
     """
 
@@ -41,13 +41,13 @@ class Trial(Record):
 
     @property
     def counts(self) -> bool:
-        """Whether its value says something of its parameters."""
+        """Whether its value can guide the choice of further parameters."""
         return self.state in ("done", "early") and self.value is not None
 
 
 @dataclass
 class BestTrial(Record):
-    """The trial with the best last measurement, and the command that runs it again."""
+    """The trial with the best last measurement, and the command to run it again."""
 
     trial: int
     value: float | None
@@ -57,7 +57,7 @@ class BestTrial(Record):
 
 @dataclass
 class SweepRecord(Record):
-    """All of sweep.json; `file` is what the sweep file says."""
+    """All of sweep.json. `file` is the content of the sweep file."""
 
     schema: int
     name: str

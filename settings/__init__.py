@@ -1,1 +1,1 @@
-"""What can be set: how things describe themselves in plain data, and every setting with its meaning; without torch."""
+"""Settings and how objects describe themselves as plain data; without torch."""

@@ -1,8 +1,7 @@
-"""What a configuration can name: parts that describe themselves in plain data and are rebuilt from it.
+"""Objects that a config can name: they describe themselves as plain data and are rebuilt from it.
 
-A checkpoint holds `describe(model)`, so that it can be opened without its config, and nothing but plain types, so that
-it loads with `weights_only=True`. The convention is scikit-learn's: every constructor argument is kept as an attribute
-of the same name.
+A checkpoint holds `describe(model)`, so it opens without its config. It holds nothing but plain types, so it loads with
+`weights_only=True`. As in scikit-learn, every constructor argument is kept as an attribute of the same name.
 """
 
 import inspect
@@ -15,14 +14,13 @@ Plain: TypeAlias = bool | int | float | str | list["Plain"] | dict[str, "Plain"]
 
 
 class Configurable:
-    """Base of everything that `class_path` may name: models, losses, penalties, schedules, augmentations, data."""
+    """Base class of all that `class_path` may name: models, losses, penalties, schedules, augmentations, data."""
 
 
 def describe(part: Configurable, without: Collection[str] = ()) -> dict[str, Plain]:
-    """The class path and the constructor arguments of `part`, but for those in `without`, as plain data.
+    """The class path and the constructor arguments of `part`, except those in `without`, as plain data.
 
-    Raises:
-        TypeError: if an argument was not kept as an attribute, or has no plain form.
+    Raises TypeError if an argument is not kept as an attribute, or has no plain form.
     """
     owner = type(part)
     arguments = [name for name in inspect.signature(owner).parameters if name not in without]
@@ -50,12 +48,11 @@ def _plain(value: object, where: str) -> Plain:
 def build(description: object) -> Any:  # noqa: ANN401 - the type is named by the description itself
     """The inverse of `describe`. Lists and plain values pass through.
 
-    Only subclasses of `Configurable` are ever called, whatever a checkpoint says, and only modules of the project are
-    imported (see `settings.names.named`): a description from a stranger can choose among our classes, not run a
-    function, nor a module's top level.
+    Only subclasses of `Configurable` are called, and only modules of the project are imported (see
+    `settings.names.named`). A checkpoint from a stranger can choose among our classes, but it cannot run a function or
+    the top level of a module.
 
-    Raises:
-        ValueError: if a class path does not lead to a Configurable, or the arguments do not fit its constructor.
+    Raises ValueError if a class path does not lead to a Configurable, or the arguments do not fit its constructor.
     """
     if isinstance(description, list):
         return [build(item) for item in description]
@@ -74,12 +71,11 @@ def build(description: object) -> Any:  # noqa: ANN401 - the type is named by th
 
 
 def completed(description: Plain) -> Plain:
-    """`description` as it would be written today: it means the same.
+    """`description` as it would be written today; it means the same.
 
-    Classes have the paths where they lie now, and arguments that did not exist then have their defaults.
+    Classes have today's paths, and arguments that did not exist when it was written have their defaults.
 
-    Raises:
-        ValueError: if a class path does not lead to a Configurable.
+    Raises ValueError if a class path does not lead to a Configurable.
     """
     if isinstance(description, list):
         return [completed(item) for item in description]
@@ -97,16 +93,15 @@ def completed(description: Plain) -> Plain:
 
 
 def _owner(description: Mapping[str, object]) -> type[Configurable]:
-    """The class that a description names; see `build`."""
     path = str(description["class_path"])
     owner = named(path)
     if not (isinstance(owner, type) and issubclass(owner, Configurable)):
-        raise ValueError(f"class_path {path!r} is not a part of a model, and is not called")
+        raise ValueError(f"class_path {path!r} is not a Configurable, and is not called")
     return owner
 
 
 def differences(old: Plain, new: Plain, where: str = "") -> list[str]:
-    """Every place where two descriptions differ, as "key: old -> new" lines; class names and arguments alike."""
+    """Every place where two descriptions differ, as "key: old -> new" lines."""
     if isinstance(old, dict) and isinstance(new, dict):
         lines = []
         for key in [*old, *(key for key in new if key not in old)]:

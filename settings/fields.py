@@ -1,4 +1,4 @@
-"""Fields of settings: a default, its meaning, and how it may be used, declared in one place and read by all."""
+"""Fields of settings: each declares its default, help, limits and use in one place."""
 
 import dataclasses
 import inspect
@@ -21,24 +21,24 @@ def setting(
     neutral: Any = MISSING,  # noqa: ANN401 - likewise
     swept: bool = False,
 ) -> Any:  # noqa: ANN401 - likewise
-    """A field of a dataclass of settings.
+    """A field of a settings dataclass.
 
     Args:
-        default: its value where nothing is said.
-        help: what it means, for `--help`; the default is added there.
-        least: the least value that it may have.
-        above: or what it must be greater than.
-        most: the greatest value that it may have.
-        neutral: of a setting that trades modes for clean samples, the value that trades nothing. A family without the
-            setting is compared as one that has it at this value, and figures at another value are not comparable.
-        swept: whether verbs that take one value for each row of a table or a sheet take several of it.
+        default: the default value.
+        help: the meaning, for `--help`, which adds the default.
+        least: the smallest value allowed.
+        above: an exclusive lower limit, in place of `least`.
+        most: the largest value allowed.
+        neutral: the value that does not trade diversity for quality, for a setting that can. A family without the
+            setting is compared at this value, and figures at another value are not comparable.
+        swept: whether verbs that make a row for each value accept several values.
     """
     metadata = {"help": help, "least": least, "above": above, "most": most, "neutral": neutral, "swept": swept}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def check(settings: Any) -> None:  # noqa: ANN401 - any dataclass
-    """Raises ValueError, naming the setting, for a value that its type or its limits rule out; None always may be."""
+    """Raises ValueError, naming the setting, if a value does not fit its type or limits. None is always allowed."""
     for field in dataclasses.fields(settings):
         name, value = field.name, getattr(settings, field.name)
         if value is None:
@@ -58,7 +58,7 @@ def check(settings: Any) -> None:  # noqa: ANN401 - any dataclass
 
 
 def documented(owner: type[T]) -> type[T]:
-    """A dataclass whose docstring lists its fields with their help: `--help` of a config's keys reads it there."""
+    """Adds each field and its help to a dataclass's docstring, where `--help` of config keys reads them."""
     lines = [f"    {field.name}: {field.metadata['help']}" for field in dataclasses.fields(owner)]  # type: ignore[arg-type]
     owner.__doc__ = "\n".join([f"{owner.__doc__}\n\nArgs:", *lines])
     return owner
@@ -66,7 +66,7 @@ def documented(owner: type[T]) -> type[T]:
 
 @dataclass(frozen=True)
 class Setting:
-    """One field of a class of settings, as a command line offers it."""
+    """One field of a settings class, as the command line offers it."""
 
     owner: type
     """The class that declares it."""
@@ -80,11 +80,7 @@ class Setting:
 
 
 def settings_in(owner: type) -> list[Setting]:
-    """The fields of a dataclass, in their order.
-
-    Raises:
-        TypeError: if a field is of a type that a command line cannot take.
-    """
+    """The fields of a dataclass, in order. Raises TypeError if the command line cannot accept a field's type."""
     hints, found = get_type_hints(owner), []
     for field in dataclasses.fields(owner):
         declares = next(base for base in owner.__mro__ if field.name in inspect.get_annotations(base))
@@ -95,14 +91,14 @@ def settings_in(owner: type) -> list[Setting]:
 
 
 def neutral_values(owners: Sequence[type]) -> dict[str, Any]:
-    """By name, the neutral values that these classes declare."""
+    """The neutral values that these classes declare, by setting name."""
     fields = (field for owner in owners for field in dataclasses.fields(owner))
     found = ((field.name, field.metadata.get("neutral", MISSING)) for field in fields)
     return {name: value for name, value in found if value is not MISSING}
 
 
 def check_choice(name: str, value: object, kind: object) -> None:
-    """Raises ValueError, naming the setting, for a value that is not among those of a `Literal`."""
+    """Raises ValueError, naming the setting, if `value` is not one of the choices of the `Literal` type `kind`."""
     choices = get_args(kind)
     if value not in choices:
         listed = f"{', '.join(map(str, choices[:-1]))} or {choices[-1]}"
@@ -110,7 +106,7 @@ def check_choice(name: str, value: object, kind: object) -> None:
 
 
 def _alternatives(hint: object) -> Iterator[Any]:
-    """The types of a union; the type itself where it is none."""
+    """The types of a union, or the type itself if it is not one."""
     yield from get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 

@@ -1,4 +1,4 @@
-"""How likelihoods are computed: the settings of every family. `evaluate` takes each as `--likelihood_<name>`."""
+"""Settings of likelihoods, for every family. `evaluate` has a flag `--likelihood_<name>` for each."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,17 +9,11 @@ from settings.sampling import Precision, SamplerSettings, Solver, Weights
 
 @dataclass(frozen=True)
 class LikelihoodSettings:
-    """How a likelihood is computed; recorded beside every figure. Families add their own fields.
-
-    Raises:
-        ValueError: naming the setting, where a value is impossible.
-    """
+    """Settings of a likelihood, recorded with every figure. Families add their own fields."""
 
     weights: Weights = setting("ema", "averaged weights, or those of the last step")
     precision: Precision = setting("float32", "of the network")
-    draws: int = setting(
-        1, "random draws a likelihood, of a latent or of dequantisation; more give a tighter bound", least=1
-    )
+    draws: int = setting(1, "random draws of the latent or of dequantisation; more give a tighter bound", least=1)
 
     def __post_init__(self) -> None:
         check(self)
@@ -27,7 +21,7 @@ class LikelihoodSettings:
 
 @dataclass(frozen=True)
 class FlowMatchingLikelihood(LikelihoodSettings):
-    """How the ODE is solved for a likelihood. `draws` averages log-probabilities over noises: still a bound."""
+    """Settings of the ODE. `draws` averages log-probabilities over several noises; the result is still a bound."""
 
     steps: int = setting(50, "steps of the ODE, from data to noise", least=1)
     solver: Solver = setting("heun", "of the ODE")

@@ -1,6 +1,6 @@
-"""What a class path leads to: a class's name alone is enough where one file of the project defines it.
+"""Finds the class that a class path names. A class's name alone is enough if one file of the project defines it.
 
-The file is found by reading the folders, and it alone is imported: no sibling is.
+Files are found by reading the folders. Only the file that defines the class is imported.
 """
 
 import ast
@@ -13,31 +13,30 @@ from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGES = ("models", "datamodules", "settings")
-"""The packages whose classes a config can name, and whose modules are imported because a file names them."""
+"""Packages whose classes a config can name."""
 ROOTS = ("Configurable", "DataModule")
-"""What such a class derives from, by whatever ways."""
+"""Base classes, direct or indirect, of every class that a config can name."""
 
 
 def modules_with(name: str) -> list[str]:
-    """The modules of the project that define a class of this name for configs; none is imported."""
+    """The modules of the project that define a configurable class of this name. None is imported."""
     return _by_name(_folders()).get(name, [])
 
 
 def like(name: str) -> str:
-    """What to add to the message that there is no class of this name: those with a name much like it, if any."""
+    """A suggestion of similar class names, to end an error message with; empty if there are none."""
     known = {each.lower(): each for each in _by_name(_folders())}
     found = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.7)
     return f"; did you mean {' or '.join(known[each] for each in found)}?" if found else ""
 
 
 def named(path: str) -> object:
-    """What a class path leads to: the name of one of the project's classes, or a full path.
+    """The object at a class path: the name of one of the project's classes, or a full path.
 
-    Only modules of the project are imported. One from elsewhere must be imported by its user first: what a stranger's
-    checkpoint or config names then cannot run.
+    Only modules of the project are imported. The user must import any other module first, so that a checkpoint or
+    config from a stranger cannot run code.
 
-    Raises:
-        ValueError: if it leads nowhere, or not to one class.
+    Raises ValueError if the path leads nowhere, or to several classes.
     """
     module, _, name = path.rpartition(".")
     if not module:
@@ -54,7 +53,7 @@ def named(path: str) -> object:
     except KeyError as error:
         own = module if "." in module else f"{module}.py"
         raise ValueError(
-            f"class_path {path!r} is not one of Atelier's, and its module is not imported because a file names it; "
+            f"class_path {path!r} is not a class of Atelier, so its module is not imported automatically; "
             f"if it is yours, add --import {own}"
         ) from error
     except (ImportError, AttributeError) as error:
@@ -62,7 +61,7 @@ def named(path: str) -> object:
 
 
 def _folders() -> tuple[tuple[str, str], ...]:
-    """The packages, each with the folders that it lies in."""
+    """Pairs of a package and a folder that it lies in."""
     specs = [(package, find_spec(package)) for package in PACKAGES]
     return tuple(
         (package, folder)
@@ -74,7 +73,7 @@ def _folders() -> tuple[tuple[str, str], ...]:
 
 @functools.cache
 def _by_name(folders: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
-    """The modules of each class that configs can name, read from the sources."""
+    """The modules of each configurable class, read from the sources."""
     found: dict[str, list[str]] = {}
     bases: dict[str, set[str]] = {}
     for package, folder in folders:

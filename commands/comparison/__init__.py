@@ -1,1 +1,1 @@
-"""Runs side by side: figures sorted by protocol, tables, and a page of them; without torch."""
+"""Compares runs: figures grouped by protocol, tables, and a page; without torch."""

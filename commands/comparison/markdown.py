@@ -1,4 +1,4 @@
-"""Tables as Markdown."""
+"""Formats tables as Markdown."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from commands.comparison.tables import Table
 
 
 def as_markdown(made: Sequence[Table]) -> str:
-    """The tables, aligned, so that they can be read in a terminal as they are."""
+    """The tables, aligned so that a terminal shows them well."""
     return "\n".join(
         f"## {table.title}\n\n{_aligned(table)}\n" + (f"\n{table.note}\n" if table.note else "") for table in made
     )

@@ -1,4 +1,4 @@
-"""`compare --html`: one page without network, whose style, script and pictures are all in the one file."""
+"""`compare --html`: a page that needs no network, since style, script and pictures are all in one file."""
 
 import base64
 import datetime
@@ -19,26 +19,20 @@ from records.record import printable
 PARTS = Path(__file__).parent / "compare_page"
 
 GRID_BYTES = 12_000_000
-"""Bytes of pictures in a page, all runs together; the grids of each run are thinned out to stay below."""
+"""Most bytes of pictures in a page, of all runs together; grids are thinned out to stay below."""
 
 TEXT = 4000
-"""Characters of a written sample that are shown."""
+"""Most characters of a text sample."""
 
 POINTS = 200
-"""Points of a curve that are drawn."""
+"""Most points of a curve."""
 
 UNPLOTTED = re.compile(r"memory/|samples_per_s$|s_per_kimg$|data_wait$|(samples_seen|seconds|epoch|step)$")
-"""Of metrics.jsonl, what the tables have already."""
+"""Keys of metrics.jsonl that the tables show already."""
 
 
 def page(found: Sequence[Group], made: Sequence[Table], grids: int) -> str:
-    """The page's text.
-
-    Args:
-        found: the runs.
-        made: their tables, the summary first: it stands on the first screen.
-        grids: sample grids of each run, at most.
-    """
+    """The text of the page, with at most `grids` sample grids of each run; `made` begins with the summary."""
     settings = differing_settings(found)
     first, *others = [*made, *([settings] if settings.rows else [])]
     marks = {id(run): _mark(number) for number, group in enumerate(found) for run in group.runs}
@@ -62,21 +56,21 @@ def page(found: Sequence[Group], made: Sequence[Table], grids: int) -> str:
         "data": as_json(data),
         "script": script,
     }
-    # In one pass: what a part holds is never taken for a place of another.
+    # In one pass, so that text inside a part is never taken for a placeholder.
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], (PARTS / "page.html").read_text())
 
 
 def as_json(value: object) -> str:
-    """JSON that can stand in a script element: no text in it ends the element, or begins a comment."""
+    """JSON that is safe inside a script element: no text can end the element or begin a comment."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def look(group: int) -> tuple[str, str, str]:
-    """How a group is told from others: the class of its colour, the id of its mark's shape, and its line's dashes.
+    """The look of a group: the class of its colour, the id of its marker, and the dashes of its line.
 
-    No two of fifty groups have both colour and shape in common; shapes tell apart what eyes, or print, do not by hue.
-    Of the first ten two have each shape, in colours that stay apart for the colour-blind (blue and magenta, say).
+    No two of fifty groups share both colour and marker. Of the first ten, two share each marker, in colours that the
+    colour-blind can tell apart (blue and magenta, for example).
     """
     return f"g{group % 10}", f"mark{(group - group // 5) % 5}", ("", "6 4", "2 3", "9 3 2 3")[group // 10 % 4]
 
@@ -90,10 +84,7 @@ def _mark(group: int) -> str:
 
 
 def curves(found: Sequence[Group], made: Sequence[Table]) -> list[dict[str, Any]]:
-    """Everything logged over training: figures by protocol, then the rest by name.
-
-    Points are [kimg, seconds, value].
-    """
+    """Everything logged in training: figures by protocol, then the rest by name. Points are [kimg, seconds, value]."""
     logged = {id(run): _logged(run) for group in found for run in group.runs}
     group_of = {id(run): number for number, group in enumerate(found) for run in group.runs}
     figures: list[dict[str, Any]] = []
@@ -121,7 +112,7 @@ def curves(found: Sequence[Group], made: Sequence[Table]) -> list[dict[str, Any]
 
 
 def _logged(run: RunFolder) -> dict[str, list[tuple[float, float, float]]]:
-    """By name, (kimg, seconds, value) of all that is a number."""
+    """All logged numbers as (kimg, seconds, value), by name."""
     found: dict[str, list[tuple[float, float, float]]] = {}
     for row in run.rows():
         kimg, seconds = row["samples_seen"] / 1000, row.get("seconds")
@@ -138,11 +129,11 @@ def _series(run: RunFolder, group_of: Mapping[int, int], points: Sequence[tuple[
     return {"run": run.label, "group": group_of[id(run)], "points": [[_short(v) for v in point] for point in thinned]}
 
 
-# What a figure costs.
+# Figures against costs.
 
 
 def scatter(found: Sequence[Group], made: Sequence[Table]) -> list[dict[str, Any]]:
-    """By figure and protocol: each row's value and what it took."""
+    """The value and the costs of each row, by figure and protocol."""
     group_of = {id(run): number for number, group in enumerate(found) for run in group.runs}
     plots = []
     for table in made:
@@ -156,7 +147,7 @@ def scatter(found: Sequence[Group], made: Sequence[Table]) -> list[dict[str, Any
                 for row in table.rows
                 if (value := table.number(row, column)) is not None and math.isfinite(value)
             ]
-            if len(points) > 1:  # one alone is cheaper than nothing
+            if len(points) > 1:  # a single point compares with nothing
                 title = f"{column.name} · {table.title}"
                 plots.append({"title": title, "better": column.better, "points": points})
     return plots
@@ -179,7 +170,7 @@ def _cost(run: RunFolder) -> dict[str, float]:
 
 
 def pictures(found: Sequence[Group], most: int) -> list[dict[str, Any]]:
-    """Samples of the first run of each group, so many at most of each kind: grids as data URIs, texts as they are."""
+    """Samples of each group's first run, at most `most` of each kind: grids as data URIs, texts as they are."""
     files = []
     for number, group in enumerate(found):
         kinds: dict[str, list[tuple[float, Path]]] = {}
@@ -208,7 +199,7 @@ def pictures(found: Sequence[Group], most: int) -> list[dict[str, Any]]:
 
 
 def _seconds_at(kimg: float, times: Sequence[tuple[float, Any]]) -> float | None:
-    """The wall time at which so many samples were seen, of rows (kimg, seconds); None where nothing tells."""
+    """The wall time at `kimg`, from rows (kimg, seconds); None if unknown."""
     if kimg == 0:
         return 0.0
     if not times:
@@ -274,7 +265,7 @@ def _anchor(table: Table) -> str:
 
 
 def _evenly(count: int, most: int) -> list[int]:
-    """So many of `count` indices at most, the first and the last among them (of one alone, the last)."""
+    """At most `most` of `count` indices, evenly spaced, with the first and the last; if only one, the last."""
     if count <= most:
         return list(range(count))
     if most < 2:

@@ -1,4 +1,4 @@
-"""Figures of several runs, sorted by protocol: only what was measured alike is set side by side."""
+"""Groups the figures of several runs by protocol, so that only comparable ones are compared."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,16 +14,16 @@ SHARED = (
     LIKELIHOOD, "extractor", "weights_sha256", "resolution", "resize", "precision", "data", "data_shape", "reference",
     "reference_samples", "num_samples", "samples", "samples_data", "seed", "sampler",
 )  # fmt: skip
-"""What all figures of one measurement have in common; other keys of a protocol belong to one figure: k, subsets."""
+"""Keys that all figures of one measurement share; others, such as k or subsets, belong to one figure."""
 
 NOT_HOW = ("model", "samples_seen", "device", "by_class", "classifier_accuracy", "settings")
-"""Keys that say what was measured, on which device, or what came out, and not how; of `settings`, which are a family's
-own, the weights are part of the protocol and the rest stands in a column."""
+"""Keys that are not part of the protocol: what was measured, the device, and results. The family's `settings` are
+shown in a column, except for the weights."""
 
 NEUTRAL = neutral()
-"""Settings of samplers that trade modes for clean samples, with the value that trades nothing. A family without one is
-measured as one that has it at this value; at another value figures are not comparable. A family's other settings
-(steps, standing statistics) are how that model draws, and stand in a column."""
+"""Neutral values of sampler settings that trade diversity for quality. A family without such a setting compares as if
+at this value; figures at other values cannot be compared. Other settings of a family (steps, standing statistics)
+describe how the model samples, and are shown in a column."""
 
 
 @dataclass(frozen=True)
@@ -32,22 +32,16 @@ class Measurement:
 
     run: RunFolder
     name: str
-    value: float | None
-    spread: float | None
-    better: Direction | None
-    best: float | None
-    """The best value of the fit so far."""
-    best_kimg: float | None
+    figure: FigureRecord
     samples_seen: int | None
     protocol: Protocol
-    """What must be equal for two figures to be compared."""
+    """The part of the protocol that must be equal for two figures to be compared."""
     own: Protocol
-    """Likewise, of this figure alone."""
+    """The part that concerns this figure alone, which must be equal too."""
     drawn_with: str
-    """The family's own settings, in words."""
+    """The family's own settings, as text."""
     by_fit: bool
-    """Measured while training; else by `evaluate`."""
-    is_likelihood: bool
+    """Whether the fit measured it, not `evaluate`."""
 
 
 @dataclass(frozen=True)
@@ -56,27 +50,26 @@ class Panel:
 
     protocol: Protocol
     own: dict[str, Protocol]
-    """By figure."""
+    """Keys of single figures, by figure."""
     measurements: list[Measurement]
 
     @property
     def is_likelihood(self) -> bool:
-        """Whether these are likelihoods of data; else figures of samples."""
         return LIKELIHOOD in self.protocol
 
     @property
     def likelihood(self) -> str:
-        """What kind of likelihoods these are: "exact", "lower bound", "estimate"; "" for other figures."""
+        """The kind of likelihood, such as "exact" or "lower bound"; "" for other figures."""
         return str(self.protocol.get(LIKELIHOOD, ""))
 
     @property
     def names(self) -> list[str]:
-        """Its figures, the one that stands for all first."""
+        """The names of its figures, the main one first."""
         return list(dict.fromkeys(m.name for m in self.measurements))
 
     def better(self, name: str) -> Direction | None:
-        """Which way a figure is better, if any of the runs says so."""
-        return next((m.better for m in self.measurements if m.name == name and m.better), None)
+        """The direction in which a figure is better, if any of the runs states it."""
+        return next((m.figure.better for m in self.measurements if m.name == name and m.figure.better), None)
 
 
 def measurements(run: RunFolder) -> Iterator[Measurement]:
@@ -90,12 +83,12 @@ def measurements(run: RunFolder) -> Iterator[Measurement]:
 
 
 def panels(runs: Sequence[RunFolder], likelihood: bool) -> list[Panel]:
-    """The runs' figures of quality, or of likelihood, sorted by protocol; the protocol of most runs first."""
+    """The runs' figures of quality, or likelihoods, grouped by protocol; the protocol of most runs first."""
     sorted_by: dict[tuple[str, int], Panel] = {}
     variants: dict[tuple[str, str], list[Protocol]] = {}
     for run in runs:
         for found in measurements(run):
-            if found.is_likelihood != likelihood:
+            if found.figure.is_likelihood != likelihood:
                 continue
             shared = json.dumps(found.protocol, sort_keys=True)
             seen = variants.setdefault((shared, found.name), [])
@@ -109,22 +102,22 @@ def panels(runs: Sequence[RunFolder], likelihood: bool) -> list[Panel]:
 
 
 def difference(panel: Panel, other: Panel) -> str:
-    """What two protocols have that differs, in words: "num_samples 2000 (there 2048)"."""
+    """The differences between two protocols as text: "num_samples 2000 (there 2048)"."""
     mine, theirs = ({**_flat(p.protocol), **_flat(p.own)} for p in (panel, other))
-    # What only one of them measures is no difference in how it is measured.
+    # A figure that only one of them has is not a difference of protocols.
     alone = set(panel.own) ^ set(other.own)
     keys = [k for k in {**mine, **theirs} if mine.get(k) != theirs.get(k) and k.partition(".")[0] not in alone]
     return ", ".join(f"{key} {short(mine.get(key))} (there {short(theirs.get(key))})" for key in keys)
 
 
 def in_words(panel: Panel) -> str:
-    """A protocol in a line."""
+    """A protocol in one line."""
     flat = {**_flat(panel.protocol), **_flat({k: v for k, v in panel.own.items() if v})}
     return ", ".join(f"{key} {short(value)}" for key, value in flat.items() if value is not None)
 
 
 def short(value: object) -> str:
-    """A value of a protocol; of a hash its beginning."""
+    """A protocol's value as short text; hashes are shortened."""
     if value is None:
         return "none"
     text = printable(json.dumps(value) if isinstance(value, dict | list) else value)
@@ -134,42 +127,25 @@ def short(value: object) -> str:
 
 def _measurement(run: RunFolder, name: str, figure: FigureRecord, seen: int | None, by_fit: bool) -> Measurement:
     protocol = dict(figure.protocol)
-    if isinstance(protocol.get("samples"), int):  # how many of them a figure of neighbours looked at
+    if isinstance(protocol.get("samples"), int):  # the number of samples that a neighbour metric examined
         protocol["samples looked at"] = protocol.pop("samples")
     shared = {key: protocol[key] for key in SHARED if key in protocol and key != "sampler"}
-    came_about = ""
-    if figure.is_likelihood:  # "exact", "lower bound, ...": the rest says how it comes about
-        shared[LIKELIHOOD], _, came_about = str(shared[LIKELIHOOD]).partition(",")
+    how = ""
+    if figure.is_likelihood:  # "exact" or "lower bound", then how it is computed
+        shared[LIKELIHOOD], _, how = str(shared[LIKELIHOOD]).partition(",")
     settings = {**_dict(protocol.get("sampler")), **_dict(protocol.get("settings"))}
+    drawn = {key: value for key, value in settings.items() if key not in ("weights", "precision", *NEUTRAL)}
+    if not settings.get("standing_statistics"):
+        drawn = {key: value for key, value in drawn.items() if not key.startswith("standing_")}
     shared["sampler"] = {
         key: value
         for key, value in settings.items()
         if key in ("weights", "precision") or (key in NEUTRAL and value != NEUTRAL[key])
     }
-    theirs = {
-        key: value
-        for key, value in settings.items()
-        if key not in ("weights", "precision") and key not in NEUTRAL and value is not None
-        if settings.get("standing_statistics") or not key.startswith("standing_")  # how, where they are off
-    }
-    return Measurement(
-        run,
-        printable(name),
-        figure.value,
-        figure.spread,
-        figure.better,
-        None if figure.best is None else figure.best.value,
-        None if figure.best is None else figure.best.samples_seen / 1000,
-        seen,
-        shared,
-        {key: value for key, value in protocol.items() if key not in SHARED and key not in NOT_HOW},
-        ", ".join(
-            [printable(came_about.strip())] * bool(came_about)
-            + [f"{printable(k)} {short(v)}" for k, v in theirs.items()]
-        ),
-        by_fit,
-        figure.is_likelihood,
-    )
+    own = {key: value for key, value in protocol.items() if key not in SHARED and key not in NOT_HOW}
+    words = [printable(how.strip())] if how else []
+    words += [f"{printable(key)} {short(value)}" for key, value in drawn.items() if value is not None]
+    return Measurement(run, printable(name), figure, seen, shared, own, ", ".join(words), by_fit)
 
 
 def _dict(value: object) -> dict[str, Any]:

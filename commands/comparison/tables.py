@@ -1,4 +1,4 @@
-"""The tables of a comparison, from what runs leave behind; how they look is left to who writes them."""
+"""The tables of a comparison, from the folders of runs; other modules format them."""
 
 import datetime
 import json
@@ -19,15 +19,15 @@ Kind = Literal["text", "count", "number", "duration"]
 QUALITY, LIKELIHOODS = "Quality", "Bits per dimension"
 
 BOUNDS = {
-    "lower bound": "a bound: the likelihood is at least this high, so that the bits are at most these",
-    "estimate": "an estimate, neither exact nor a bound",
+    "lower bound": "bounds: the likelihood is at least this high, so the bits are at most these",
+    "estimate": "estimates, neither exact nor bounds",
     "exact": "exact",
 }
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in nothing but their seed; mostly one."""
+    """Runs that differ in their seed only; often a single run."""
 
     label: str
     runs: tuple[RunFolder, ...]
@@ -35,12 +35,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Column:
-    """What a column holds.
+    """A column of a table.
 
     Attributes:
-        name: Its title, with the unit.
-        kind: How values are written; durations are in seconds.
-        better: Which way is better, where the best value is to be marked.
+        name: its title, with the unit.
+        kind: the format of its values; durations are in seconds.
+        better: the direction in which values are better, if the best is to be marked.
     """
 
     name: str
@@ -50,13 +50,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """Values of some runs of a group.
+    """The values of a group's runs.
 
     Attributes:
-        label: What the row is called.
-        runs: The runs.
-        values: Of each run, what it has by the columns' names.
-        spreads: Likewise, the spread of a value that has one; () where none has.
+        label: the title of the row.
+        runs: the runs.
+        values: for each run, its values by column name.
+        spreads: for each run, the spreads of values that have one; () if none has.
     """
 
     label: str
@@ -65,7 +65,6 @@ class Row:
     spreads: tuple[dict[str, float | None], ...] = ()
 
     def spread(self, run: int, column: str) -> float | None:
-        """The spread of one run's value."""
         return self.spreads[run].get(column) if self.spreads else None
 
 
@@ -74,13 +73,13 @@ class Table:
     """One table.
 
     Attributes:
-        title: In a few words.
-        columns: All but the first, which names the run.
-        rows: A row a group.
-        note: Sentences on what is counted, and how it was measured.
-        panel: Of figures: those that it shows.
-        of: What a row is of, in a word.
-        place: Of figures: " 2" for the second of several protocols, "" where there is but one.
+        title: in a few words.
+        columns: all but the first, which names the run.
+        rows: a row for each group.
+        note: sentences on what is counted and how it was measured.
+        panel: the figures that it shows, if it shows figures.
+        place: " 2" for the second of several protocols, "" for the only one.
+        of: what a row describes, in a word.
     """
 
     title: str
@@ -92,7 +91,7 @@ class Table:
     of: str = "run"
 
     def cell(self, row: Row, column: Column) -> str:
-        """A cell's text; several runs' numbers as mean ± standard deviation."""
+        """The text of a cell; several runs' numbers become mean ± standard deviation."""
         found = [values[column.name] for values in row.values if values.get(column.name) is not None]
         if not found:
             return ""
@@ -103,12 +102,12 @@ class Table:
         return _with_spread(found[0], row.spread(0, column.name) if len(row.values) == 1 else None, column.kind)
 
     def number(self, row: Row, column: Column) -> float | None:
-        """A cell's value, by which rows are sorted; None for text."""
+        """The numeric value of a cell, by which rows are sorted; None for text."""
         found = [values[column.name] for values in row.values if values.get(column.name) is not None]
         return None if column.kind == "text" or not found else statistics.fmean(found)
 
     def best(self, column: Column) -> Row | None:
-        """The row with the best value; None where no way is better, or there is nothing to choose from."""
+        """The row with the best value; None without a direction or a choice."""
         found = [(value, row) for row in self.rows if (value := self.number(row, column)) is not None]
         if column.better is None or len({row.runs[0].folder for _, row in found}) < 2:
             return None
@@ -116,9 +115,9 @@ class Table:
 
 
 def groups(runs: Sequence[RunFolder]) -> list[Group]:
-    """The runs, those of one configuration and as many samples with several seeds together.
+    """Pools runs of equal configuration and samples seen over their seeds.
 
-    Of several runs with one seed the newest stands for it, so that a repetition never passes for another seed.
+    The newest run of each seed is pooled, so that a repetition never counts as another seed.
     """
     pools: dict[tuple[object, ...], list[RunFolder]] = {}
     repeated: Counter[tuple[object, ...]] = Counter()
@@ -141,29 +140,30 @@ def groups(runs: Sequence[RunFolder]) -> list[Group]:
 
 
 def counted(found: Sequence[Group]) -> str:
-    """How many runs there are, in words."""
+    """The number of runs, in words."""
     count = sum(len(group.runs) for group in found)
     return "1 run" if count == 1 else f"{count} runs"
 
 
 def tables(found: Sequence[Group]) -> list[Table]:
-    """Every table that has something to show, in the order in which one reads them."""
+    """All tables that have content, in reading order."""
     made = [_runs(found), *_figures(found, False), *_figures(found, True), _time(found), _parameters(found),
             _memory(found), _data(found), _machine(found), problems(found)]  # fmt: skip
     return [table for table in made if table.rows]
 
 
 SUMMARIZED = 3
-"""Protocols of quality, and of likelihood, that the summary has a column for; in a comparison of more, it says so."""
+"""Most protocols of quality, and of likelihood, with a column in the summary, which says if there are more."""
 
 SHARABLE = ("what went wrong", "data", "hardware", "memory read from")
-"""Columns of the summary that become a sentence where every run has the same."""
+"""Columns of the summary that become a sentence if all runs agree."""
 
 
 def summary(found: Sequence[Group], made: Sequence[Table]) -> Table:
-    """What is asked first, a row a group: how good, at what price, how it failed.
+    """The main facts, a row for each group: quality, cost, problems.
 
-    A protocol has a column of its own, so that none is ranked against another; what all runs share is in the note.
+    Each protocol has its own column, so that different ones are never ranked together. The note has what all runs
+    share.
     """
     judged = [table for table in made if table.panel is not None]
     bits = [table for table in judged if table.panel is not None and table.panel.is_likelihood]
@@ -175,11 +175,12 @@ def summary(found: Sequence[Group], made: Sequence[Table]) -> Table:
         for table, column in figures:
             assert table.panel is not None
             name = table.panel.names[0]
-            known = [m for m in table.panel.measurements if m.run is run and m.name == name and m.value is not None]
-            # Of several at the same number of samples the one measured last.
+            found_here = [m for m in table.panel.measurements if m.run is run and m.name == name]
+            known = [m for m in found_here if m.figure.value is not None]
+            # The one measured last, of several at the same number of samples.
             newest = max(reversed(known), key=lambda m: m.samples_seen or 0, default=None)
             if newest is not None:
-                cells[column.name], spreads[column.name] = newest.value, newest.spread
+                cells[column.name], spreads[column.name] = newest.figure.value, newest.figure.spread
         data, machine = record.data, record.hardware
         device = machine.gpu or machine.cpu
         cores = f", {machine.cores} cores" if machine.cores and not machine.gpu else ""
@@ -209,13 +210,13 @@ def summary(found: Sequence[Group], made: Sequence[Table]) -> Table:
     shared = [column for column in columns if column.name in SHARABLE]
     shared = [c for c in shared if len(table.rows) > 1 and len({table.cell(row, c) for row in table.rows}) == 1]
     note = [
-        "Figures are the newest; those of a column have one protocol, those of two columns do not compare. Memory is "
-        "the peak of training steps; s/kimg is training alone."
+        "Figures are the newest. Figures in one column have one protocol; do not compare different columns. Memory is "
+        "the peak of training steps. s/kimg is training alone."
     ]
     if any(problem.suspected for group in found for run in group.runs for problem in problems_of(run)):
-        note.append("A ? marks what is only suspected.")
+        note.append("A ? marks a suspicion.")
     if len(judged) > len(figures):
-        note.append(f"Figures of {len(judged) - len(figures)} further protocols stand in their own tables.")
+        note.append(f"Figures of {len(judged) - len(figures)} further protocols are in their own tables.")
     same = [f"{column.name}: {cell}" for column in shared if (cell := table.cell(table.rows[0], column))]
     if same:
         note.append(f"The same for all: {'; '.join(same)}.")
@@ -223,7 +224,7 @@ def summary(found: Sequence[Group], made: Sequence[Table]) -> Table:
 
 
 def differing_settings(found: Sequence[Group]) -> Table:
-    """Keys of config.yaml that are not the same in all runs, a row a key and a column a group."""
+    """Keys of config.yaml that differ between runs: a row for each key, a column for each group."""
     flat = [[dict(_leaves(run.config)) for run in group.runs] for group in found]
     keys = dict.fromkeys(key for group in flat for config in group for key in config)
     columns = [Column(group.label) for group in found]
@@ -236,7 +237,7 @@ def differing_settings(found: Sequence[Group]) -> Table:
         if len(set(cells)) > 1 and key not in ("run.root", "run.name"):
             values = {column.name: cell for column, cell in zip(columns, cells, strict=True)}
             rows.append(Row(printable(key), (), (values,)))
-    note = "From config.yaml, `not set` where a run has no such key."
+    note = "From config.yaml; `not set` if a run lacks the key."
     return Table("Settings that differ", columns, rows, note, of="setting")
 
 
@@ -251,7 +252,7 @@ def _rows(found: Sequence[Group], values: Callable[[RunFolder], dict[str, Any]])
 def table_of(
     title: str, found: Sequence[Group], cells: Callable[[RunFolder], dict[Column, Any]], note: str = ""
 ) -> Table:
-    """A row a group, of what each run has by column."""
+    """A table with a row for each group, from the cells of each run by column."""
     columns = dict.fromkeys(column for group in found for run in group.runs for column in cells(run))
     rows = _rows(found, lambda run: {column.name: value for column, value in cells(run).items()})
     return Table(title, list(columns), rows, note)
@@ -276,7 +277,7 @@ def _figures(found: Sequence[Group], likelihood: bool) -> list[Table]:
         place = f" {number}" if len(all_panels) > 1 else ""
         note = [f"Protocol: {in_words(panel)}."]
         if number > 1:
-            note.insert(0, f"Not to be compared with {name} 1: {difference(panel, all_panels[0])}.")
+            note.insert(0, f"Do not compare with {name} 1: {difference(panel, all_panels[0])}.")
         kind = f" ({panel.likelihood})" if panel.likelihood else ""
         if likelihood:
             about = next((words for begins, words in BOUNDS.items() if panel.likelihood.startswith(begins)),
@@ -295,10 +296,10 @@ def _panel_rows(panel: Panel, group_of: dict[int, Group]) -> tuple[list[Column],
     for m in panel.measurements:
         row = values.setdefault((group_of[id(m.run)].label, m.samples_seen, m.drawn_with), {})
         cells, spreads = row.setdefault(id(m.run), ({}, {}))
-        cells |= {"kimg": None if m.samples_seen is None else m.samples_seen / 1000, m.name: m.value}
-        spreads[m.name] = m.spread
-        if m.best is not None and m.name == first:
-            cells |= {f"best {m.name}": m.best, "best at kimg": m.best_kimg}
+        cells |= {"kimg": None if m.samples_seen is None else m.samples_seen / 1000, m.name: m.figure.value}
+        spreads[m.name], best = m.figure.spread, m.figure.best
+        if best is not None and m.name == first:
+            cells |= {f"best {m.name}": best.value, "best at kimg": best.samples_seen / 1000}
         if m.drawn_with:
             cells["settings"] = m.drawn_with
     rows = []
@@ -325,7 +326,7 @@ def _time(found: Sequence[Group]) -> Table:
                 Column("s/kimg", "number"): speed.s_per_kimg}  # fmt: skip
 
     note = (
-        "Wall time and device hours count everything, evaluations too; samples/s and s/kimg training alone. "
+        "Wall time and device hours count everything, including evaluations; samples/s and s/kimg training alone. "
         "Times of different machines say little about the models."
     )
     return table_of("Training time", found, cells, note)
@@ -357,9 +358,8 @@ def _memory(found: Sequence[Group]) -> Table:
         }
 
     note = (
-        "GiB by phase, the highest. A CPU's resident set counts the whole process, libraries included; CUDA's "
-        "allocator counts tensors: the two are not comparable. Activations are what autograd keeps, in the step that "
-        "keeps most."
+        "Highest GiB by phase. A CPU's resident set counts the whole process, including libraries; CUDA's allocator "
+        "counts tensors: do not compare the two. Activations are what autograd keeps, in the step that keeps most."
     )
     return table_of("Peak memory", found, cells, note)
 
@@ -390,7 +390,7 @@ def _machine(found: Sequence[Group]) -> Table:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that went wrong in a run, what is known of it, and what usually helps."""
+    """A problem of a run, the evidence, and the usual remedy."""
 
     what: str
     says: str
@@ -404,12 +404,12 @@ class Problem:
 
     @property
     def short(self) -> str:
-        """For a cell of a table."""
+        """Text for a table cell."""
         return f"{self.what}?" if self.suspected else self.what
 
 
 def problems(found: Sequence[Group]) -> Table:
-    """What went wrong, a row a problem."""
+    """The problems of all runs, a row for each."""
     runs = [run for group in found for run in group.runs]
     rows = [
         Row(run.label, (run,), ({"what": f"{problem.what}: {problem.verdict}" if problem.verdict else problem.what,
@@ -418,28 +418,28 @@ def problems(found: Sequence[Group]) -> Table:
         for problem in problems_of(run)
     ]  # fmt: skip
     looked = [run for run in runs if run.diagnosis]
-    note = f"Of {len(runs)} runs {len(looked)} were diagnosed (`diagnose`, or `--diagnosis.every_kimg`)"
-    note += "." if len(looked) == len(runs) else "; the others may hide what only a diagnosis finds."
+    note = f"{len(looked)} of {len(runs)} runs were diagnosed (`diagnose`, or `--diagnosis.every_kimg`)"
+    note += "." if len(looked) == len(runs) else "; the others may have problems that only a diagnosis finds."
     columns = [Column("what"), Column("says"), Column("what usually helps")]
     return Table("What went wrong", columns, rows, note)
 
 
 def problems_of(run: RunFolder) -> list[Problem]:
-    """What went wrong in one run."""
+    """The problems of one run."""
     found = []
     if run.status == "running":
         path = run.folder / "metrics.jsonl"
         last = (path if path.exists() else run.folder / "run.json").stat().st_mtime
         since = datetime.datetime.fromtimestamp(last, datetime.UTC).strftime("%Y-%m-%d %H:%M")
-        found.append(Problem("not finished", f"it runs, or was killed; it last wrote at {since} UTC"))
+        found.append(Problem("not finished", f"it is running, or was killed; its last output is of {since} UTC"))
     elif run.status == "stopped":
         says = "a signal ended it before its budget was used up"
-        found.append(Problem("stopped", says, "fit --ckpt_path last goes on with it"))
+        found.append(Problem("stopped", says, "fit --ckpt_path last resumes it"))
     elif run.status != "done":
         found.append(Problem(run.status, printable(run.record.error or "without an error message")))
     if damaged := run.damaged_lines():
         lines = "1 line" if damaged == 1 else f"{damaged} lines"
-        found.append(Problem("damaged", f"{lines} of metrics.jsonl cannot be read and left out of the curves"))
+        found.append(Problem("damaged", f"{lines} of metrics.jsonl cannot be read, and the curves omit them"))
     if (no_number := run.no_number()) is not None:
         found.append(Problem("not finite", no_number))
     for name, figure in run.record.figures.items():
@@ -456,7 +456,7 @@ def problems_of(run: RunFolder) -> list[Problem]:
 
 
 def _headline(table: Table) -> Column:
-    """A protocol's first figure as a column of the summary, with the table that has the rest."""
+    """The column of a protocol's main figure in the summary, with a reference to its table."""
     panel = table.panel
     assert panel is not None
     name = panel.names[0]
@@ -469,7 +469,7 @@ def _headline(table: Table) -> Column:
 
 
 def _pooled_by(run: RunFolder) -> tuple[object, ...]:
-    """What runs have in common whose values make one mean."""
+    """What runs must share to be pooled."""
     config = {key: value for key, value in run.config.items() if key not in ("seed_everything", "run", "ckpt_path")}
     if not config:
         return (str(run.folder),)
@@ -492,7 +492,7 @@ def _with_spread(value: float, spread: float | None, kind: Kind) -> str:
         return f"{_with_spread(value / unit, None if spread is None else spread / unit, 'number')} {name}"
     if spread is None or not math.isfinite(spread) or (spread == 0 and kind == "count"):
         return f"{value:,.0f}" if kind == "count" else number(value)
-    # As many decimals as make two digits of the spread.
+    # Two digits of the spread.
     decimals = max(0, 1 - math.floor(math.log10(spread))) if spread > 0 else 2
     if decimals > 5:
         return number(value) if spread < 1e-9 * abs(value) else f"{number(value)} ± {spread:.1g}"
@@ -500,5 +500,5 @@ def _with_spread(value: float, spread: float | None, kind: Kind) -> str:
 
 
 def number(value: float) -> str:
-    """Four digits, of a thousand and more all of them."""
+    """Four digits, or all digits of numbers from a thousand."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from commands.options.parsers import checkpoint_parser, require_suffix, with_sampling
-from commands.options.sampler import parsed, settings_of
+from commands.options.parsers import checkpoint_parser, parsed, require_suffix, with_sampling
+from commands.options.sampler import settings_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,41 +16,30 @@ if TYPE_CHECKING:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The verb's arguments."""
     parser = checkpoint_parser(
-        "latents directions", "Edits a picture along the directions that change pictures most, a row each."
+        "latents directions", "Edits a picture along the latent directions that change pictures most, one per row."
     )
     parser.add_argument("--out", required=True, type=Path, help="x.png")
     parser.add_argument(
         "--of", choices=("sefa", "pca"), default="sefa",
-        help="sefa: what the first weights stretch most; pca: principal components of styles, as GANSpace (sefa)",
+        help="sefa: what the first weights amplify most; pca: principal components of styles, as in GANSpace (sefa)",
     )  # fmt: skip
-    parser.add_argument("--number", type=int, default=5, help="directions, a row each (5)")
-    parser.add_argument(
-        "--layers", help="StyleGAN2: that are moved: coarse, middle, fine, or such as 0-5 or 3; all where left out"
-    )
-    parser.add_argument(
-        "--range", type=float, default=3.0, help="of a row, to either side, in standard deviations along it (3)"
-    )
-    parser.add_argument("--columns", type=int, default=7, help="pictures a row (7)")
-    parser.add_argument(
-        "--latent", type=Path, help="latent.npz of `latents project`: what to edit; a sample if left out"
-    )
-    parser.add_argument("--index", type=int, default=0, help="of the sample to edit (0)")
-    parser.add_argument("--label", type=int, help="class of the sample; drawn where left out")
-    parser.add_argument("--num_samples", type=int, default=10_000, help="latents that deviations are of (10000)")
+    parser.add_argument("--number", type=int, default=5, help="number of directions (5)")
+    parser.add_argument("--layers", help="StyleGAN2: layers to edit: coarse, middle, fine, or such as 0-5 or 3 (all)")
+    parser.add_argument("--range", type=float, default=3.0, help="largest move, in standard deviations, either way (3)")
+    parser.add_argument("--columns", type=int, default=7, help="pictures per row (7)")
+    parser.add_argument("--latent", type=Path, help="latent.npz of `latents project`, to edit in place of a sample")
+    parser.add_argument("--index", type=int, default=0, help="index of the sample to edit (0)")
+    parser.add_argument("--label", type=int, help="class of the sample; drawn if left out")
+    parser.add_argument("--num_samples", type=int, default=10_000, help="latents to estimate deviations from (10000)")
     return with_sampling(parser)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Draws and writes; prints where to."""
-    options = parsed(parser(), arguments)
-    if options.number < 1 or options.columns < 2 or options.batch_size < 1 or options.num_samples < 2:
-        raise ValueError("--number and --batch_size must be at least 1, --columns and --num_samples at least 2")
+    """Draws and writes; prints the file."""
+    options = parsed(parser(), arguments, {"number": 1, "columns": 2, "num_samples": 2, "index": 0})
     if not 0 < options.range < float("inf"):
         raise ValueError(f"--range {options.range}: take a number above 0, such as 3")
-    if options.index < 0:
-        raise ValueError("--index must not be negative")
     require_suffix("out", options.out)
 
     import torch
@@ -69,20 +58,20 @@ def run(arguments: Sequence[str]) -> int:
         named = None if options.label is None else [options.label]
         label = model.sample_labels([options.index], named, seed=options.seed)
     elif options.label is not None:
-        raise ValueError("--label: the class of --latent is that of its projection; leave one of them out")
+        raise ValueError("--label: --latent has the class of its projection; leave one of them out")
     else:
         label = torch.tensor([projection.label], device=model.device)
 
     drawn = latent.draw_latents(range(options.num_samples), seed=options.seed, settings=settings)
     layers: tuple[int, int] | None = None
     if isinstance(latent, HasStyles):
-        # Truncation moves the sample, and leaves the unit that its edits count in.
+        # Truncation moves the sample, but not the unit in which its edits are measured.
         plain = model.settings_class(weights=options.weights)
         ws = latent.to_w(drawn, label.repeat(len(drawn)), settings=plain)
         layers = layers_of(options.layers, ws.shape[1])
         points = ws[:, 0]
     elif options.layers is not None:
-        raise ValueError(f"--layers: {type(model).__name__} has no styles, one a layer; leave it out")
+        raise ValueError(f"--layers: {type(model).__name__} has no styles per layer; leave it out")
     else:
         points = drawn
     directions, strengths = found(latent, points, options, layers, settings, path)
@@ -130,8 +119,7 @@ def found(
 ) -> "tuple[Tensor, Tensor]":
     """Unit directions (number, D) and their eigenvalues, float64 on the CPU.
 
-    Raises:
-        ValueError: the space has fewer directions, or this family none of this kind.
+    Raises ValueError if the space has fewer directions, or the family has none of this kind.
     """
     import torch
 
@@ -145,10 +133,10 @@ def found(
         assert layers is not None
         weights = latent.style_weights(settings)[layers[0] : layers[1] + 1]
         if not weights:
-            raise ValueError(f"--layers {options.layers}: only a picture reads this style; take one below, or --of pca")
+            raise ValueError(f"--layers {options.layers}: only to_rgb reads this style; take one below, or --of pca")
         return factorized(torch.cat(weights).cpu(), options.number)
     if options.of == "pca":
-        raise ValueError(f"{path}: {name}'s latents are drawn alike in all directions; leave out --of pca")
+        raise ValueError(f"{path}: {name}'s latents have the same deviation in all directions; leave out --of pca")
     if not isinstance(latent, HasLatentWeights):
-        raise ValueError(f"{path}: {name}'s latents do not pass one linear map, which SeFa factorizes")
+        raise ValueError(f"{path}: {name}'s latents do not enter through one linear map, which SeFa factorizes")
     return factorized(latent.latent_weights(settings).cpu(), options.number)

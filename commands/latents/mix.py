@@ -4,37 +4,32 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from commands.options.parsers import checkpoint_parser, require_suffix, with_sampling
-from commands.options.sampler import in_turn, parsed, settings_of
+from commands.options.parsers import checkpoint_parser, parsed, require_suffix, with_sampling
+from commands.options.sampler import in_turn, settings_of
 
 
 def parser() -> argparse.ArgumentParser:
-    """The verb's arguments."""
     parser = checkpoint_parser(
-        "latents mix", "Mixes styles: each picture is its row's source, with some layers' styles from its column's."
+        "latents mix",
+        "Mixes styles: each picture is its row's source, with the styles of some layers from its column's.",
     )
-    parser.add_argument("--out", required=True, type=Path, help="x.png; sources in the first column and the first row")
-    parser.add_argument("--rows", type=int, default=4, help="number of sources that are changed (4)")
-    parser.add_argument("--columns", type=int, default=6, help="number of sources that give styles (6)")
+    parser.add_argument("--out", required=True, type=Path, help="x.png; sources are in the first column and first row")
+    parser.add_argument("--rows", type=int, default=4, help="sources that are changed (4)")
+    parser.add_argument("--columns", type=int, default=6, help="sources that give styles (6)")
     parser.add_argument(
         "--layers", default="coarse",
-        help="whose styles the columns give: coarse (4, 8 px), middle (16, 32 px), fine (beyond), or such as 0-5 or 3 "
-        "(coarse)",
+        help="layers that get the columns' styles: coarse (4, 8 px), middle (16, 32 px), fine (beyond), or such as 0-5 "
+        "or 3 (coarse)",
     )  # fmt: skip
-    parser.add_argument("--indices", type=int, nargs="+", help="the sources: the rows', then the columns' (0, 1, ...)")
-    parser.add_argument(
-        "--labels", type=int, nargs="+",
-        help="the sources' classes, used in turn; drawn uniformly where left out",
-    )  # fmt: skip
+    parser.add_argument("--indices", type=int, nargs="+", help="the sources: rows first, then columns (0, 1, ...)")
+    parser.add_argument("--labels", type=int, nargs="+", help="classes of sources, used in turn; drawn if left out")
     return with_sampling(parser)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Draws and writes; prints where to."""
-    options = parsed(parser(), arguments)
+    """Draws and writes; prints the file."""
+    options = parsed(parser(), arguments, {"rows": 1, "columns": 1})
     rows, columns = options.rows, options.columns
-    if rows < 1 or columns < 1 or options.batch_size < 1:
-        raise ValueError("--rows, --columns and --batch_size must be at least 1")
     require_suffix("out", options.out)
     indices = options.indices or list(range(rows + columns))
     if len(indices) != rows + columns or min(indices) < 0:
@@ -56,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
     mixed = ws[:rows, None].repeat(1, columns, 1, 1)
     mixed[:, :, first : last + 1] = ws[None, rows:, first : last + 1]
     points = torch.cat([ws, mixed.flatten(0, 1)])
-    # Styles carry their classes: the labels of mixed ones are not asked for.
+    # Styles contain their classes, so the labels of mixed ones are ignored.
     pictures = decoded(decoder(styled, "w", settings), points, labels.new_zeros(len(points)), options.batch_size)
     drawn = torch.stack(list(pictures))
     sources, inner = drawn[: rows + columns], drawn[rows + columns :].unflatten(0, (rows, columns))

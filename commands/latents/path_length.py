@@ -1,4 +1,4 @@
-"""`latents path_length`: the perceptual path length of a checkpoint, with its protocol (Karras et al. 2019, 4.1)."""
+"""`latents path_length`: the perceptual path length of a checkpoint (Karras et al. 2019, 4.1)."""
 
 import argparse
 import sys
@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from commands.options.figures import as_json, figure_lines, protocol_lines
-from commands.options.parsers import add_distance, checkpoint_parser, with_sampling
-from commands.options.sampler import parsed, sampled_with, settings_of
-from records.evaluation import Evaluation
+from commands.options.figures import keep_and_print
+from commands.options.parsers import add_distance, checkpoint_parser, parsed, with_sampling
+from commands.options.sampler import sampled_with, settings_of
 from records.figures import Figure
 
 if TYPE_CHECKING:
@@ -26,9 +25,8 @@ EPSILON = 1e-4
 
 
 def parser() -> argparse.ArgumentParser:
-    """The verb's arguments."""
     parser = checkpoint_parser(
-        "latents path_length", "Measures how evenly pictures change with latents: lower is smoother."
+        "latents path_length", "Measures how smoothly pictures change with latents: lower is smoother."
     )
     parser.add_argument("--space", choices=("z", "w"), default="z", help="latents, or StyleGAN2's styles (z)")
     parser.add_argument(
@@ -37,24 +35,20 @@ def parser() -> argparse.ArgumentParser:
     add_distance(parser)
     parser.add_argument("--num_samples", type=int, default=50_000, help="steps to measure (50000)")
     parser.add_argument("--epsilon", type=float, default=EPSILON, help="length of a step (1e-4)")
-    parser.add_argument("--crop", action="store_true", help="compare faces alone, where they lie as in FFHQ")
+    parser.add_argument("--crop", action="store_true", help="compare faces only, as they lie in FFHQ")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    return with_sampling(parser, seed="of latents and of places between them", batch="steps a pass")
+    return with_sampling(parser, seed="seed of latents and positions between them", batch="steps per batch")
 
 
 def run(arguments: Sequence[str]) -> int:
     """Measures and prints."""
-    options = parsed(parser(), arguments)
-    if options.num_samples < 2 or options.batch_size < 1:
-        raise ValueError("--num_samples must be at least 2, --batch_size at least 1")
+    options = parsed(parser(), arguments, {"num_samples": 2})
     if not 0 < options.epsilon < 1:
         raise ValueError(f"--epsilon {options.epsilon}: take a number between 0 and 1, such as {EPSILON}")
     if options.noise == "random":
-        raise ValueError(
-            "--noise random differs between the ends of a step, which would measure it: take const or none"
-        )
+        raise ValueError("--noise random differs between the ends of a step, which would count: take const or none")
     if options.precision != "float32":
-        raise ValueError(f"--precision {options.precision} rounds away what a step changes: leave it at float32")
+        raise ValueError(f"--precision {options.precision} rounds small steps away: leave it at float32")
 
     from commands.options.checkpoints import loaded, run_folder_of
     from commands.options.distances import distance_of
@@ -82,13 +76,7 @@ def run(arguments: Sequence[str]) -> int:
         **sampled_with(model, options.seed, settings),
     }
     figures = {name: Figure(mean, "lower", error, {"spread": "standard error", "kept": kept})}
-    result = Evaluation.of(figures, protocol)
-    result.keep(run_folder_of(path))
-    print(
-        as_json(result.to_json())
-        if options.json
-        else "\n".join([*figure_lines(figures), "", *protocol_lines(protocol)])
-    )
+    keep_and_print(figures, protocol, run_folder_of(path), options)
     return 0
 
 
@@ -101,7 +89,7 @@ def measured(
 ) -> "Tensor":
     """Perceptual distances over squared steps, float64 (num_samples,), with a progress bar.
 
-    Step i goes from the latent of sample 2i towards that of sample 2i + 1, both with the class of the first.
+    Step i goes from the latent of sample 2i towards that of sample 2i + 1, both with the class of sample 2i.
     """
     import torch
     from tqdm import tqdm
@@ -132,9 +120,9 @@ def measured(
 
 
 def ways(latent: "HasLatents", space: str, settings: "SamplerSettings") -> "tuple[Decode, Decode]":
-    """From latents to the points of a space, and from there to pictures; not cut off at -1 and 1 where styles allow.
+    """Maps from latents to the points of a space, and from there to pictures, not clipped if styles allow that.
 
-    A picture that is cut off does not change where it is white or black, and its path would come out too short.
+    A clipped picture does not change where it is black or white, so its path would be too short.
     """
     from commands.options.latents import decoder
     from models.training.capabilities import HasStyles

@@ -1,4 +1,4 @@
-"""`latents project`: a picture as a checkpoint would draw it (Karras et al. 2020, section 5 and appendix D)."""
+"""`latents project`: the latent whose picture is closest to a given one (Karras et al. 2020, section 5, appendix D)."""
 
 import argparse
 import sys
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from commands.options.parsers import add_distance, checkpoint_parser, with_sampling
-from commands.options.sampler import parsed, settings_of
+from commands.options.parsers import add_distance, checkpoint_parser, parsed, with_sampling
+from commands.options.sampler import settings_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,56 +18,52 @@ if TYPE_CHECKING:
     from settings.sampling import SamplerSettings
 
 Draw: TypeAlias = "Callable[[Tensor, Sequence[Tensor]], Tensor]"
-"""(latent, noises) to a picture (1, C, H, W), differentiably by both."""
+"""(latent, noises) to a picture (1, C, H, W), differentiable in both."""
 Far: TypeAlias = "Callable[[Tensor], Tensor]"
-"""Pictures (N, C, H, W) to their distances from the target, float64 (N,)."""
+"""Pictures (N, C, H, W) to distances from the target, float64 (N,)."""
 
 NOISE_WEIGHT = 1e5
-"""Of the noise's regularisation, as published."""
+"""Weight of the noise regularization, as published."""
 FRAMES = 100
-"""Of the animation, at most."""
+"""Most frames of the animation."""
 
 
 def parser() -> argparse.ArgumentParser:
-    """The verb's arguments."""
     parser = checkpoint_parser(
         "latents project",
-        "Finds the latent whose picture comes nearest to a given one: w of StyleGAN2, z of other models.",
+        "Finds the latent whose picture is closest to a given one: w of StyleGAN2, z of other models.",
     )
-    parser.add_argument("--target", required=True, type=Path, help="a picture; its middle is cropped and resized")
+    parser.add_argument("--target", required=True, type=Path, help="a picture; its centre is cropped and resized")
     parser.add_argument(
-        "--out", required=True, type=Path,
-        help="a folder: target.png, projected.png, projection.gif, latent.npz",
-    )  # fmt: skip
+        "--out", required=True, type=Path, help="a folder for target.png, projected.png, projection.gif, latent.npz"
+    )
     parser.add_argument("--space", choices=("w", "w+"), help="StyleGAN2: one style for all layers, or one for each (w)")
-    parser.add_argument("--steps", type=int, default=1000, help="of Adam (1000)")
+    parser.add_argument("--steps", type=int, default=1000, help="steps of Adam (1000)")
     parser.add_argument("--lr", type=float, default=0.1, help="highest learning rate (0.1)")
-    parser.add_argument(
-        "--noise_weight", type=float, default=NOISE_WEIGHT, help="StyleGAN2: of the noise's regularisation (1e5)"
-    )
+    parser.add_argument("--noise_weight", type=float, default=NOISE_WEIGHT, help="of the noise regularization (1e5)")
     add_distance(parser)
-    parser.add_argument("--average_of", type=int, default=10_000, help="latents whose average is the start (10000)")
-    parser.add_argument("--label", type=int, help="class, of a conditional model; 0 where left out")
-    return with_sampling(parser, seed="of the start and of the noise", batch=None)
+    parser.add_argument("--average_of", type=int, default=10_000, help="latents averaged for the start (10000)")
+    parser.add_argument("--label", type=int, help="class for a conditional model (0)")
+    return with_sampling(parser, seed="seed of the start and the noise", batch=None)
 
 
 @dataclass
 class Start:
-    """Where a projection begins."""
+    """The start of a projection."""
 
     latent: "Tensor"
-    """(1, 1, w_dim) or (1, layers, w_dim) of styles, (1, latent_dim) else; it is moved."""
+    """(1, 1, w_dim) or (1, layers, w_dim) for styles, otherwise (1, latent_dim); optimized."""
     layers: int
-    """Of styles; 0 for latents."""
+    """Layers with styles; 0 for latents."""
     noises: "list[Tensor]"
-    """(1, 1, side, side) of each layer, which are moved too; empty where there are none."""
+    """(1, 1, side, side) for each layer, optimized too; empty if there are none."""
     spread: float
-    """Of latents round their average."""
+    """Deviation of latents from their average."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Projects and writes; prints where to."""
-    options = parsed(parser(), arguments)
+    """Projects and writes; prints the folder."""
+    options = parsed(parser(), arguments, {"steps": 1, "average_of": 2})
     check(options)
 
     import torch
@@ -93,7 +89,6 @@ def run(arguments: Sequence[str]) -> int:
     wanted = from_levels(target.to(model.device)[None])
 
     def far(pictures: "Tensor") -> "Tensor":
-        """How far each picture is from the target, float64 (N,)."""
         return distance(compared(pictures, False), compared(wanted.expand(len(pictures), -1, -1, -1), False))
 
     start = started(model, latent, label, settings, options, far)
@@ -141,15 +136,13 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def check(options: argparse.Namespace) -> None:
-    """ValueError, in one line, for what makes no sense whatever the model."""
-    if options.steps < 1 or options.average_of < 2:
-        raise ValueError("--steps must be at least 1, --average_of at least 2")
+    """Raises ValueError, in one line, for options that are wrong for every model."""
     if not 0 < options.lr < float("inf") or not 0 <= options.noise_weight < float("inf"):
         raise ValueError("--lr must be a number above 0, --noise_weight 0 or above")
     if options.noise == "random":
         raise ValueError("--noise random: a projection finds the noise itself; leave it out, or take none")
     if options.precision != "float32":
-        raise ValueError(f"--precision {options.precision} rounds away small steps: leave it at float32")
+        raise ValueError(f"--precision {options.precision} rounds small steps away: leave it at float32")
     if options.out.exists() and not options.out.is_dir():
         raise ValueError(f"--out {options.out} is a file: name a folder")
     if not options.target.is_file():
@@ -157,18 +150,14 @@ def check(options: argparse.Namespace) -> None:
 
 
 def target_of(path: Path, model: "GenerativeModel") -> "Tensor":
-    """The picture in a file, its middle cropped and resized to the model's, uint8 (C, side, side).
-
-    Raises:
-        ValueError: it is broken, or the model's pictures are not square.
-    """
+    """The picture in a file, its centre cropped and resized to the model's, uint8 (C, side, side)."""
     import torch
 
     from datamodules.image_folder import Decoder
 
     channels, height, width = model.data_shape
     if height != width:
-        raise ValueError(f"{path}: pictures of {height}x{width} cannot be projected to, only squares")
+        raise ValueError(f"{path}: the model's pictures are {height}x{width}, and a projection needs squares")
     pixels = Decoder(height, None, 3 if channels == 3 else 1)(path)
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
@@ -181,9 +170,9 @@ def started(
     options: argparse.Namespace,
     far: Far,
 ) -> Start:
-    """The average style with random noise; or, of models without styles, the nearest of 64 drawn latents.
+    """The average style with random noise, or the nearest of 64 latents for models without styles.
 
-    z = 0, the average latent, is one that is never drawn, and its picture is no sample.
+    The average latent z = 0 is never drawn, and its picture is not typical.
     """
     import torch
 
@@ -209,7 +198,7 @@ def started(
 
 
 def drawing(latent: "HasLatents", start: Start, label: "Tensor", settings: "SamplerSettings") -> Draw:
-    """How this model draws from the start, or from where it was moved to."""
+    """The function that draws a picture of the start, or of where the optimization moved it."""
     from models.training.capabilities import HasStyles
 
     def draw(point: "Tensor", noises: "Sequence[Tensor]") -> "Tensor":
@@ -223,13 +212,10 @@ def drawing(latent: "HasLatents", start: Start, label: "Tensor", settings: "Samp
 def descent(
     start: Start, draw: Draw, far: Far, scale: float, options: argparse.Namespace
 ) -> "Iterator[tuple[int, Tensor, float]]":
-    """Moves the start's latent and noises, in place; yields (step, picture (1, C, H, W), its distance) on the way.
+    """Optimizes the start's latent and noises in place; yields (step, picture (1, C, H, W), its distance).
 
-    `scale` multiplies distances: 1 for LPIPS, whose size the published weight of the noise's regularisation knows.
-    Others are made 1 at the start.
-
-    Raises:
-        ValueError: the distance is no number.
+    `scale` multiplies distances. It is 1 for LPIPS, which the published weight of noise regularization assumes; other
+    distances are scaled to 1 at the start.
     """
     import math
 

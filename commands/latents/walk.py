@@ -1,52 +1,45 @@
-"""`latents walk`: ways between samples of a checkpoint, as a strip of pictures or as an animation."""
+"""`latents walk`: interpolations between samples of a checkpoint, as a strip of pictures or an animation."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from commands.options.parsers import checkpoint_parser, require_suffix, with_sampling
-from commands.options.sampler import in_turn, parsed, settings_of
+from commands.options.parsers import checkpoint_parser, parsed, require_suffix, with_sampling
+from commands.options.sampler import in_turn, settings_of
 
 SUFFIXES = (".png", ".gif", ".mp4")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The verb's arguments."""
     parser = checkpoint_parser(
-        "latents walk", "Walks between samples of a checkpoint: latents on great circles, or styles on straight lines."
+        "latents walk", "Interpolates between samples: latents on great circles, or styles on straight lines."
     )
     parser.add_argument(
         "--out", required=True, type=Path,
-        help="x.png for a strip, a row a path; x.gif or x.mp4 for an animation that closes, all paths in one picture",
+        help="x.png for a strip, a row per path; x.gif or x.mp4 for a looped animation, all paths in one picture",
     )  # fmt: skip
     parser.add_argument("--space", choices=("z", "w"), default="z", help="latents, or StyleGAN2's styles (z)")
     parser.add_argument("--rows", type=int, default=4, help="number of paths (4)")
-    parser.add_argument("--points", type=int, help="samples that a path passes through (2 in a strip, 4 if animated)")
+    parser.add_argument("--points", type=int, help="samples on each path (2 in a strip, 4 if animated)")
+    parser.add_argument("--pictures", type=Path, help="encode and use these: a folder, zip, npz or data config")
+    parser.add_argument("--split", choices=("train", "test"), default="test", help="split of a data config (test)")
+    parser.add_argument("--indices", type=int, nargs="+", help="rows x points samples, path after path (0, 1, 2, ...)")
+    parser.add_argument("--steps", type=int, help="steps from one sample to the next (8 in a strip, 25 if animated)")
+    parser.add_argument("--fps", type=int, default=25, help="frames per second (25)")
     parser.add_argument(
-        "--pictures", type=Path, help="between these, encoded, not samples: a folder, zip or npz, or a data config"
-    )
-    parser.add_argument("--split", choices=("train", "test"), default="test", help="of a data config's (test)")
-    parser.add_argument(
-        "--indices", type=int, nargs="+", help="of these samples, path after path (0, 1, 2, ...); rows x points of them"
-    )
-    parser.add_argument("--steps", type=int, help="steps from a sample to the next (8 in a strip, 25 if animated)")
-    parser.add_argument("--fps", type=int, default=25, help="frames a second (25)")
-    parser.add_argument(
-        "--labels", type=int, nargs="+", help="the paths' classes, used in turn; that of its first sample if left out"
+        "--labels", type=int, nargs="+", help="classes of paths, used in turn (that of the first sample)"
     )
     return with_sampling(parser)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Draws and writes; prints where to."""
-    options = parsed(parser(), arguments)
+    """Draws and writes; prints the file."""
+    options = parsed(parser(), arguments, {"rows": 1, "points": 2, "steps": 1, "fps": 1})
     animated = options.out.suffix != ".png"
     require_suffix("out", options.out, SUFFIXES)
     paths = indices_of(options, animated)
     steps = options.steps if options.steps is not None else 25 if animated else 8
-    if steps < 1 or options.batch_size < 1 or options.fps < 1:
-        raise ValueError("--steps, --batch_size and --fps must be at least 1")
 
     import torch
 
@@ -95,7 +88,7 @@ def run(arguments: Sequence[str]) -> int:
         if options.space == "w":
             ws = with_styles(model, path).to_w(z, label.repeat(len(z)), settings=settings)
             walked.append(along(ws, steps, animated, lerp))
-        else:  # float64, which not every device has
+        else:  # in float64, which some devices lack
             walked.append(along(z.cpu().double(), steps, animated, slerp).to(z))
     frames = torch.stack(walked, 1)  # (frames, rows, ...)
     decode = decoder(latent, options.space, settings)
@@ -125,20 +118,16 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def indices_of(options: argparse.Namespace, animated: bool) -> list[list[int]]:
-    """The samples that each path passes through.
-
-    Raises:
-        ValueError: their number and those of paths and points do not agree.
-    """
+    """The indices of the samples on each path."""
     rows = options.rows
     points = options.points if options.points is not None else 4 if animated else 2
     if options.indices is not None and options.points is None:
-        points = len(options.indices) // max(rows, 1)
-    if rows < 1 or points < 2:
-        raise ValueError(f"--rows {rows} of {points} samples each: take at least 1 path, through at least 2 samples")
+        points = len(options.indices) // rows
+    if points < 2:
+        raise ValueError(f"--rows {rows} of {points} samples each: take at least 2 samples per path")
     indices = options.indices or list(range(rows * points))
     if len(indices) != rows * points:
         raise ValueError(f"--indices names {len(indices)} samples; {rows} rows of {points} points need {rows * points}")
     if min(indices) < 0:
-        raise ValueError(f"--indices must not be negative, as {min(indices)} is")
+        raise ValueError(f"--indices must not be negative, not {min(indices)}")
     return [indices[row * points : (row + 1) * points] for row in range(rows)]

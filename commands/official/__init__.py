@@ -1,1 +1,1 @@
-"""Checkpoints of official codes, read without running what they hold."""
+"""Reads checkpoints of official codes, without running any code that they hold."""

@@ -1,7 +1,7 @@
-"""Weights of the authors' BigGAN-PyTorch (G.pth, D.pth, G_ema.pth; safetensors of the same): names in our terms.
+"""Reads weights of the authors' BigGAN-PyTorch (G.pth, D.pth, G_ema.pth, or the same as safetensors).
 
-State dicts say nothing of how a network was made: the arguments are read off the tensors' shapes. The epsilons leave no
-trace in them; BigGAN-PyTorch's scripts have 1e-5 for batch norms, as we do, and spectral norms hardly feel theirs.
+State dicts do not record the arguments of a network, so these are inferred from tensor shapes. The epsilons cannot be
+inferred: BigGAN-PyTorch's scripts use 1e-5 for batch norms, as we do, and spectral norms are insensitive to theirs.
 """
 
 import pickle
@@ -20,21 +20,16 @@ SUFFIXES = (".pth", ".safetensors")
 LICENCE = "MIT (of the code; weights may have terms of their own)"
 
 BLOCKS = {3: 32, 4: 64, 5: 128, 6: 256, 7: 512}
-"""A generator's number of blocks: the side of its pictures in pixels."""
+"""Resolution in pixels, by a generator's number of blocks."""
 
 REPORTED = re.compile(r"(^|\.)sv\d+$")
-"""The singular values that the authors' layers keep for their logs."""
+"""Singular values that the authors' layers keep for logging."""
 
 
 def read(path: Path) -> Foreign:
-    """The networks of a folder of weights.
+    """Reads a generator's weights, G<...> or G_ema<...>, and existing siblings G, G_ema and D with the same ending.
 
-    Args:
-        path: of a generator's weights, G<...> or G_ema<...>. Its siblings, G, G_ema and D with the same ending (as in
-            G_ema_best0.pth), are read with it, where there are any.
-
-    Raises:
-        ValueError: if a file is damaged, or no such network.
+    Raises ValueError if a file is damaged, or is not such a network.
     """
     named = re.fullmatch(r"(?:G_ema|G)(_.*)?", path.stem)
     if named is None:
@@ -62,11 +57,7 @@ def read(path: Path) -> Foreign:
 
 
 def state_dict_at(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, by name; never more than tensors.
-
-    Raises:
-        ValueError: if it holds anything else, or is damaged.
-    """
+    """The tensors of a file, by name. Raises ValueError if it is damaged, or holds anything else."""
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -74,21 +65,21 @@ def state_dict_at(path: Path) -> dict[str, Tensor]:
             content: Any = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # torch's message advises to run the file's code
+    except pickle.UnpicklingError as error:  # torch's own message advises running the file's code
         raise ValueError(f"{path} cannot be read: it is damaged, or holds more than tensors") from error
     except (OSError, ImportError, MemoryError):
         raise
-    except Exception as error:  # the bytes of a damaged file decide which of a dozen errors the readers raise
+    except Exception as error:  # damaged bytes may raise any of a dozen errors
         raise ValueError(f"{path} cannot be read: {shorten(str(error), 200) or type(error).__name__}") from error
     if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path} holds something else than the tensors of one network")
-    # DataParallel's prefix, which is no part of a network.
+        raise ValueError(f"{path} does not hold the tensors of one network alone")
+    # Without DataParallel's prefix.
     return {str(name).removeprefix("module."): value for name, value in content.items()}
 
 
 def generator_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A generator's tensors under our names."""
-    # The last norm, a plain one, and each block's two, have other names for the same.
+    """A generator's tensors, renamed to our names."""
+    # The last norm, a plain one, and the two norms of each block differ in names.
     plain = {"gain": "weight", "bias": "bias", "stored_mean": "running_mean", "stored_var": "running_var"}
     inner = {"stored_mean": "norm.running_mean", "stored_var": "norm.running_var"}
     named = {}
@@ -100,7 +91,7 @@ def generator_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
             r"\.bn([12])\.(\w+)", lambda found: f".norm{found[1]}.{inner.get(found[2], found[2])}", name
         )  # fmt: skip
         named[name] = value
-    # A counter of training steps, which a running average with a momentum does not use.
+    # Counters of training steps, which running averages with a momentum do not use.
     counters = [name for name in named if name.endswith("running_mean")]
     return named | {
         name.replace("running_mean", "num_batches_tracked"): torch.zeros((), dtype=torch.int64) for name in counters
@@ -108,7 +99,7 @@ def generator_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def discriminator_names(state: dict[str, Tensor], conditional: bool) -> dict[str, Tensor]:
-    """A discriminator's tensors under our names; without a projection where there are no labels."""
+    """A discriminator's tensors, renamed to our names; without a projection if it is unconditional."""
     return {name: value for name, value in _common(state).items() if conditional or not name.startswith("embed.")}
 
 
@@ -120,17 +111,16 @@ def _common(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if name.endswith(".u0"):
             name, value = name.removesuffix("0"), value.flatten()
         elif re.search(r"\.u\d+$", name):
-            raise ValueError(f"it has {name}: spectral norms of more than one singular value are not known here")
+            raise ValueError(f"it has {name}: spectral norms with several singular values are not supported")
         name = re.sub(r"\.(theta|phi|g)\.(\w+)$", r".attention.project.\1.\2", name.replace(".conv_sc.", ".shortcut."))
         named[re.sub(r"\.o\.(\w+)$", r".attention.out.\1", name)] = value
     return named
 
 
 def arguments_of(generator: dict[str, Tensor]) -> dict[str, Any]:
-    """Our BigGAN's arguments, from the shapes of a generator's tensors under our names.
+    """The arguments of our BigGAN, inferred from the shapes of a generator's renamed tensors.
 
-    Raises:
-        ValueError: if there are others than its layers have.
+    Raises ValueError if they do not fit BigGAN's layers.
     """
     blocks = {int(found[1]) for name in generator if (found := re.match(r"blocks\.(\d+)\.0\.", name))}
     resolution = BLOCKS.get(len(blocks))
@@ -140,10 +130,10 @@ def arguments_of(generator: dict[str, Tensor]) -> dict[str, Any]:
     except KeyError as error:
         raise ValueError(f"it has no {str(error)[1:-1]}, as generators of BigGAN-PyTorch have") from error
     if resolution is None:
-        raise ValueError(f"a generator of {len(blocks)} blocks is not BigGAN's: it has 3 to 7")
+        raise ValueError(f"a generator of {len(blocks)} blocks is not BigGAN's, which has 3 to 7")
     if "blocks.0.0.conv1.u" not in generator:
-        raise ValueError("it has no spectral norms (G_param other than SN), and BigGAN here has them")
-    # Of 4 x 4 places, with four widths at 32 px, and sixteen otherwise.
+        raise ValueError("it has no spectral norms (G_param other than SN), but our BigGAN does")
+    # The first layer has 4 x 4 positions, times four widths at 32 px and sixteen otherwise.
     width = first.shape[0] // 16 // (4 if resolution == 32 else 16)
     arguments: dict[str, Any] = {
         "data_shape": [last.shape[0], resolution, resolution],
@@ -156,16 +146,15 @@ def arguments_of(generator: dict[str, Tensor]) -> dict[str, Any]:
         "initialization": "orthogonal",
     }
     if (embedding := generator.get("embedding.weight")) is None:
-        return {**arguments, "num_classes": gain.shape[0]}  # each norm has embeddings of its own, (classes, channels)
+        return {**arguments, "num_classes": gain.shape[0]}  # each norm has its own embedding (classes, channels)
     classes, shared = embedding.shape
-    hierarchical = gain.shape[1] > shared  # a chunk of the latent is joined to the embedding
+    hierarchical = gain.shape[1] > shared  # a chunk of the latent is concatenated to the embedding
     if hierarchical:
         arguments["latent_dim"] = first.shape[1] * (len(blocks) + 1)
     return {**arguments, "num_classes": classes, "shared_dim": shared, "hierarchical": hierarchical}
 
 
 def d_width(discriminator: dict[str, Tensor], arguments: dict[str, Any]) -> int:
-    """The width of a discriminator."""
     try:
         first = discriminator["blocks.0.0.conv1.weight"].shape[0]
     except KeyError as error:

@@ -1,8 +1,7 @@
-"""What a reader of others' checkpoints hands over, and the checkpoint that is made of it.
+"""The result of reading an official checkpoint, and its conversion to a checkpoint of ours.
 
-A reader, of which there is one for each official code, turns files into plain data: what to build, by class path, and
-tensors under our names. So it imports no family, whose names it knows by heart; that they fit is checked here, tensor
-by tensor.
+A reader for each official code returns plain data: a class path, arguments, and tensors under our names. It imports no
+family. Whether the tensors fit the family is checked here, one by one.
 """
 
 from dataclasses import dataclass, field
@@ -14,21 +13,21 @@ from torch import Tensor
 from commands.official.pickles import Record
 
 FILTER = (1, 3, 3, 1)
-"""What our pictures are resampled with, each way."""
+"""The low-pass filter of our resampling, along each axis."""
 
 
 @dataclass
 class Foreign:
-    """A model that others trained.
+    """A model trained by others.
 
     Args:
-        description: class path and arguments, as `settings.configurable.build` takes them.
-        networks: the state dict of each, under our names: "generator" and "average.module", and "discriminator" where
-            there was one; else it begins anew.
-        origin: what the checkpoint says of where it comes from: "code" and "licence" at least.
-        fresh: names of the model's other tensors, which the source does not have.
-        notes: what the user is to know, a line each.
-        samples_seen: training examples, where the source says how many.
+        description: class path and arguments, for `settings.configurable.build`.
+        networks: state dicts under our names: "generator", "average.module", and "discriminator" if there is one.
+            Otherwise a new one is initialized.
+        origin: the source, for the checkpoint: "code", "licence" and more.
+        fresh: names of other tensors of the model, which the source lacks.
+        notes: messages to the user, a line each.
+        samples_seen: training examples, if the source states them.
     """
 
     description: dict[str, Any]
@@ -40,26 +39,25 @@ class Foreign:
 
 
 def checkpoint_of(foreign: Foreign, samples_seen: int) -> dict[str, Any]:
-    """A checkpoint of these weights, without states of optimizers.
+    """A checkpoint of these weights, without optimizer states.
 
-    Raises:
-        ValueError: if the tensors are not those of the model described, with the name of the first that is not.
+    Raises ValueError, naming the first tensor that does not fit the described model.
     """
     import lightning
 
     from settings.configurable import build
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # of what begins anew: the same file imports to the same checkpoint
+        torch.manual_seed(0)  # for new networks: a file always imports to the same checkpoint
         model = build(foreign.description)
     state = model.state_dict()
     given = {f"{network}.{name}": value for network, own in foreign.networks.items() for name, value in own.items()}
     if unknown := sorted(given.keys() - state.keys()):
-        raise ValueError(f"{type(model).__name__} has no {unknown[0]}, nor the {len(unknown) - 1} others left over")
+        raise ValueError(f"{type(model).__name__} has no {unknown[0]}; {len(unknown)} of the file's tensors do not fit")
     for name, value in state.items():
         if name not in given:
             if name not in foreign.fresh and name.startswith(tuple(f"{network}." for network in foreign.networks)):
-                raise ValueError(f"it lacks what {type(model).__name__} has as {name}")
+                raise ValueError(f"it lacks {name} of our {type(model).__name__}")
         elif given[name].shape != value.shape:
             raise ValueError(f"{name} has shape {tuple(given[name].shape)}, not {tuple(value.shape)}")
         elif not torch.isfinite(given[name]).all():
@@ -77,36 +75,24 @@ def checkpoint_of(foreign: Foreign, samples_seen: int) -> dict[str, Any]:
 
 
 def refuse_others(arguments: dict[str, Any], owner: str, known: dict[str, Any]) -> None:
-    """Raises ValueError for an argument that is not among `known` with that value: our networks have no such choice.
-
-    Args:
-        arguments: what `owner` was constructed with; what it shares with `known` under an ellipsis may be anything.
-        owner: as messages call it.
-        known: names and the one value that we have; `...` for any.
-    """
+    """Raises ValueError for an argument that is not in `known`, or has another value than there; `...` allows any."""
     for name, value in arguments.items():
         if name not in known or (known[name] is not ... and value != known[name]):
-            raise ValueError(f"its {owner} was made with {name} = {value!r}, which there is not here")
+            raise ValueError(f"its {owner} has {name} = {value!r}, which is not supported")
 
 
 def networks_of(
     content: dict[str, Any], generator: str, discriminator: str
 ) -> tuple[Record, Record, Record | None, list[str]]:
-    """A snapshot's G, G_ema and D, if it has one, and notes on what others take the place of.
+    """A snapshot's G, G_ema and D, if it has one, which must have the given classes; and notes on replacements.
 
-    Args:
-        content: of the snapshot's pickle.
-        generator: the name of the class that G and G_ema must be of.
-        discriminator: likewise, D.
-
-    Raises:
-        ValueError: if there is no G_ema, or another object than a network.
+    Raises ValueError if there is no G_ema, or an object has another class.
     """
     records = {name: content.get(name) for name in ("G", "D", "G_ema")}
     for name, expected in (("G", generator), ("G_ema", generator), ("D", discriminator)):
         found = records[name]
         if found is not None and not (isinstance(found, Record) and found.class_name == expected):
-            raise ValueError(f"its {name} is no {expected}")
+            raise ValueError(f"its {name} is not a {expected}")
     average, raw, critic = records["G_ema"], records["G"], records["D"]
     notes = []
     if average is None:
@@ -120,14 +106,9 @@ def networks_of(
 
 
 def without_filters(network: Record, called: str) -> dict[str, Tensor]:
-    """A network's tensors but its low-pass filters, of which ours keep one.
+    """A network's tensors without its low-pass filters, whose names end in `called`.
 
-    Args:
-        network: the network.
-        called: the last part of the filters' names.
-
-    Raises:
-        ValueError: if one of them is another filter.
+    Raises ValueError if a filter differs from ours.
     """
     taps = torch.tensor(FILTER, dtype=torch.float32)
     expected = torch.outer(taps, taps) / 64

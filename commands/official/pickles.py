@@ -1,9 +1,9 @@
-"""Pickles of networks, stylegan2-ada-pytorch's and its descendants', read without running a line of what they hold.
+"""Reads pickles of networks, of stylegan2-ada-pytorch and its descendants, without running any code in them.
 
-Such a pickle asks for functions and classes by name; stylegan2-ada-pytorch's bring the source code of theirs, which the
-authors' reader executes, and R3GAN's refer to what that reader would import. Here every name is looked up in a closed
-list of inert stand-ins, and everything else is refused by name, before it is called; an object becomes the plain record
-of its class's name and its state, and source is dropped unread.
+Such a pickle names functions and classes. stylegan2-ada-pytorch's also contain source code, which the authors' reader
+executes; R3GAN's refer to modules, which that reader would import. Here every name is looked up in a closed list of
+inert stand-ins, and any other name is refused before it is called. An object becomes a plain record of its class's name
+and its state. Source code is dropped unread.
 """
 
 import io
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 NUMBERS = {"f8": "d", "f4": "f", "i8": "q", "i4": "i", "b1": "?"}
-"""NumPy's names of what its scalars may be, and `struct`'s; all little-endian."""
+"""NumPy's names of scalar types, and those of `struct`; all little-endian."""
 
 
 @dataclass(eq=False)
@@ -30,8 +30,8 @@ class Record:
     """One object: a network, or a part of one.
 
     Args:
-        class_name: as it is called in the source that was pickled with it; else with its module, as in a.b.Name.
-        state: the object's attributes: plain values, tensors and further records.
+        class_name: its name in the source that was pickled with it, otherwise with its module, as in a.b.Name.
+        state: the object's attributes: plain values, tensors and records.
     """
 
     class_name: str
@@ -39,22 +39,14 @@ class Record:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The keyword arguments that it was constructed with; what was left out had its default.
-
-        Raises:
-            ValueError: if they are not recorded, or some were given by position.
-        """
+        """The keyword arguments of its constructor, without defaults. ValueError if they are not recorded by name."""
         given, named = self.state.get("_init_args", ()), self.state.get("_init_kwargs")
         if given or not isinstance(named, dict):
-            raise ValueError(f"its {self.class_name} does not say by name what it was constructed with")
+            raise ValueError(f"its {self.class_name} does not record its constructor arguments by name")
         return dict(named)
 
     def part(self, name: str) -> "Record":
-        """A module of this one.
-
-        Raises:
-            ValueError: if there is no such.
-        """
+        """A submodule. Raises ValueError if there is none."""
         modules = self.state.get("_modules")
         found = modules.get(name) if isinstance(modules, dict) else None
         if not isinstance(found, Record):
@@ -63,23 +55,15 @@ class Record:
 
     @property
     def items(self) -> list["Record"]:
-        """The modules of a list of them, in order.
-
-        Raises:
-            ValueError: if there is another in it.
-        """
+        """The modules of a ModuleList, in order. Raises ValueError if it holds anything else."""
         return [self.part(str(i)) for i in range(len(self.state.get("_modules", {})))]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Parameters and buffers by dotted name, as the module's own `state_dict` would have them.
-
-        Raises:
-            ValueError: if it holds anything else in their place.
-        """
+        """Parameters and buffers by dotted name, as in `nn.Module.state_dict`. ValueError if it holds anything else."""
         return dict(self._tensors("", set()))
 
     def _tensors(self, prefix: str, met: "set[Record]") -> Iterator[tuple[str, Tensor]]:
-        if self in met:  # it may contain itself, or be shared so often that the names have no end
+        if self in met:  # it may contain itself, or be shared so often that there is no end of names
             raise ValueError(f"its {self.class_name} contains a module twice")
         met.add(self)
         for kind, expected in (("_parameters", Tensor), ("_buffers", Tensor), ("_modules", Record)):
@@ -102,27 +86,26 @@ def read_network_pickle(path: Path, classes: Sequence[str], imported: Sequence[s
 
     Args:
         path: the file.
-        classes: the names of what may be a record among objects that are pickled with their source.
-        imported: likewise, with their modules (a.b.Name), among those that are pickled without.
+        classes: names of allowed classes that are pickled with their source.
+        imported: names of allowed classes that are pickled without it, with their modules (a.b.Name).
 
-    Raises:
-        ValueError: if it is damaged or no such pickle, or asks for anything that is not in the list, which is named.
+    Raises ValueError if it is damaged or not such a pickle, or names anything else, which the message names.
     """
     try:
         with path.open("rb") as file:
             content = _Reader(file, classes, imported).load()
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # the bytes of a damaged file decide which of a dozen errors the unpickler raises
+    except Exception as error:  # damaged bytes may raise any of a dozen errors
         reason = shorten(str(error), 300) or type(error).__name__
-        raise ValueError(f"{path} is not a pickle of networks that can be read: {reason}") from error
+        raise ValueError(f"{path} cannot be read as a pickle of networks: {reason}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not the networks of a snapshot")
     return content
 
 
 class _Reader(pickle.Unpickler):
-    """An unpickler that knows nothing but what is listed here."""
+    """An unpickler that knows only what is listed here."""
 
     def __init__(self, file: Any, classes: Sequence[str], imported: Sequence[str]) -> None:  # noqa: ANN401 - a binary file
         super().__init__(file)
@@ -131,10 +114,10 @@ class _Reader(pickle.Unpickler):
             if not isinstance(meta, dict) or not isinstance(meta.get("state"), dict):
                 raise ValueError("it holds an object without a state")
             if meta.get("type") != "class" or meta.get("class_name") not in classes:
-                raise ValueError(f"it holds an object of class {meta.get('class_name')!r}, which is not known here")
+                raise ValueError(f"it holds an object of class {meta.get('class_name')!r}, which is not supported")
             return Record(meta["class_name"], dict(meta["state"]))
 
-        # Made anew for each file: a pickle may set attributes on what it names, and these it may spoil for itself only.
+        # Rebuilt for each file: a pickle may set attributes on what it names, which must affect no other file.
         self.known: dict[tuple[str, str], Any] = {
             ("torch_utils.persistence", "_reconstruct_persistent_obj"): _Function(reconstruct),
             ("dnnlib.util", "EasyDict"): type("EasyDict", (dict,), {}),
@@ -160,7 +143,7 @@ class _Reader(pickle.Unpickler):
 
 
 class _Function:
-    """Something that a pickle may call, and do nothing else with."""
+    """A function that a pickle may call, but not change."""
 
     __slots__ = ("_call",)
     _call: Callable[..., Any]
@@ -176,7 +159,7 @@ class _Function:
 
 
 class _Stated(Record):
-    """In place of a class whose objects are pickled as their state alone: made without arguments, then given it."""
+    """Stands for a class whose objects are pickled as their state alone: created without arguments, then given it."""
 
     qualified: ClassVar[str]
 
@@ -186,17 +169,17 @@ class _Stated(Record):
         return made
 
     def __init__(self) -> None:
-        """Nothing: a pickle that calls the class makes what `__new__` does."""
+        """Does nothing; `__new__` has created everything."""
 
     def __setstate__(self, state: object) -> None:
-        """The object's attributes, of which no code makes anything."""
+        """Keeps the object's attributes as they are."""
         if not isinstance(state, dict):
             raise ValueError(f"it holds a {self.class_name} without a state")
         self.state = dict(state)
 
 
 class _NumberType:
-    """In place of numpy.dtype: the name of a kind of number."""
+    """Stands for numpy.dtype: the name of a scalar type."""
 
     def __init__(self, name: str, *flags: object) -> None:
         if name not in NUMBERS:
@@ -204,26 +187,26 @@ class _NumberType:
         self.format = "<" + NUMBERS[name]
 
     def __setstate__(self, state: object) -> None:
-        """NumPy's byte order and the like, of which pickles of these types have one."""
+        """Checks NumPy's byte order."""
         if not (isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", "|")):
             raise ValueError("it holds a NumPy number that is not little-endian")
 
 
 def _number(kind: object, content: object) -> float | int | bool:
     if not isinstance(kind, _NumberType) or not isinstance(content, bytes):
-        raise ValueError("it holds a NumPy number that is none")
+        raise ValueError("it holds an invalid NumPy number")
     (value,) = struct.unpack(kind.format, content)
     return value
 
 
 def _storage(content: object) -> torch.storage.TypedStorage:
-    """The numbers of a tensor, which torch keeps in a file within the pickle."""
+    """The values of a tensor, which torch saves as a file within the pickle."""
     if not isinstance(content, bytes):
-        raise ValueError("it holds a storage that is none")
+        raise ValueError("it holds an invalid storage")
     try:
         storage = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:  # torch's message advises to run the file's code
-        raise ValueError("it holds a tensor whose numbers are damaged, or more than numbers") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:  # torch's own message advises running the file
+        raise ValueError("it holds a tensor with damaged values, or with more than values") from error
     if not isinstance(storage, torch.storage.TypedStorage):
         raise ValueError(f"it holds a {type(storage).__name__} in place of a storage")
     return storage
@@ -232,7 +215,7 @@ def _storage(content: object) -> torch.storage.TypedStorage:
 def _view(
     storage: object, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *others: object
 ) -> Tensor:  # others: requires_grad, hooks, metadata
-    """A tensor over a storage; within its bounds, where torch would enlarge it by whatever lies in memory."""
+    """A tensor within the bounds of its storage, which torch would extend into whatever memory follows."""
     if not isinstance(storage, torch.storage.TypedStorage):
         raise ValueError("it holds a tensor without a storage")
     if len(size) != len(stride) or any(type(n) is not int or n < 0 for n in (offset, *size, *stride)):

@@ -1,7 +1,7 @@
-"""Snapshots of the authors' R3GAN (network-snapshot-*.pkl): names in our terms.
+"""Reads snapshots of the authors' R3GAN (network-snapshot-*.pkl).
 
-Its classes are not pickled with the arguments that they were made with: those are read off the tensors' shapes, and the
-number format of each stage, which is recorded, says which resolutions were trained in 16 bits.
+They do not record constructor arguments, so these are inferred from tensor shapes. The recorded number format of each
+stage says which resolutions were trained in 16 bits.
 """
 
 import re
@@ -32,7 +32,7 @@ CLASSES = (
     "torch.nn.modules.conv.Conv2d",
     "torch.nn.modules.linear.Linear",
 )  # fmt: skip
-"""Of the authors' training/networks.py and R3GAN/, and of torch; what their snapshots hold on any device."""
+"""Classes of the authors' training/networks.py and R3GAN/, and of torch, that their snapshots contain."""
 
 LICENCE = "none stated by its authors; parts of the code bear NVIDIA's notice that forbids use without a licence"
 
@@ -43,15 +43,11 @@ BLOCK = {
     "NonLinearity1.Bias": "conv1.bias",
     "NonLinearity2.Bias": "conv2.bias",
 }
-"""Tensors of a residual block."""
+"""Names of the tensors of a residual block."""
 
 
 def read(content: dict[str, Any]) -> Foreign:
-    """The networks of a snapshot, of what its pickle holds.
-
-    Raises:
-        ValueError: if it is not one, or has what our R3GAN has not.
-    """
+    """The networks in the content of a snapshot's pickle. Raises ValueError if our R3GAN does not support them."""
     raw, average, critic, notes = networks_of(content, GENERATOR, DISCRIMINATOR)
     networks = {"generator": generator_names(raw), "average.module": generator_names(average)}
     if critic is not None:
@@ -59,7 +55,9 @@ def read(content: dict[str, Any]) -> Foreign:
     arguments = arguments_of(networks["average.module"])
     low = low_resolutions(average, critic)
     if low is None:
-        notes.append("16 bits were not those of the highest resolutions, as here: what goes on is trained in 32")
+        notes.append(
+            "16 bits were not used at exactly the highest resolutions, as ours are: training resumes in 32 bits"
+        )
     arguments["low_resolutions"] = low or 0
     seen = content.get("cur_nimg")
     return Foreign(
@@ -72,10 +70,9 @@ def read(content: dict[str, Any]) -> Foreign:
 
 
 def arguments_of(generator: dict[str, Tensor]) -> dict[str, Any]:
-    """Our R3GAN's arguments, from the shapes of a generator's tensors under our names; but for `low_resolutions`.
+    """The arguments of our R3GAN except `low_resolutions`, inferred from the shapes of a generator's renamed tensors.
 
-    Raises:
-        ValueError: if a tensor is missing, or resolutions have different numbers of blocks.
+    Raises ValueError if a tensor is missing, or resolutions differ in their number of blocks.
     """
     stages: dict[int, set[int]] = {}
     for name in generator:
@@ -83,13 +80,15 @@ def arguments_of(generator: dict[str, Tensor]) -> dict[str, Any]:
             stages.setdefault(int(found[1]), set()).add(int(found[2]))
     counts = sorted({len(blocks) for blocks in stages.values()})
     if len(counts) != 1:
-        raise ValueError(f"its generator has {counts or 'no'} residual blocks a resolution, and here all have as many")
+        raise ValueError(
+            f"its generator has {counts or 'no'} residual blocks per resolution; ours has the same everywhere"
+        )
     try:
         first = [generator[f"stages.{i}.0.conv1.weight"] for i in range(len(stages))]
         grouped = [generator[f"stages.{i}.0.conv2.weight"] for i in range(len(stages))]
         latent_dim, channels = generator["linear.weight"].shape[1], generator["to_rgb.weight"].shape[0]
     except KeyError as error:
-        raise ValueError(f"its generator has nothing that is {str(error)[1:-1]} here") from error
+        raise ValueError(f"its generator has no counterpart of our {str(error)[1:-1]}") from error
     embedding = generator.get("embed.weight")
     classes = 0 if embedding is None else embedding.shape[1]
     side = 4 << len(stages) - 1
@@ -106,7 +105,7 @@ def arguments_of(generator: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def low_resolutions(generator: Record, discriminator: Record | None) -> int | None:
-    """How many of the highest resolutions compute in bfloat16; None for others than the highest, or 4 px among them."""
+    """The number of highest resolutions in bfloat16; None if others, or 4 px, use it."""
     upwards = _low_stages(generator)
     count = sum(upwards)
     expected = [i >= len(upwards) - count for i in range(len(upwards))]
@@ -116,12 +115,12 @@ def low_resolutions(generator: Record, discriminator: Record | None) -> int | No
 
 
 def _low_stages(network: Record) -> list[bool]:
-    """Whether each stage, in the order of computation, computes in bfloat16."""
+    """Whether each stage computes in bfloat16, in order of computation."""
     return [stage.state.get("DataType") is torch.bfloat16 for stage in network.part("Model").part("MainLayers").items]
 
 
 def generator_names(generator: Record) -> dict[str, Tensor]:
-    """A generator's tensors under our names; layer 0 of a stage changes width and resolution."""
+    """A generator's tensors, renamed to our names. Layer 0 of a stage changes width and resolution."""
     outer = {
         "MainLayers.0.Layers.0.Basis": "basis",
         "MainLayers.0.Layers.0.LinearLayer.weight": "linear.weight",
@@ -142,7 +141,7 @@ def generator_names(generator: Record) -> dict[str, Tensor]:
 
 
 def discriminator_names(discriminator: Record) -> dict[str, Tensor]:
-    """A discriminator's tensors under our names; the last layer of a stage changes resolution and width."""
+    """A discriminator's tensors, renamed to our names. The last layer of a stage changes resolution and width."""
     outer = {"EmbeddingLayer.weight": "embed.weight", "ExtractionLayer.Layer.weight": "from_rgb.weight"}
     last = [len(stage.part("Layers").items) - 1 for stage in discriminator.part("Model").part("MainLayers").items]
     named = {}
@@ -161,7 +160,7 @@ def discriminator_names(discriminator: Record) -> dict[str, Tensor]:
 
 
 def _place(name: str) -> tuple[str, int, int, str]:
-    """A tensor's name, with its stage, its layer and the rest of it; -1, -1 and all of it outside the stages."""
+    """A tensor's name, its stage, its layer and the rest of the name; outside of stages -1, -1 and the name."""
     name = name.removeprefix("Model.")
     found = re.fullmatch(r"MainLayers\.(\d+)\.Layers\.(\d+)\.(.+)", name)
     return (name, int(found[1]), int(found[2]), found[3]) if found else (name, -1, -1, name)

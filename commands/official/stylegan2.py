@@ -1,4 +1,4 @@
-"""Snapshots of the authors' stylegan2-ada-pytorch (network-snapshot-*.pkl): names and arguments in our terms."""
+"""Reads snapshots of the authors' stylegan2-ada-pytorch (network-snapshot-*.pkl)."""
 
 import re
 from typing import Any
@@ -13,20 +13,16 @@ CLASSES = (
     "Discriminator", "DiscriminatorBlock", "DiscriminatorEpilogue", "MinibatchStdLayer",
     "FullyConnectedLayer", "Conv2dLayer", "AugmentPipe",
 )  # fmt: skip
-"""Of the authors' training/networks.py and training/augment.py."""
+"""Classes of the authors' training/networks.py and training/augment.py."""
 
 LICENCE = "NVIDIA Source Code License for StyleGAN2 with Adaptive Discriminator Augmentation: non-commercial use only"
 
 WHOLE_BATCH = 1 << 20
-"""Samples in a group of the minibatch statistic, where the authors' None asks for the whole batch as one."""
+"""The group size of the minibatch statistic that stands for the whole batch, the authors' None."""
 
 
 def read(content: dict[str, Any]) -> Foreign:
-    """The networks of a snapshot, of what its pickle holds.
-
-    Raises:
-        ValueError: if it is not one, or has what our StyleGAN2 has not.
-    """
+    """The networks in the content of a snapshot's pickle. Raises ValueError if our StyleGAN2 does not support them."""
     raw, average, critic, notes = networks_of(content, "Generator", "Discriminator")
     arguments = arguments_of(average, critic)
     networks = {"generator": generator_names(raw), "average.module": generator_names(average)}
@@ -38,10 +34,9 @@ def read(content: dict[str, Any]) -> Foreign:
 
 
 def arguments_of(generator: Record, discriminator: Record | None) -> dict[str, Any]:
-    """Our StyleGAN2's arguments; those that matter for training alone keep their defaults, but for what is recorded.
+    """The arguments of our StyleGAN2. Those for training only keep their defaults, unless they are recorded.
 
-    Raises:
-        ValueError: if the networks have what ours have not.
+    Raises ValueError if our networks lack something.
     """
     given = generator.arguments
     refuse_others(
@@ -73,7 +68,7 @@ def arguments_of(generator: Record, discriminator: Record | None) -> dict[str, A
             "clamp": synthesis.get("conv_clamp"),
         }
     except KeyError as error:
-        raise ValueError(f"its generator does not say what {error} was") from error
+        raise ValueError(f"its generator does not record {error}") from error
     if discriminator is None:
         return arguments
     theirs = discriminator.arguments
@@ -83,7 +78,7 @@ def arguments_of(generator: Record, discriminator: Record | None) -> dict[str, A
         {**sizes, "c_dim": ..., "img_resolution": ..., "img_channels": ..., "architecture": ..., "cmap_dim": None,
          "block_kwargs": ..., "mapping_kwargs": ..., "epilogue_kwargs": ...},
     )  # fmt: skip
-    # Frozen layers are a choice of training, not of the network.
+    # Frozen layers concern training, not the network.
     refuse_others(dict(theirs.get("block_kwargs", {})), "discriminator", {**layers, "freeze_layers": ...})
     refuse_others(dict(theirs.get("mapping_kwargs", {})), "discriminator's mapping", {**features, "num_layers": 8})
     refuse_others(
@@ -95,12 +90,12 @@ def arguments_of(generator: Record, discriminator: Record | None) -> dict[str, A
     for ours, name, default in same:
         if theirs.get(name, default) != arguments[ours]:
             raise ValueError(
-                f"its networks differ in {name}, {arguments[ours]} and {theirs.get(name, default)}: here they share it"
+                f"its networks differ in {name}, {arguments[ours]} and {theirs.get(name, default)}: ours share it"
             )
     if (architecture := theirs.get("architecture", "resnet")) not in ("resnet", "orig"):
-        raise ValueError(f"its discriminator's architecture is {architecture!r}, and here there are resnet and orig")
+        raise ValueError(f"its discriminator's architecture is {architecture!r}; ours is resnet or orig")
     if (channels := epilogue.get("mbstd_num_channels", 1)) not in (0, 1):
-        raise ValueError(f"its discriminator has {channels} minibatch statistics, and here there is one")
+        raise ValueError(f"its discriminator has {channels} minibatch statistics; ours has one")
     group = epilogue.get("mbstd_group_size", 4)
     arguments["architecture"] = architecture
     arguments["minibatch_group"] = None if channels == 0 else WHOLE_BATCH if group is None else group
@@ -108,7 +103,7 @@ def arguments_of(generator: Record, discriminator: Record | None) -> dict[str, A
 
 
 def generator_names(generator: Record) -> dict[str, Tensor]:
-    """A generator's tensors under our names."""
+    """A generator's tensors, renamed to our names."""
     return {_generator_name(name): value for name, value in without_filters(generator, "resample_filter").items()}
 
 
@@ -122,7 +117,7 @@ def _generator_name(name: str) -> str:
 
 
 def discriminator_names(discriminator: Record, resolution: int) -> dict[str, Tensor]:
-    """A discriminator's tensors under our names."""
+    """A discriminator's tensors, renamed to our names."""
     last = _stage(str(resolution))
     named = {}
     for name, value in without_filters(discriminator, "resample_filter").items():

@@ -1,1 +1,1 @@
-"""What verbs are told: a checkpoint, pictures, latents, how samples are drawn; and how they complain."""
+"""Options that several verbs share, and how verbs report errors."""

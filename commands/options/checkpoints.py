@@ -1,4 +1,4 @@
-"""Where a verb's checkpoint lies, what it runs on, and the model that it holds."""
+"""Finds and loads a verb's checkpoint, and its device."""
 
 import argparse
 from pathlib import Path
@@ -12,10 +12,9 @@ from models.training.checkpoint import read_checkpoint
 
 
 def checkpoint_at(path: str | Path) -> Path:
-    """A checkpoint's path: as given, or the newest whole one of a run, runs/<name>/<id>, or of a name, runs/<name>.
+    """The path itself, or the newest readable checkpoint in the folder of a run, runs/<name>/<id>, or of a name.
 
-    Raises:
-        FileNotFoundError: if there is none.
+    Raises FileNotFoundError if there is none.
     """
     path = Path(path)
     if not path.is_dir():
@@ -23,18 +22,18 @@ def checkpoint_at(path: str | Path) -> Path:
     found = newest_whole(path / "checkpoints") or newest_of_runs(path)
     if found is None:
         reason = why_unreadable(path) or "is it a run's folder, runs/<name>/<id>?"
-        raise FileNotFoundError(f"no whole checkpoint in {path}; {reason}")
+        raise FileNotFoundError(f"no readable checkpoint in {path}; {reason}")
     return found
 
 
 def newest_of_runs(folder: Path) -> Path | None:
-    """The newest whole checkpoint of the newest of the runs in a folder that has one, or None."""
+    """The newest readable checkpoint of the newest run in a folder that has one, or None."""
     runs = sorted((run for run in folder.glob("*") if run.is_dir()), reverse=True)
     return next((found for run in runs if (found := newest_whole(run / "checkpoints"))), None)
 
 
 def why_unreadable(folder: Path) -> str | None:
-    """Why the last checkpoint of a run, or of the runs of a name, cannot be read; None where there is none."""
+    """Why the last checkpoint of a run, or of a name's runs, cannot be read; None if there is none."""
     found = sorted([*folder.glob("checkpoints/*.ckpt"), *folder.glob("*/checkpoints/*.ckpt")])
     try:
         for path in found[-1:]:
@@ -45,7 +44,7 @@ def why_unreadable(folder: Path) -> str | None:
 
 
 def run_folder_of(checkpoint: Path) -> Path | None:
-    """The folder of the run that a checkpoint lies in, or None: then resuming starts a folder of its own."""
+    """The folder of the run that a checkpoint belongs to, or None."""
     folder = checkpoint.resolve().parent.parent
     if not (folder / "run.json").exists():
         return None
@@ -54,7 +53,7 @@ def run_folder_of(checkpoint: Path) -> Path | None:
 
 
 def loaded(options: argparse.Namespace) -> tuple[GenerativeModel, Path]:
-    """The model that --ckpt_path names, on --device, and where its checkpoint lies.
+    """The model that --ckpt_path names, on --device, and the path of its checkpoint.
 
     Raises:
         FileNotFoundError, ValueError: as `checkpoint_at`, `usable_device` and `models.load`.
@@ -64,21 +63,20 @@ def loaded(options: argparse.Namespace) -> tuple[GenerativeModel, Path]:
 
 
 def draws_pictures(model: GenerativeModel) -> bool:
-    """Whether its samples are pictures, in grey or in colour."""
+    """Whether its samples are grey or colour pictures."""
     return len(model.data_shape) == 3 and model.data_shape[0] in (1, 3)
 
 
 def require_pictures(model: GenerativeModel, path: Path, remedy: str = "") -> None:
-    """Raises ValueError, in one line, for a model of anything else."""
+    """Raises ValueError, in one line, if the model does not draw pictures."""
     if not draws_pictures(model):
-        raise ValueError(f"{path}: samples of shape {model.data_shape} are no pictures{remedy}")
+        raise ValueError(f"{path}: samples of shape {model.data_shape} are not pictures{remedy}")
 
 
 def usable_device(name: str) -> torch.device:
-    """The device of a name; for "auto" CUDA where there is one, then MPS, then the CPU.
+    """The named device. "auto" is CUDA if available, else MPS, else the CPU.
 
-    Raises:
-        ValueError: if torch does not know it, or it is not there.
+    Raises ValueError if torch does not know the device, or it is not available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -90,5 +88,5 @@ def usable_device(name: str) -> torch.device:
 
 
 def origin_line(origin: dict[str, str]) -> str:
-    """Where imported weights come from and under which licence, in a line."""
+    """The source and licence of imported weights, in one line."""
     return f"weights from {origin.get('code', 'elsewhere')}; licence: {origin.get('licence', 'unknown')}"

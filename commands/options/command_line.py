@@ -1,4 +1,4 @@
-"""Lightning's command line over our models, data and callbacks: what `fit` and its like are told."""
+"""Lightning's command line for our models, data and callbacks: the arguments of `fit` and its siblings."""
 
 import contextlib
 import logging
@@ -55,14 +55,14 @@ CALLBACKS: tuple[tuple[str | None, type[Callback]], ...] = (
     ("checkpoints", Checkpoints),
     ("throughput", Throughput),
 )
-"""What watches every fit, in the order of a batch's end: report, judge, draw, ask whether to stop, and save.
+"""The callbacks of every fit, in order of execution: report, measure, draw, check the budget, save.
 
-A sweep or a flag may turn what has a key, the callback's own in a config: a list item could not be addressed.
+The first item is the key in configs, through which flags and sweeps reach the callback's settings.
 """
 
 
 class TrainingCLI(LightningCLI):
-    """Any model of ours on any data of ours; see `configs/` for what the keys mean."""
+    """Accepts any of our models with any of our data; `configs/` explains the keys."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self.stops = Stops()
@@ -72,7 +72,7 @@ class TrainingCLI(LightningCLI):
             datamodule_class=DataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
-            save_config_callback=None,  # the run's folder keeps it: trainer.log_dir is not per run under W&B
+            save_config_callback=None,  # the run's folder keeps the config: trainer.log_dir is not per run under W&B
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -86,8 +86,8 @@ class TrainingCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401 - Lightning's signature
-        """Without Lightning's warning about `sys.argv`, which is where our arguments usually come from."""
-        for word in args:  # --model.help NAME, which jsonargparse reads by other ways than configs and settings
+        """Parses without Lightning's warning about `sys.argv`, where our arguments usually come from."""
+        for word in args:  # jsonargparse does not read the NAME of --model.help NAME through `load`
             import_classes(word.rpartition("=")[2], Path.cwd())
         self.config = parser.parse_args(args)
 
@@ -95,40 +95,36 @@ class TrainingCLI(LightningCLI):
         for key, callback in CALLBACKS:
             if key is not None:
                 parser.add_lightning_class_args(callback, key)
-        # Of every verb, since every verb reads a run's config.yaml, which may hold it.
+        # For every verb, since every verb reads a run's config.yaml, which may contain it.
         parser.add_argument(
-            "--init_from",
-            type=str | None,
-            default=None,
-            help="fit: a checkpoint whose weights the new run begins with, as far as they fit",
+            "--init_from", type=str | None, help="fit: a checkpoint whose weights, where they fit, start the new run"
         )
         parser.add_argument(
             "--resume_override",
             type=str | None,
-            default=None,
             help="fit --ckpt_path: key=value, a setting of the model that changes from here on; repeatable",
         )
         parser.link_arguments("data.data_shape", "model.init_args.data_shape", apply_on="instantiate")
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
-        for of_tokens in ("vocabulary_size", "alphabet"):  # which models of pictures do not take
+        for of_tokens in ("vocabulary_size", "alphabet"):  # models of pictures lack these arguments
             parser.link_arguments(f"data.{of_tokens}", f"model.init_args.{of_tokens}", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.init_args.seed")
 
     def _parse_ckpt_path(self) -> None:
-        """Lightning would let a checkpoint's hyperparameters win in silence; `require_same` compares them instead."""
+        """Lightning would silently prefer a checkpoint's hyperparameters; `require_same` compares them instead."""
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Left to `run`, which must know what is parsed and built before anything starts."""
+        """Does nothing: `run` in `commands.training` looks at what was parsed and built first."""
 
     @property
     def arguments(self) -> Any:  # noqa: ANN401 - a jsonargparse namespace
-        """The parsed configuration of the verb."""
+        """The verb's parsed configuration."""
         return self.config[self.subcommand]
 
     def before_instantiate_classes(self) -> None:
         trainer = self.arguments.trainer
         if self.subcommand == "validate":
-            trainer.limit_val_batches = 1.0  # 0 by default, which keeps validation out of a fit
+            trainer.limit_val_batches = 1.0  # the default 0 keeps validation out of a fit
         settings = self.arguments.model.init_args
         if isinstance(settings.get("codes_from"), str):  # a run's folder stands for its newest checkpoint
             settings.codes_from = str(checkpoint_at(settings.codes_from))
@@ -153,9 +149,9 @@ class TrainingCLI(LightningCLI):
         return trainer
 
     def settled_config(self) -> dict[str, Any]:
-        """As `config_as_plain`, with what the data module made of settings that were left open.
+        """`config_as_plain`, with the data module's own choices for settings that were left open.
 
-        Another machine may find other files; a run that goes on there must take the same.
+        Another machine may find other files, but a run that resumes there must use the same.
         """
         config, settled = self.config_as_plain(), self.datamodule.settings()["init_args"]
         given = config["data"].get("init_args", {})
@@ -163,12 +159,12 @@ class TrainingCLI(LightningCLI):
         return config
 
     def config_as_plain(self) -> dict[str, Any]:
-        """The whole configuration, as it can be written and read again with `--config`."""
+        """The whole configuration, which can be written and read again with `--config`."""
         parser = self._parser(self.subcommand)
         text = parser.dump(self.arguments, skip_none=False, skip_link_targets=True, format="yaml")
         config: dict[str, Any] = yaml.safe_load(text)
         config.pop("ckpt_path", None)
-        config.pop("resume_override", None)  # its value is the setting's own by now
+        config.pop("resume_override", None)  # by now the setting itself has its value
         return config
 
 
@@ -176,7 +172,7 @@ class TrainingCLI(LightningCLI):
 
 
 def default_precision(accelerator: str) -> str:
-    """bf16 where the device has units for it, float32 elsewhere, where emulation would be slower."""
+    """bf16 if the device has units for it, else float32, since emulation would be slower."""
     cuda = torch.cuda.is_available() and accelerator in ("auto", "gpu", "cuda")
     device = torch.device("cuda" if cuda else "cpu")
     if accelerator not in ("auto", "gpu", "cuda", "cpu"):
@@ -185,7 +181,7 @@ def default_precision(accelerator: str) -> str:
 
 
 def run_name(arguments: Any) -> str:  # noqa: ANN401 - a jsonargparse namespace
-    """The run config's file name, else the model's class."""
+    """The file name of the run config, else the name of the model's class."""
     configs = [Path(str(path)) for path in arguments.get("config") or []]
     named = next((path.stem for path in configs if path.suffix in (".yaml", ".yml")), None)
     return named or str(arguments.model.class_path).rpartition(".")[2].lower()
@@ -196,7 +192,7 @@ def run_name(arguments: Any) -> str:  # noqa: ANN401 - a jsonargparse namespace
 
 @contextlib.contextmanager
 def as_input_errors() -> Iterator[None]:
-    """Turns what goes wrong before training into InputErrors of one line."""
+    """Turns errors before training into InputErrors of one line."""
     try:
         yield
     except ArgumentError as error:
@@ -209,12 +205,12 @@ def as_input_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Without what Lightning and jsonargparse say by default and nobody can act on."""
+    """Hides messages of Lightning and jsonargparse that nobody can act on."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     with warnings.catch_warnings():
-        # Data lies in memory: more workers would not help, whatever the number of cores.
+        # Data is in memory: more workers would not help, whatever the number of cores.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         # The generator's average stays in evaluation mode, by design.
         warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")

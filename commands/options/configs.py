@@ -1,4 +1,4 @@
-"""Configs as they are written: a config may include a sibling, and name a class by its name alone.
+"""Reads configs. A config may include another one, and name a class by its name alone.
 
 jsonargparse reads every config, fragment and flag through `load`.
 """
@@ -17,13 +17,13 @@ from settings.names import modules_with
 
 FOLDER = path_type("dr")
 MODE = "atelier"
-"""The mode of jsonargparse's parsers in which they read through `load`."""
+"""The parser mode in which jsonargparse reads through `load`."""
 
 
 def load(text: str) -> Any:  # noqa: ANN401 - whatever YAML holds
-    """What a config or a flag's value says, with what it includes; the classes that it names are imported.
+    """The value of a config or of a flag, with its includes; the classes that it names are imported.
 
-    A file's own folder is the one that jsonargparse is in while it reads it.
+    Paths are relative to the config's folder, which is jsonargparse's current folder while it reads the file.
     """
     folder = Path(FOLDER(".").absolute)
     value = jsonargparse.get_loader("yaml")(text)
@@ -37,9 +37,9 @@ jsonargparse.set_loader(MODE, load, (yaml.YAMLError,))
 
 
 def import_classes(value: Any, folder: Path) -> None:  # noqa: ANN401 - whatever YAML holds
-    """Imports the modules of all classes that are named by their names alone; jsonargparse knows them from then on.
+    """Imports the modules of all classes that are given by name alone, so that jsonargparse knows them.
 
-    Of full paths outside the project the modules can be found from then on, and jsonargparse imports them.
+    Modules of full paths outside the project become findable, and jsonargparse imports them.
     """
     if isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
@@ -52,11 +52,11 @@ def import_classes(value: Any, folder: Path) -> None:  # noqa: ANN401 - whatever
 
 
 def read_config(path: Path) -> Any:  # noqa: ANN401 - whatever YAML holds
-    """A config, or a fragment of one, with what it includes and its fragments in their places.
+    """A config, or a fragment of one, with its includes and fragments in place.
 
     Raises:
-        FileNotFoundError: there is no such file, or none of those it names.
-        InputError: one of them is not YAML, or includes itself.
+        FileNotFoundError: if it, or a file that it names, does not exist.
+        InputError: if a file is not YAML, or includes itself.
     """
     return _read(path, ())
 
@@ -71,7 +71,7 @@ def _read(path: Path, above: tuple[Path, ...]) -> Any:  # noqa: ANN401 - whateve
 
 
 def _whole(content: Any, folder: Path, above: tuple[Path, ...]) -> Any:  # noqa: ANN401 - whatever YAML holds
-    """`content` of a file in `folder`, over what it includes; fragments are read where they are named."""
+    """`content` of a file in `folder`, merged over its include; fragments are read where they are named."""
     if not isinstance(content, dict):
         return content
     own = {
@@ -80,12 +80,12 @@ def _whole(content: Any, folder: Path, above: tuple[Path, ...]) -> Any:  # noqa:
     }
     included = own.pop("include", {})
     if not isinstance(included, dict):
-        raise InputError(f"include: {content['include']}: name one run config, relative to this one's folder")
+        raise InputError(f"include: {content['include']}: give one run config, relative to this one's folder")
     return _merged(included, own)
 
 
 def _merged(below: Any, over: Any) -> Any:  # noqa: ANN401 - whatever YAML holds
-    """`over` laid on `below`: mappings key by key; another class drops the arguments of the one below."""
+    """`over` merged into `below`, key by key; another class drops the arguments of the class below."""
     if isinstance(below, str) and isinstance(over, dict) and "init_args" in over:
         below = {"class_path": below}
     if not (isinstance(below, dict) and isinstance(over, dict)):
@@ -96,7 +96,7 @@ def _merged(below: Any, over: Any) -> Any:  # noqa: ANN401 - whatever YAML holds
 
 
 def _same_class(below: object, over: object) -> bool:
-    """Whether `over` leaves the class as it is; a name alone may be that of a full path."""
+    """Whether `over` keeps the class; a name alone may stand for a full path."""
     if over is None or below == over:
         return True
     names = [str(each).rpartition(".") for each in (below, over)]

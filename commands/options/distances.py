@@ -1,4 +1,4 @@
-"""The perceptual distance that a verb compares pictures by."""
+"""The perceptual distance between pictures that a verb uses."""
 
 import argparse
 
@@ -8,7 +8,7 @@ from metrics.path_length import EfficientNetDistance, PathDistance
 
 
 def distance_of(options: argparse.Namespace) -> PathDistance:
-    """What --distance names; where it is left out, LPIPS if its weights are at hand, and else EfficientNet's."""
+    """The distance that --distance names. By default LPIPS if its weights are in torch's cache, else EfficientNet's."""
     if options.distance == "lpips" or (options.distance is None and weights_place("vgg").is_file()):
         return LPIPSDistance()
     return EfficientNetDistance(EfficientNetFeatures(options.resolution))

@@ -1,4 +1,4 @@
-"""What verbs that draw leave behind: pictures and arrays, each with how it came about."""
+"""Output of verbs that draw: pictures and arrays, each with its protocol."""
 
 import json
 from collections.abc import Sequence
@@ -15,25 +15,25 @@ from settings.sampling import SamplerSettings
 
 
 def protocol_of(model: GenerativeModel, path: Path, settings: SamplerSettings, own: dict[str, Any]) -> dict[str, Any]:
-    """How something came about: the checkpoint at `path`, what is the verb's own, and the sampler's settings."""
+    """The protocol of a drawing: the checkpoint at `path`, the verb's `own` facts, and the sampler's settings."""
     facts = {"checkpoint": str(path), "model": type(model).__name__, "samples_seen": model.samples_seen}
     return {**facts, **own, "device": model.device.type, "settings": vars(settings)}
 
 
 def keep_protocol(out: Path, protocol: dict[str, Any]) -> None:
-    """Writes how a picture or an animation came about beside it, as <its name>.json."""
+    """Writes the protocol of a picture or an animation beside it, as <its name>.json."""
     write_json_whole(out.with_name(f"{out.name}.json"), protocol)
 
 
 def keep_sheet(pictures: Tensor, columns: int, out: Path, protocol: dict[str, Any]) -> None:
-    """Writes uint8 pictures (N, C, H, W) as one grid, and its protocol beside it."""
+    """Writes uint8 pictures (N, C, H, W) as one grid, with its protocol beside it."""
     out.parent.mkdir(parents=True, exist_ok=True)
     save_png(grid(pictures, columns), out)
     keep_protocol(out, protocol)
 
 
 def keep_arrays(arrays: dict[str, np.ndarray], out: Path, protocol: dict[str, Any]) -> None:
-    """Writes arrays as an npz without pickles, whole or not at all; `protocol` within it is JSON."""
+    """Writes an npz without pickles, all or nothing. Its entry `protocol` is JSON."""
     whole: dict[str, Any] = {**arrays, "protocol": np.array(json.dumps(protocol))}
     write_whole(out, lambda file: np.savez_compressed(file, **whole))
 
@@ -41,10 +41,9 @@ def keep_arrays(arrays: dict[str, np.ndarray], out: Path, protocol: dict[str, An
 def keep_pictures(
     pictures: Tensor, labels: Sequence[int] | None, columns: int, out: Path, protocol: dict[str, Any]
 ) -> None:
-    """Writes uint8 pictures (N, C, H, W), each file whole or not at all: one grid, an npz, or a folder of PNGs.
+    """Writes uint8 pictures (N, C, H, W) as one grid, an npz, or a folder of 000000.png, ..., each with its protocol.
 
-    A folder is filled with 000000.png, ...; its protocol.json, an npz's `protocol`, or a grid's x.png.json says how
-    they were drawn. `columns` are those of a grid; an npz has the labels too, if there are any.
+    `columns` applies to a grid. An npz also holds the labels, if there are any.
     """
     if out.suffix == ".png":
         keep_sheet(pictures, columns, out, protocol)
@@ -54,7 +53,7 @@ def keep_pictures(
         keep_arrays({"samples": pictures.permute(0, 2, 3, 1).numpy(), **known}, out, protocol)
     else:
         if out.exists() and not out.is_dir():
-            raise ValueError(f"--out {out} is a file; name a folder, or one ending in .png or .npz")
+            raise ValueError(f"--out {out} is a file; name a folder, or a file ending in .png or .npz")
         out.mkdir(parents=True, exist_ok=True)
         for i, picture in enumerate(pictures):
             save_png(picture, out / f"{i:06d}.png")

@@ -1,20 +1,37 @@
-"""Figures as a terminal shows them; without torch."""
+"""Prints figures in a terminal; without torch."""
 
 import json
-from collections.abc import Mapping
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from media.files import without_nonfinite
+from records.evaluation import Evaluation
 from records.figures import Figure
 
 
+def keep_and_print(
+    figures: Mapping[str, Figure],
+    protocol: dict[str, Any],
+    run_folder: Path | None,
+    options: Namespace,
+    notes: Sequence[str] = (),
+) -> None:
+    """Keeps an evaluation in its run's folder, if there is one, and prints it, as JSON if `options.json`."""
+    result = Evaluation.of(figures, protocol)
+    result.keep(run_folder)
+    lines = [*figure_lines(figures), *notes, "", *protocol_lines(protocol)]
+    print(as_json(result.to_json()) if options.json else "\n".join(lines))
+
+
 def as_json(value: dict[str, Any]) -> str:
-    """What --json prints; null where a figure is not a number."""
+    """The output of --json; values that are not finite are null."""
     return json.dumps(without_nonfinite(value), indent=2)
 
 
 def figure_lines(figures: Mapping[str, Figure]) -> list[str]:
-    """Figures, a line each: value, spread, and which way it is better; those of single classes below."""
+    """One line for each figure: value, spread and direction. Values of single classes follow below."""
     rows = []
     for name, figure in figures.items():
         spread = "" if figure.spread is None else f" ± {figure.spread:.3g}"
@@ -26,7 +43,7 @@ def figure_lines(figures: Mapping[str, Figure]) -> list[str]:
 
 
 def protocol_lines(protocol: dict[str, Any]) -> list[str]:
-    """A protocol, a line each; of a hash its beginning."""
+    """One line for each key of a protocol; hashes are shortened."""
     return [f"  {key:<20} {_short(value)}" for key, value in protocol.items()]
 
 

@@ -1,4 +1,4 @@
-"""Weights of a finished model as the start of another: of other pictures, another resolution, other labels."""
+"""Starts a model from the weights of another, trained on other pictures, another resolution or other labels."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,22 +13,22 @@ from models.training.checkpoint import own_fields
 from settings.configurable import describe
 
 GROUPS_SHOWN = 8
-"""The most groups of names in a report, so that it fits in a dozen lines."""
+"""The most groups of names in a report, so that it has at most a dozen lines."""
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """What one model took from another."""
+    """The result of copying weights from one model into another."""
 
     taken: list[str]
-    """Names of this model's tensors, parameters and buffers, that have the checkpoint's values."""
+    """This model's parameters and buffers that got the checkpoint's values."""
     left: dict[str, str]
-    """Names of those that stay as they were initialised, and why."""
+    """Those that keep their initial values, and why."""
     numbers: int
-    """How many numbers the tensors that were taken hold."""
+    """The number of values in the tensors that were copied."""
 
     def lines(self) -> list[str]:
-        """What was taken and what was not, the latter by groups of names, in at most a dozen lines."""
+        """A report in at most a dozen lines; the tensors that were left out are grouped by name."""
         total = len(self.taken) + len(self.left)
         lines = [f"taken: {len(self.taken)} of {total} tensors, {self.numbers:,} numbers"]
         if self.left:
@@ -38,23 +38,23 @@ class Transfer:
 
 
 def take_weights(model: GenerativeModel, checkpoint: Mapping[str, Any]) -> Transfer:
-    """Copies what fits of a checkpoint's networks and averages into `model`: whole tensors, by name and shape.
+    """Copies the tensors of a checkpoint's networks and averages that fit `model` by name and shape.
 
-    Layers of another resolution are found by their place (`GenerativeModel.lists_from_the_picture`). Nothing is cut or
-    padded: where the channels of pictures or the number of labels differ, the tensors that depend on them stay as they
-    were initialised. Counters, seed, and the states of optimizers and augmentation are the new run's own; `origin`,
-    which says whose the weights are, comes along.
+    Layers of another resolution are found by their position (`GenerativeModel.lists_from_the_picture`). No tensor is
+    cut or
+    padded: where the channels of pictures or the number of labels differ, the dependent tensors keep their initial
+        values. Counters, seed, and the states of optimizers and augmentation belong to the new run. `origin`, the
+        source of imported weights, is copied too.
 
-    Raises:
-        ValueError: if the checkpoint is of another family, or no parameter of it fits.
+    Raises ValueError if the checkpoint is of another family, or no parameter of it fits.
     """
     own = own_fields(dict(checkpoint))
     theirs, mine = own["model"].get("class_path"), describe(model)["class_path"]
     if theirs != mine:
-        raise ValueError(f"it holds a {theirs}, and weights of one family mean nothing to another, {mine}")
+        raise ValueError(f"it holds a {theirs}; weights of one family do not fit another, {mine}")
     offered = checkpoint.get("state_dict", {})
     if not isinstance(offered, dict) or not all(isinstance(value, Tensor) for value in offered.values()):
-        raise ValueError("its state_dict is not one of tensors")
+        raise ValueError("its state_dict does not hold tensors")
     wanted = _transferable(model)
     places = dict(zip(_places(list(offered), model.lists_from_the_picture), offered.values(), strict=True))
     pairs: list[tuple[Tensor, Tensor]] = []
@@ -65,13 +65,13 @@ def take_weights(model: GenerativeModel, checkpoint: Mapping[str, Any]) -> Trans
         if found is None:
             left[name] = "not in the checkpoint"
         elif found.shape != tensor.shape:
-            left[name] = "of another shape there"
+            left[name] = "of another shape in the checkpoint"
         else:
             taken.append(name)
             pairs.append((tensor, found))
     parameters = {name for name, _ in model.named_parameters()}
     if parameters.isdisjoint(taken):
-        raise ValueError("no weight of it has the name and shape of one of this model's: are widths the same?")
+        raise ValueError("none of its weights has the name and shape of one of this model's: are widths the same?")
     with torch.no_grad():
         for tensor, found in pairs:
             tensor.copy_(found)
@@ -87,7 +87,7 @@ def _transferable(model: GenerativeModel) -> dict[str, Tensor]:
 
 
 def _places(names: Sequence[str], lists: Sequence[str]) -> list[str]:
-    """Each name with the indices of `lists` counted from the end: -1 for the last."""
+    """The names, with the indices of `lists` counted from the end: -1 for the last."""
     places = list(names)
     for each in lists:
         pattern = re.compile(rf"{re.escape(each)}\.(\d+)\.")
@@ -100,7 +100,7 @@ def _places(names: Sequence[str], lists: Sequence[str]) -> list[str]:
 
 
 def _grouped(left: Mapping[str, str]) -> dict[str, list[str]]:
-    """Counts of reasons by the longest common beginnings of names of which there are at most `GROUPS_SHOWN`."""
+    """Counts of reasons, grouped by prefixes long enough for at most `GROUPS_SHOWN` groups."""
     split = {name: name.split(".") for name in left}
     depths = range(max(map(len, split.values())), 0, -1)
     depth = next((d for d in depths if len({tuple(parts[:d]) for parts in split.values()}) <= GROUPS_SHOWN), 1)

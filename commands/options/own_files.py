@@ -1,32 +1,17 @@
-"""The user's own files, outside this project: where their modules are found, and which verbs may import them."""
+"""Imports and finds the user's own files, outside this project."""
 
 import importlib
 import sys
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from commands.options.errors import InputError, one_line
 
 
-def split_imports(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Arguments without `--import FILE`, and the files."""
-    words, files = [], []
-    rest = iter(arguments)
-    for word in rest:
-        name, equals, value = word.partition("=")
-        if name == "--import":
-            files.append(value if equals else next(rest, ""))
-        else:
-            words.append(word)
-    return words, files
-
-
 def import_own(file: str) -> None:
-    """Imports a file, whose module has its name, or a module's dotted name, found in the working directory.
+    """Imports a .py file under its own name, or a dotted module name from the working directory.
 
-    Raises:
-        InputError: there is none, it fails, or its name is another module's.
+    Raises InputError if there is none, it fails, or another module has its name.
     """
     path = Path(file)
     if path.suffix == ".py" and not path.is_file():
@@ -37,11 +22,11 @@ def import_own(file: str) -> None:
     except Exception as error:  # whatever the user's code raises
         raise InputError(f"--import {file}: {type(error).__name__}: {one_line(error)}") from error
     if path.suffix == ".py" and Path(module.__file__ or "").resolve() != path.resolve():
-        raise InputError(f"--import {file}: {module.__name__} is the name of another module already; rename the file")
+        raise InputError(f"--import {file}: another module is named {module.__name__} already; rename the file")
 
 
 def make_findable(module: str, beside: Path) -> None:
-    """Lets Python find a module that lies in the working directory or `beside`; it goes before nothing installed."""
+    """Lets Python find a module in the working directory or `beside`. Installed packages come first."""
     top = module.partition(".")[0]
     if top in sys.modules or find_spec(top) is not None:
         return

@@ -1,7 +1,7 @@
-"""What the parsers of verbs have in common: arguments of the same name and meaning, declared once."""
+"""Arguments that several verbs share, declared once."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from commands.options import sampler
@@ -9,30 +9,41 @@ from commands.options import sampler
 CHECKPOINT = "a checkpoint, or a run's folder for its newest one"
 
 
+def split_flag(arguments: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
+    """The arguments without each `flag VALUE` or `flag=VALUE`, and the values."""
+    words, values = [], []
+    rest = iter(arguments)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name == flag:
+            values.append(value if equals else next(rest, ""))
+        else:
+            words.append(word)
+    return words, values
+
+
 def verb_parser(verb: str, description: str) -> argparse.ArgumentParser:
-    """A verb's parser, without arguments. None may be abbreviated: a model's own setting may begin as another does."""
+    """A parser without arguments. Flags cannot be abbreviated: a model's setting may begin like another flag."""
     return argparse.ArgumentParser(prog=f"python main.py {verb}", description=description, allow_abbrev=False)
 
 
 def checkpoint_parser(verb: str, description: str) -> argparse.ArgumentParser:
-    """The parser of a verb that takes one checkpoint."""
+    """A parser with --ckpt_path."""
     parser = verb_parser(verb, description)
     parser.add_argument("--ckpt_path", required=True, help=CHECKPOINT)
     return parser
 
 
 def evaluation_parser(verb: str, description: str) -> argparse.ArgumentParser:
-    """The parser of a verb that looks at a checkpoint's samples, or at finished ones, through an extractor."""
+    """A parser for a verb that measures a checkpoint's samples, or finished ones, through an extractor."""
     parser = verb_parser(verb, description)
     judged = parser.add_mutually_exclusive_group(required=True)
     judged.add_argument("--ckpt_path", help=CHECKPOINT)
-    judged.add_argument(
-        "--samples", type=Path, help="a folder, zip or npz of pictures, or a data config (real on real)"
-    )
+    judged.add_argument("--samples", type=Path, help="a folder, zip or npz of pictures, or a data config")
     parser.add_argument("--extractor", default="effnet", help="effnet, inception, or a TorchScript file (effnet)")
-    parser.add_argument("--extractor_weights", help="a file with inception's weights, where not to be downloaded")
+    parser.add_argument("--extractor_weights", help="a file with inception's weights, to avoid the download")
     parser.add_argument("--resolution", type=int, help="side of the extractor's input, in pixels (its own; effnet 64)")
-    parser.add_argument("--cache_dir", type=Path, help="where real statistics are kept (the user's cache folder)")
+    parser.add_argument("--cache_dir", type=Path, help="folder of cached real statistics (the user's cache folder)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -43,14 +54,7 @@ def with_sampling(
     batch: str | None = "pictures drawn at once",
     several: bool = False,
 ) -> argparse.ArgumentParser:
-    """The parser with all that a verb which draws from a checkpoint takes.
-
-    Args:
-        parser: the verb's.
-        seed: what --seed is of; None for a verb without it.
-        batch: what --batch_size counts; likewise.
-        several: as `sampler.add_arguments` has it.
-    """
+    """Adds the arguments of a verb that draws. `seed` and `batch` are help texts, or None for no such option."""
     sampler.add_arguments(parser, several)
     return with_machine(parser, seed, batch, 64)
 
@@ -58,7 +62,7 @@ def with_sampling(
 def with_machine(
     parser: argparse.ArgumentParser, seed: str | None, batch: str | None, batch_size: int
 ) -> argparse.ArgumentParser:
-    """The parser with --seed, --batch_size (by default as given) and --device; `seed` and `batch` say what they do."""
+    """Adds --seed, --batch_size and --device, with the help and default given."""
     if seed is not None:
         parser.add_argument("--seed", type=int, default=0, help=f"{seed} (0)")
     if batch is not None:
@@ -68,14 +72,14 @@ def with_machine(
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    """Adds --device, for `checkpoints.usable_device`."""
+    """Adds --device, which `checkpoints.usable_device` reads."""
     parser.add_argument(
-        "--device", default="auto", help="auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps (auto)"
+        "--device", default="auto", help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:1, mps (auto)"
     )
 
 
 def add_distance(parser: argparse.ArgumentParser) -> None:
-    """Adds what decides the distance that pictures are compared by, for `distances.distance_of`."""
+    """Adds the arguments of `distances.distance_of`."""
     parser.add_argument(
         "--distance", choices=("lpips", "effnet"),
         help="LPIPS of VGG16, as published, or EfficientNet's features (lpips if its weights are in torch's cache)",
@@ -84,6 +88,26 @@ def add_distance(parser: argparse.ArgumentParser) -> None:
 
 
 def require_suffix(option: str, path: Path, suffixes: Sequence[str] = (".png",)) -> None:
-    """Raises ValueError, in one line, for a file of another kind than an option's."""
+    """Raises ValueError, in one line, if a path does not end in one of the suffixes."""
     if path.suffix not in suffixes:
-        raise ValueError(f"--{option} {path}: name a file that ends in {', '.join(suffixes)}")
+        raise ValueError(f"--{option} {path}: name a file ending in {', '.join(suffixes)}")
+
+
+def require_least(options: argparse.Namespace, least: Mapping[str, int]) -> None:
+    """Raises ValueError, in one line, if an option that is given is below its smallest value."""
+    for name, limit in least.items():
+        if (value := vars(options).get(name)) is not None and value < limit:
+            raise ValueError(f"--{name} must be at least {limit}, not {value}")
+
+
+def parsed(
+    parser: argparse.ArgumentParser, arguments: Sequence[str], least: Mapping[str, int] | None = None
+) -> argparse.Namespace:
+    """The options of a verb that draws, at least as large as `least` says.
+
+    Unknown options are kept as `unknown` until the model is loaded.
+    """
+    options, unknown = parser.parse_known_args(arguments)
+    options.unknown = unknown
+    require_least(options, {"batch_size": 1, **(least or {})})
+    return options

@@ -1,7 +1,7 @@
-"""The sampler's settings as options: the same for every verb that draws from a checkpoint.
+"""The settings of samplers as options, the same for every verb that draws from a checkpoint.
 
-They are those of `settings/sampling.py`. Those that only the checkpoint's model has, whose class lies elsewhere, are
-read once it is loaded.
+Settings of `settings/sampling.py` are known at once. Those of a model whose settings class lies elsewhere are known
+once the model is loaded.
 """
 
 import argparse
@@ -20,13 +20,10 @@ if TYPE_CHECKING:
 def add_settings(
     parser: argparse.ArgumentParser, settings: Iterable[Setting], prefix: str = "", several: bool = False
 ) -> None:
-    """Adds an option for each name among the settings, None where it is left out; help joins what they say of it.
+    """Adds an option for each setting name, None if left out, with the help of all settings of the name.
 
-    Args:
-        parser: the verb's.
-        settings: those of one or of several classes; whoever reads the options refuses what a model does not have.
-        prefix: of the options' names.
-        several: whether those that may be swept take several values; `sweep_of` then parts them.
+    `prefix` is put before names. If `several`, settings that can be swept accept several values, for `sweep_of`.
+    Settings that a model lacks are refused when options are read.
     """
     named: dict[str, list[Setting]] = {}
     for setting in settings:
@@ -43,7 +40,7 @@ def add_settings(
 
 
 def _meaning(setting: Setting) -> str:
-    """What help says of a setting: whose it is, where not of all, and its default."""
+    """The help of a setting: its family, unless all have it, and its default."""
     of_all = setting.owner.__base__ is object
     whose = "" if of_all else f"{re.sub('(Settings|Likelihood)$', '', setting.owner.__name__)}: "
     default = "" if setting.default in (None, MISSING) else f" ({setting.default})"
@@ -51,30 +48,18 @@ def _meaning(setting: Setting) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser, several: bool = False) -> None:
-    """Adds the settings of every family, `several` as `add_settings` has it; those of all families have a default."""
+    """Adds the settings of every family. Those that all families share have a default."""
     add_settings(parser, offered(), several=several)
     parser.set_defaults(several=several, **{each.name: each.default for each in settings_in(SamplerSettings)})
 
 
-def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
-    """The options of a verb that draws; what its parser does not know waits for the model, as `unknown`."""
-    options, unknown = parser.parse_known_args(arguments)
-    options.unknown = unknown
-    return options
-
-
 def settings_of(model: "GenerativeModel", options: argparse.Namespace, still_noise: bool = False) -> SamplerSettings:
-    """The model's settings with what the options name.
+    """The model's settings, with those that the options name.
 
-    Args:
-        model: whose settings.
-        options: of `parsed`.
-        still_noise: where the options name no noise, and the family has one, take what is the same for all samples.
-            Random noise is a function of the latent: between neighbouring latents, and between mixed styles, it would
-            jump where everything else moves smoothly.
+    If `still_noise`, the noise defaults to the same for all samples, in families that have noise. Random noise is a
+    function of the latent: it would jump between neighbouring latents, where everything else changes smoothly.
 
-    Raises:
-        ValueError: for an option that this family does not have, or a value that it does not take.
+    Raises ValueError if the family lacks an option, or a value is not allowed.
     """
     named = _named(model, options)
     if still_noise and any(setting.name == "noise" for setting in settings_in(model.settings_class)):
@@ -83,16 +68,15 @@ def settings_of(model: "GenerativeModel", options: argparse.Namespace, still_noi
 
 
 def sweep_of(model: "GenerativeModel", options: argparse.Namespace) -> tuple[str | None, list[SamplerSettings]]:
-    """The setting that has several values, and the model's settings with each in turn; None and one where none has.
+    """The setting with several values, and the model's settings for each; None and one if there is no such setting.
 
-    Raises:
-        ValueError: several have several values; or as `settings_of`.
+    Raises ValueError if two settings have several values; or as `settings_of`.
     """
     named = _named(model, options)
     lists = {name: values for name, values in named.items() if isinstance(values, list)}
     several = [name for name, values in lists.items() if len(values) > 1]
     if len(several) > 1:
-        raise ValueError(f"--{' and --'.join(several)}: only one of them may have several values")
+        raise ValueError(f"--{' and --'.join(several)}: only one of them can have several values")
     first = {**named, **{name: values[0] for name, values in lists.items()}}
     if not several:
         return None, [_settled(model, first)]
@@ -101,7 +85,7 @@ def sweep_of(model: "GenerativeModel", options: argparse.Namespace) -> tuple[str
 
 
 def refuse_settings(options: argparse.Namespace) -> None:
-    """Raises ValueError, in one line, for settings where there is no model that could have them."""
+    """Raises ValueError, in one line, if settings are given without a model to draw from."""
     of_all = {setting.name for setting in settings_in(SamplerSettings)}
     given = [f"--{each.name}" for each in offered() if each.name not in of_all and vars(options)[each.name] is not None]
     if given or options.unknown:
@@ -109,7 +93,7 @@ def refuse_settings(options: argparse.Namespace) -> None:
 
 
 def _named(model: "GenerativeModel", options: argparse.Namespace) -> dict[str, Any]:
-    """The settings that options name; of those that may be swept, lists of values where the verb takes several."""
+    """The settings that options name; lists for those that can be swept, if the verb accepts several values."""
     of_families = {setting.name for setting in offered()}
     own = {setting.name: setting for setting in settings_in(model.settings_class)}
     late = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
@@ -135,11 +119,11 @@ def _settled(model: "GenerativeModel", named: dict[str, Any]) -> SamplerSettings
 
 
 def sampled_with(model: "GenerativeModel", seed: int, settings: SamplerSettings) -> dict[str, Any]:
-    """A protocol's part on samples that were measured: whose they are, and how they were drawn."""
+    """The part of a protocol that describes measured samples: the model, and how they were drawn."""
     facts = {"model": type(model).__name__, "samples_seen": model.samples_seen}
     return {**facts, "seed": seed, "sampler": dict(vars(settings))}
 
 
 def in_turn(labels: Sequence[int] | None, count: int) -> list[int] | None:
-    """`count` labels, those given being used in turn; None for none."""
+    """`count` labels, cycling through those given; None if none are."""
     return [labels[i % len(labels)] for i in range(count)] if labels else None

@@ -1,4 +1,4 @@
-"""What a verb may be pointed at for pictures: a folder, a zip, an npz, or a data set's config."""
+"""Sources of pictures: a folder, a zip, an npz, or the config of a dataset."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,24 +17,24 @@ from settings.names import named
 
 
 def data_from(config: Path) -> DataModule:
-    """The data set that a config names: a run config, a run's config.yaml, or a fragment of configs/data/; set up.
+    """Builds and sets up the dataset of a run config, a run's config.yaml, or a fragment in configs/data/.
 
     Raises:
-        FileNotFoundError: there is no such file, or no such data.
-        ValueError: it names no data module of this project, or one that cannot be built so; the line names the file.
+        FileNotFoundError: if the config or the data does not exist.
+        ValueError: naming the config, if it does not describe a data module of this project.
     """
     content = read_config(config)
     described = content.get("data", content) if isinstance(content, dict) else content
     if isinstance(described, str):
         described = {"class_path": described}
     if not isinstance(described, dict) or not isinstance(described.get("class_path"), str):
-        raise ValueError(f"{config}: names no data set; it needs data: {{class_path: ..., init_args: {{...}}}}")
+        raise ValueError(f"{config} names no dataset; it needs data: {{class_path: ..., init_args: {{...}}}}")
     try:
         owner = named(described["class_path"])
     except ValueError as error:
         raise ValueError(f"{config}: {error}") from error
     if not (isinstance(owner, type) and issubclass(owner, DataModule)):
-        raise ValueError(f"{config}: class_path {described['class_path']!r} is no data module")
+        raise ValueError(f"{config}: class_path {described['class_path']!r} is not a data module")
     arguments: dict[str, Any] = described.get("init_args") or {}
     try:
         data: DataModule = owner(**arguments)
@@ -46,13 +46,13 @@ def data_from(config: Path) -> DataModule:
 
 
 def config_of_run(checkpoint: Path) -> Path | None:
-    """The configuration of the run that a checkpoint lies in, or None."""
+    """The config.yaml of the run that a checkpoint belongs to, or None."""
     folder = run_folder_of(checkpoint)
     return folder / "config.yaml" if folder is not None and (folder / "config.yaml").is_file() else None
 
 
 def pictures_at(path: Path, split: str) -> tuple[PictureSet, tuple[int, ...]]:
-    """The pictures at a path, and the shape (C, H, W) of each; `split` is a data set's.
+    """The pictures at a path, and the shape (C, H, W) of each; `split` applies to a dataset.
 
     Raises:
         FileNotFoundError, ValueError: as `data_from` and `open_archive`.

@@ -1,1 +1,1 @@
-"""W&B's sweep files, and what the next trial gets."""
+"""Sweep files, and the parameters of the next trial."""

@@ -1,4 +1,4 @@
-"""W&B's sweep files (https://docs.wandb.ai/guides/sweeps/sweep-config-keys), as far as sweeps without an account go."""
+"""W&B's sweep files (https://docs.wandb.ai/guides/sweeps/sweep-config-keys), as far as local sweeps support them."""
 
 import dataclasses
 import itertools
@@ -19,24 +19,24 @@ KEYS = {
     "project", "run_cap",
 }  # fmt: skip
 OF_THE_SWEEP = ("run.root", "run.name", "run.id")
-"""Settings of a trial's run that are not the file's to choose."""
+"""Settings of a trial's run that the sweep itself chooses."""
 
 BETWEEN = ("int_uniform", "uniform", "log_uniform", "log_uniform_values")
 NORMAL = ("normal", "log_normal")
 ROUNDED = ("q_uniform", "q_log_uniform", "q_log_uniform_values", "q_normal", "q_log_normal")
-"""`value`, `values` and these are the ways to say where a parameter's values come from."""
+"""Distributions of a parameter, besides `value` and `values`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """One parameter: its choices, or a distribution given by its quantiles.
+    """One parameter: its choices, or a distribution.
 
     Attributes:
         key: the setting, such as model.adversarial.lr.
-        choices: the values to choose from; None for a distribution.
+        choices: the possible values; None for a distribution.
         distribution: its name in the file.
-        low, high: of the values (for log_uniform of their natural logarithms).
-        mu, sigma: of the normal distributions.
+        low, high: limits of the values, or of their natural logarithms for log_uniform.
+        mu, sigma: parameters of normal distributions.
         q: values are multiples of it; None for any value.
     """
 
@@ -50,7 +50,7 @@ class Parameter:
     q: float | None = None
 
     def at(self, u: float) -> Any:  # noqa: ANN401 - any type that YAML has
-        """The value at the quantile u in [0, 1); equal parts of it are the choices'."""
+        """The value at the quantile u in [0, 1), which is split equally between choices."""
         if self.choices is not None:
             return self.choices[int(u * len(self.choices))]
         kind = self.distribution.removeprefix("q_")
@@ -74,7 +74,7 @@ class Parameter:
 
 @dataclasses.dataclass(frozen=True)
 class Hyperband:
-    """Trials are compared after so many measurements (`rungs`, rising); the best 1 / eta of each go on."""
+    """Trials are compared after each number of measurements in `rungs`; the best 1 / eta of them continue."""
 
     rungs: tuple[int, ...]
     eta: float
@@ -82,7 +82,7 @@ class Hyperband:
 
 @dataclasses.dataclass(frozen=True)
 class SweepFile:
-    """What a sweep file says; `content` is all of it."""
+    """A sweep file; `content` is all of it."""
 
     method: Method
     metric: str
@@ -95,7 +95,7 @@ class SweepFile:
     content: dict[str, Any]
 
     def grid(self) -> list[dict[str, Any]]:
-        """Every combination of the choices; the last parameter changes fastest."""
+        """All combinations of choices; the last parameter changes fastest."""
         choices = [parameter.choices or () for parameter in self.parameters]
         keys = [parameter.key for parameter in self.parameters]
         return [dict(zip(keys, values, strict=True)) for values in itertools.product(*choices)]
@@ -113,11 +113,7 @@ class SweepFile:
 
 
 def read_sweep_file(path: Path) -> SweepFile:
-    """Reads and checks a file.
-
-    Raises:
-        InputError: in one line, naming the key.
-    """
+    """Reads and checks a file. Raises InputError, in one line, naming the key."""
     try:
         content = read_yaml(path)
     except OSError as error:
@@ -151,7 +147,7 @@ def _checked(content: object) -> SweepFile:
         short = [
             other.key for other in parameters if other.key.startswith(f"{owner}.") and ".init_args." not in other.key
         ]
-        if rest and short:  # jsonargparse takes either form in one JSON object, and stumbles over both
+        if rest and short:  # jsonargparse accepts either form in one JSON object, but not both
             raise ValueError(f"parameters.{parameter.key}: leave init_args out of it, as {short[0]} does")
     for parameter in parameters:
         if method == "grid" and parameter.choices is None:
@@ -174,14 +170,14 @@ def _command(stated: object) -> tuple[str, ...]:
         if re.search(r"\$\{.*\}", word) and word not in known:
             raise ValueError(f"command: {word} is not supported; there are {', '.join(known)}")
     if not {"${args}", "${args_json}"} & set(words):
-        raise ValueError("command: without ${args_json} all trials would be the same; end it in --config ${args_json}")
+        raise ValueError("command: without ${args_json} all trials would be equal; end it with --config ${args_json}")
     return words
 
 
 def _parameter(key: str, how: object) -> Parameter:
     where = f"parameters.{key}"
     if key in OF_THE_SWEEP:
-        raise ValueError(f"{where}: every trial has its own, the sweep gives it")
+        raise ValueError(f"{where}: the sweep sets it for every trial")
     if not isinstance(how, dict):
         raise ValueError(f"{where}: needs value, values, or min and max")
     if "parameters" in how:
@@ -190,7 +186,7 @@ def _parameter(key: str, how: object) -> Parameter:
     if "value" in how or kind == "constant":
         _only(how, {"value", "distribution"}, f"{where}.")
         if kind not in (None, "constant"):
-            raise ValueError(f"{where}.distribution: of one value it is constant, not {kind}")
+            raise ValueError(f"{where}.distribution: must be constant for a single value, not {kind}")
         return Parameter(key, (how.get("value"),), "constant")
     if "values" in how or kind == "categorical":
         _only(how, {"values", "distribution"}, f"{where}.")
@@ -240,7 +236,7 @@ def _distribution(key: str, kind: str, how: Mapping[str, Any]) -> Parameter:
 
 
 def _hyperband(stated: object) -> Hyperband | None:
-    """Rungs as W&B has them: min_iter, min_iter eta, min_iter eta² ...; or max_iter / eta, ..., max_iter / eta^s."""
+    """Rungs as in W&B: min_iter, min_iter eta, min_iter eta² ...; or max_iter / eta, ..., max_iter / eta^s."""
     if stated is None:
         return None
     if not isinstance(stated, dict) or stated.get("type") != "hyperband":
@@ -258,7 +254,7 @@ def _hyperband(stated: object) -> Hyperband | None:
         rungs = [math.ceil(stated["min_iter"] * eta**k) for k in range(32)]
     else:
         if "s" not in stated:
-            raise ValueError("early_terminate.s: how many comparisons before max_iter, is missing")
+            raise ValueError("early_terminate.s: the number of comparisons before max_iter is missing")
         rungs = [int(stated["max_iter"] / eta**k) for k in range(1, stated["s"] + 1)]
     return Hyperband(tuple(sorted({rung for rung in rungs if rung > 0})), float(eta))
 
@@ -270,14 +266,8 @@ def _only(found: Mapping[str, Any], known: set[str], where: str) -> None:
 
 
 def is_beaten(values: Sequence[float], rung: int, others: Sequence[Sequence[float]], eta: float) -> bool:
-    """Whether hyperband stops a trial at a rung: its best of the first `rung` measurements is not among the best
-    1 / eta (rounded up) of all trials' that got there.
-
-    Args:
-        values: the trial's measurements, lower being better, at least `rung` of them.
-        rung: how many measurements count.
-        others: the other trials' measurements.
-        eta: one in so many goes on.
+    """Whether hyperband stops a trial: whether its best of the first `rung` measurements is worse than the best 1 / eta
+    (rounded up) of all trials that got there. Lower measurements are better.
     """
     mine = min(values[:rung])
     reached = sorted([mine, *(min(other[:rung]) for other in others if len(other) >= rung)])

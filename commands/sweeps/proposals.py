@@ -1,4 +1,4 @@
-"""What parameters the next trial of a sweep gets: a function of the file, the seed and the trials so far."""
+"""The parameters of the next trial of a sweep: a function of the file, the seed and the trials so far."""
 
 import random
 import warnings
@@ -11,7 +11,7 @@ from records.sweep import Trial
 
 
 def next_trial(file: SweepFile, trials: Sequence[Trial], seed: int) -> Trial | None:
-    """The next trial, or None where a grid is used up."""
+    """The next trial, or None after the last of a grid."""
     number = len(trials)
     if file.method == "grid":
         grid = file.grid()
@@ -25,18 +25,17 @@ def next_trial(file: SweepFile, trials: Sequence[Trial], seed: int) -> Trial | N
 
 
 def _bayes(file: SweepFile, trials: Sequence[Trial], seed: int) -> dict[str, float]:
-    """Quantiles by Optuna's tree-structured Parzen estimator (Bergstra et al. 2011), from the trials so far.
+    """Quantiles from Optuna's tree-structured Parzen estimator (Bergstra et al. 2011), given the trials so far.
 
-    Quantiles, because every distribution is uniform in them. The study is built anew each time, so that sweep.json is
-    the only record of a sweep.
+    In quantiles, every distribution is uniform. The study is rebuilt each time, so that sweep.json is the only record
+    of a sweep.
 
-    Raises:
-        InputError: without Optuna.
+    Raises InputError if Optuna is not installed.
     """
     try:
         import optuna
     except ModuleNotFoundError as error:
-        raise InputError("method: bayes needs Optuna: pip install -e '.[sweep]'; random does without") from error
+        raise InputError("method: bayes needs Optuna: pip install -e '.[sweep]'; random does not") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     ranges: dict[str, Any] = {}
     for parameter in file.parameters:
@@ -48,7 +47,7 @@ def _bayes(file: SweepFile, trials: Sequence[Trial], seed: int) -> dict[str, flo
     states = optuna.trial.TrialState
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        # A few random trials first. Trials under way count as bad ones, so that parallel ones keep apart.
+        # A few random trials come first. Running trials count as bad, so that parallel ones keep apart.
         sampler = optuna.samplers.TPESampler(n_startup_trials=4, constant_liar=True, seed=seed * 100_003 + len(trials))
         study = optuna.create_study(direction=file.goal, sampler=sampler)
         for trial in trials:
@@ -61,7 +60,7 @@ def _bayes(file: SweepFile, trials: Sequence[Trial], seed: int) -> dict[str, flo
             state, value = (states.COMPLETE, trial.value) if trial.counts else (states.RUNNING, None)
             study.add_trial(optuna.trial.create_trial(state=state, value=value, params=params, distributions=ranges))
         asked = study.ask(ranges).params
-    # A choice is kept as the middle of its part of the quantiles.
+    # A choice is stored as the middle of its share of the quantiles.
     return {
         key: (value + 0.5) / choices[key] if key in choices else min(value, 1 - 1e-12) for key, value in asked.items()
     }

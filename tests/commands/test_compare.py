@@ -60,7 +60,7 @@ def test_other_protocols_stand_apart_and_say_why(runs: Path, capsys: pytest.Capt
     text = compared(capsys, *paths)
     assert [row["run"] for row in table(text, "Quality 1")] == ["a", "c"]
     assert [(row["run"], row["fd_effnet"]) for row in table(text, "Quality 2")] == [("b", "100")]
-    assert "Not to be compared with Quality 1: num_samples 10000 (there 2048)." in text
+    assert "Do not compare with Quality 1: num_samples 10000 (there 2048)." in text
 
 
 @pytest.mark.parametrize("key", [*(key for key in SHARED if key != LIKELIHOOD), *NEUTRAL, "weights"])
@@ -76,7 +76,7 @@ def test_whatever_of_a_protocol_differs_keeps_figures_apart(
     text = compared(capsys, runs / "a", runs / "b")
     assert [row["fd_effnet"] for row in table(text, "Quality 1")] == ["300"]
     assert [row["fd_effnet"] for row in table(text, "Quality 2")] == ["100"]
-    why = next(line for line in text.splitlines() if line.startswith("Not to be compared with Quality 1: "))
+    why = next(line for line in text.splitlines() if line.startswith("Do not compare with Quality 1: "))
     assert re.search(rf"\b{key}\b", why)
 
 
@@ -106,7 +106,7 @@ def test_the_summary_says_how_good_for_how_much_and_how_it_failed(
     assert [row["what went wrong"] for row in (a, b, c)] == [
         "mode collapse, memorisation?", "nothing found", "failed",
     ]  # fmt: skip
-    assert "A ? marks what is only suspected." in text
+    assert "A ? marks a suspicion." in text
     assert "The same for all: data: Shapes, 10,000 examples; memory read from: resident set." in text
 
 
@@ -167,7 +167,7 @@ def test_bits_name_bounds(runs: Path, capsys: pytest.CaptureFixture[str]) -> Non
     exact, bound = (title for title in titles(text) if title.startswith("Bits"))
     assert "(exact)" in exact
     assert "(lower bound)" in bound
-    assert "the likelihood is at least this high, so that the bits are at most these" in text
+    assert "the likelihood is at least this high, so the bits are at most these" in text
     assert table(text, bound)[0]["settings"] == "by 8 importance samples, draws 1"
     assert "Quality" not in text
 
@@ -230,7 +230,7 @@ def test_what_went_wrong(runs: Path, capsys: pytest.CaptureFixture[str]) -> None
     ]  # fmt: skip
     assert "ValueError: two lines \\| and a bar" in text
     assert "d_loss was nan after 1.5 kimg" in text
-    assert "Of 6 runs 1 were diagnosed" in text
+    assert "1 of 6 runs were diagnosed" in text
 
 
 def test_the_diagnosis_furthest_in_training_counts(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -359,8 +359,8 @@ def test_other_bad_input_is_one_line(runs: Path, capsys: pytest.CaptureFixture[s
     for arguments, says in (
         ([empty], f"no run.json in {empty}"),
         ([runs / "none"], f"no folder {runs / 'none'}"),
-        ([folder, "--csv", "x.txt"], "--csv x.txt: name a file that ends in .csv"),
-        ([folder, "--grids", "-1"], "--grids must not be negative"),
+        ([folder, "--csv", "x.txt"], "--csv x.txt: name a file ending in .csv"),
+        ([folder, "--grids", "-1"], "--grids must be at least 0"),
     ):
         assert main(["compare", *map(str, arguments)]) == 2
         error = capsys.readouterr().err

@@ -169,11 +169,11 @@ def test_what_does_not_fit_gets_one_line_and_no_figure(
         ([*copies, *data, "--num_samples", "1"], "--num_samples must be at least 2"),
         ([*copies, *data, "--extractor", "resnet"], "unknown extractor 'resnet': expected effnet, inception"),
         (copies, "--samples needs --reference"),
-        (["--ckpt_path", str(lone)], "lies in no run's folder: .* --reference"),
+        (["--ckpt_path", str(lone)], "is not in a run's folder: .* --reference"),
         ([*checkpoint, "--reference", str(tmp_path / "damaged.npz")], "damaged.npz: not an npz"),
         ([*checkpoint, "--reference", str(tmp_path / "nowhere")], "nowhere: no such folder"),
-        ([*checkpoint, "--reference", str(tmp_path / "model.yaml")], "model.yaml: names no data set"),
-        ([*checkpoint, "--reference", str(tmp_path / "callback.yaml")], "is no data module"),
+        ([*checkpoint, "--reference", str(tmp_path / "model.yaml")], "model.yaml names no dataset"),
+        ([*checkpoint, "--reference", str(tmp_path / "callback.yaml")], "is not a data module"),
         ([*checkpoint, "--reference", str(tmp_path / "wrong.yaml")], "unexpected keyword argument 'resolutoin'"),
     ]:
         assert main(["evaluate", *arguments, *cached]) == 2, says
@@ -239,7 +239,7 @@ def test_a_checkpoint_is_diagnosed_in_words_and_in_a_picture(
     assert Image.open(picture).size == (5 * 18 + 2, 8 * 18 + 2)
     assert main(["compare", str(run_of(place))]) == 0
     compared = capsys.readouterr().out
-    assert "Of 1 runs 1 were diagnosed" in compared
+    assert "1 of 1 runs were diagnosed" in compared
     (kept,) = (run_of(place) / "diagnosis").glob("*.json")
     assert json.loads(kept.read_text())["num_samples"] == 40
     for finding in json.loads(kept.read_text())["findings"]:

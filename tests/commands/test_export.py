@@ -177,10 +177,10 @@ def test_a_file_that_differs_is_not_written(
 @pytest.mark.parametrize(
     ("family", "out", "arguments", "said"),
     [
-        ("dcgan", "x.h5", [], "must end in .safetensors, .pt, .pt2, .onnx"),
+        ("dcgan", "x.h5", [], "name a file ending in .safetensors, .pt, .pt2, .onnx"),
         ("dcgan", "x.pt2", ["--truncation_psi", "0.5"], "DCGAN has no truncation_psi"),
         ("dcgan", "x.pt2", ["--truncation", "0.5"], "unrecognized arguments: --truncation 0.5"),
-        ("stylegan2", "x.safetensors", ["--truncation_psi", "0.5"], "--truncation_psi has no place in"),
+        ("stylegan2", "x.safetensors", ["--truncation_psi", "0.5"], "--truncation_psi does not apply to"),
         ("stylegan2", "x.pt2", ["--truncation_cutoff", "-1"], "truncation_cutoff must be at least 0"),
         ("missing", "x.pt2", [], "no checkpoint at"),
     ],

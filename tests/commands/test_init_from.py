@@ -80,7 +80,7 @@ def test_what_cannot_be_done_is_one_line(
     assert "no checkpoint at" in refused("--init_from", tmp_path / "none.ckpt")
     line = refused("--init_from", start, "--model.width", 4, "--model.latent_dim", 4)
     assert str(start) in line
-    assert "no weight of it" in line
+    assert "none of its weights" in line
     imported = without_optimizers(folder, tmp_path / "x.ckpt")
     assert "fit --init_from" in refused("--ckpt_path", imported)
     assert len(list((tmp_path / "runs" / "small").iterdir())) == 1  # no run began

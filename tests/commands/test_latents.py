@@ -86,7 +86,7 @@ def test_an_animation_closes(models: dict[str, Path], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--out", "x.jpg"], "ends in .png, .gif, .mp4"),
+        (["--out", "x.jpg"], "ending in .png, .gif, .mp4"),
         (["--out", "x.png", "--space", "w"], "DCGAN has no intermediate latents, w; leave out --space w"),
         (["--out", "x.png", "--rows", "2", "--indices", "1", "2", "3", "4", "5"], "--indices names 5 samples"),
         (["--out", "x.png", "--rows", "1", "--indices", "1", "-2"], "must not be negative"),
@@ -136,7 +136,7 @@ def test_a_sheet_has_each_rows_picture_with_its_columns_layers(models: dict[str,
     [
         ("DCGAN", [], "DCGAN has no intermediate latents, w to mix"),
         ("StyleGAN2", ["--layers", "fine"], "this model has layers 0 to 5"),
-        ("StyleGAN2", ["--layers", "rough"], "expected coarse, middle, fine, or layers such as 0-5 or 3"),
+        ("StyleGAN2", ["--layers", "rough"], "give coarse, middle, fine, or layers such as 0-5 or 3"),
         ("StyleGAN2", ["--indices", "1", "2"], "--indices needs 4 + 6 numbers"),
     ],
 )
@@ -180,7 +180,7 @@ def test_path_lengths_of_both_spaces_are_figures_of_their_own(
     [
         ("DCGAN", ["--space", "w"], "DCGAN has no intermediate latents"),
         ("StyleGAN2", ["--noise", "random"], "--noise random differs between the ends of a step"),
-        ("StyleGAN2", ["--precision", "bfloat16"], "rounds away"),
+        ("StyleGAN2", ["--precision", "bfloat16"], "rounds small steps away"),
         ("StyleGAN2", ["--epsilon", "0"], "--epsilon 0.0: take a number between 0 and 1"),
         ("StyleGAN2", ["--num_samples", "1"], "--num_samples must be at least 2"),
     ],
@@ -231,4 +231,4 @@ def test_two_sweeps_at_once_are_refused(
 ) -> None:
     arguments = ["--truncation_psi", "1", "0", "--truncation", "1", "2"]
     assert main(["sample", "--ckpt_path", str(models["StyleGAN2"]), "--out", str(tmp_path / "x.png"), *arguments]) == 2
-    assert "only one of them may have several values" in capsys.readouterr().err
+    assert "only one of them can have several values" in capsys.readouterr().err

@@ -68,11 +68,11 @@ def test_a_group_has_help_with_a_line_for_each_of_its_verbs(capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["interpolate", "--out", "x.png"], "no verb 'interpolate'; it is 'latents walk'"),
-        (["mix"], "no verb 'mix'; it is 'latents mix'"),
-        (["list"], "no verb 'list'; it is 'runs list'"),
-        (["latents", "wander"], "no verb 'latents wander'; there are latents walk, latents mix"),
-        (["nonsense"], "no verb 'nonsense'; there are fit, validate"),
+        (["interpolate", "--out", "x.png"], "no verb 'interpolate'; use 'latents walk'"),
+        (["mix"], "no verb 'mix'; use 'latents mix'"),
+        (["list"], "no verb 'list'; use 'runs list'"),
+        (["latents", "wander"], "no verb 'latents wander'; choose from latents walk, latents mix"),
+        (["nonsense"], "no verb 'nonsense'; choose from fit, validate"),
     ],
 )
 def test_an_unknown_verb_is_told_where_it_is(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -132,7 +132,7 @@ def test_a_file_is_found_in_the_working_directory_or_beside_the_config(folder: s
         ("nowhere.py", None, "--import nowhere.py: no such file"),
         ("my_models.py", "1 / 0", "--import my_models.py: ZeroDivisionError: division by zero"),
         ("my_models.py", "from models.dcgan import DCGAM", "--import my_models.py: ImportError: cannot import name"),
-        ("models.py", "", "--import models.py: models is the name of another module already; rename the file"),
+        ("models.py", "", "--import models.py: another module is named models already; rename the file"),
         ("mine.nets", None, "--import mine.nets: ModuleNotFoundError: No module named 'mine'"),
     ],
 )

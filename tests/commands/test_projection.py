@@ -110,7 +110,7 @@ def test_a_latent_is_found_where_there_are_no_styles(models: dict[str, Path], tm
         ("DCGAN", ["--label", "2"], "labels must lie in 0..1"),
         ("StyleGAN2", ["--label", "1"], "is unconditional and takes no labels"),
         ("StyleGAN2", ["--noise", "random"], "a projection finds the noise itself"),
-        ("StyleGAN2", ["--precision", "bfloat16"], "rounds away small steps"),
+        ("StyleGAN2", ["--precision", "bfloat16"], "rounds small steps away"),
         ("StyleGAN2", ["--steps", "0"], "--steps must be at least 1"),
         ("StyleGAN2", ["--lr", "nan"], "--lr must be a number above 0"),
         ("StyleGAN2", ["--target", "nowhere.png"], "--target nowhere.png: no such file"),
@@ -191,17 +191,17 @@ def test_latents_of_a_first_layer_have_directions_too(models: dict[str, Path], t
 @pytest.mark.parametrize(
     ("name", "arguments", "said"),
     [
-        ("DCGAN", ["--of", "pca"], "DCGAN's latents are drawn alike in all directions; leave out --of pca"),
+        ("DCGAN", ["--of", "pca"], "DCGAN's latents have the same deviation in all directions; leave out --of pca"),
         ("DCGAN", ["--layers", "coarse"], "DCGAN has no styles"),
         ("DCGAN", ["--number", "7"], "7 directions were asked for; this space has 1 to 6"),
-        ("StyleGAN2", ["--layers", "5"], "only a picture reads this style"),
+        ("StyleGAN2", ["--layers", "5"], "only to_rgb reads this style"),
         ("StyleGAN2", ["--layers", "6"], "this model has layers 0 to 5"),
         ("StyleGAN2", ["--range", "0"], "--range 0.0: take a number above 0"),
         ("StyleGAN2", ["--latent", "nowhere.npz"], "nowhere.npz: no such file"),
-        ("StyleGAN2", ["--latent", "broken.npz"], "broken.npz: is no projection"),
-        ("StyleGAN2", ["--latent", "other.npz"], "other.npz: z of shape (1, 6) is of another model"),
-        ("StyleGAN2", ["--latent", "pickled.npz"], "pickled.npz: is no projection"),
-        ("StyleGAN2", ["--out", "x.gif"], "name a file that ends in .png"),
+        ("StyleGAN2", ["--latent", "broken.npz"], "broken.npz is not a projection"),
+        ("StyleGAN2", ["--latent", "other.npz"], "other.npz: z of shape (1, 6) belongs to another model"),
+        ("StyleGAN2", ["--latent", "pickled.npz"], "pickled.npz is not a projection"),
+        ("StyleGAN2", ["--out", "x.gif"], "name a file ending in .png"),
     ],
 )
 def test_what_has_no_directions_is_one_line(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from commands.comparison.protocols import NEUTRAL
 from commands.evaluate import parser as evaluate_parser
-from commands.options.sampler import parsed
+from commands.options.parsers import parsed
 from commands.sample import parser as sample_parser
 from main import main
 from settings import likelihood, sampling

@@ -73,12 +73,12 @@ def test_bits_are_not_measured_on_a_text_of_other_characters(folder: Path, tmp_p
     arguments = ["--ckpt_path", str(folder), "--metrics", "bits_per_character"]
     with pytest.raises(ValueError, match=r"other\.yaml: its text has other characters"):
         run_evaluate([*arguments, "--reference", str(tmp_path / "other.yaml")])
-    with pytest.raises(ValueError, match="no pictures; of this model measure --metrics bits_per_dim"):
+    with pytest.raises(ValueError, match="not pictures; of this model measure --metrics bits_per_dim"):
         run_evaluate(["--ckpt_path", str(folder), "--metrics", "frechet"])
 
 
 def test_text_is_not_diagnosed(folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"\(12,\) are no pictures; only those are diagnosed"):
+    with pytest.raises(ValueError, match=r"\(12,\) are not pictures; only those are diagnosed"):
         run_diagnose(["--ckpt_path", str(folder)])
 
 

@@ -98,7 +98,7 @@ def test_other_channels_and_labels_leave_only_what_depends_on_them() -> None:
     own = {name for name in networks if name.startswith("discriminator.mapping.")}
     assert len(own) == 18  # an embedding and eight layers
     assert set(networks) == picture | labels | critic | own
-    assert networks["discriminator.from_rgb.weight"] == "of another shape there"
+    assert networks["discriminator.from_rgb.weight"] == "of another shape in the checkpoint"
     assert networks["generator.mapping.embed.weight"] == "not in the checkpoint"
 
 
@@ -112,7 +112,7 @@ def test_what_cannot_be_taken_is_refused() -> None:
         take_weights(mine, saved(DCGAN((3, 16, 16), width=4, latent_dim=4)))
     wide = DCGAN((3, 16, 16), width=8, latent_dim=8)
     before = {name: value.clone() for name, value in wide.state_dict().items()}
-    with pytest.raises(ValueError, match="no weight of it"):
+    with pytest.raises(ValueError, match="none of its weights"):
         take_weights(wide, saved(DCGAN((1, 16, 16), width=4, latent_dim=4)))
     assert all(torch.equal(value, before[name]) for name, value in wide.state_dict().items())
     content = saved(styled())
@@ -123,13 +123,16 @@ def test_what_cannot_be_taken_is_refused() -> None:
 
 def test_the_report_fits_in_a_dozen_lines_and_counts_everything() -> None:
     left = {f"generator.blocks.{i}.{j}.weight": "not in the checkpoint" for i in range(9) for j in range(5)}
-    left |= {"discriminator.last.bias": "of another shape there", "discriminator.last.weight": "not in the checkpoint"}
+    left |= {
+        "discriminator.last.bias": "of another shape in the checkpoint",
+        "discriminator.last.weight": "not in the checkpoint",
+    }
     lines = Transfer(["a", "b"], left, 1234).lines()
     assert lines == [
         "taken: 2 of 49 tensors, 1,234 numbers",
         "left as initialised:",
         "  generator.blocks: 45 not in the checkpoint",
-        "  discriminator.last: 1 of another shape there, 1 not in the checkpoint",
+        "  discriminator.last: 1 of another shape in the checkpoint, 1 not in the checkpoint",
     ]
     assert Transfer(["a"], {}, 1).lines() == ["taken: 1 of 1 tensors, 1 numbers"]
 

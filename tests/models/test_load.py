@@ -173,8 +173,8 @@ def test_missing_fields_are_refused(checkpoint: Path, field: str) -> None:
     [
         ("models.dcgan.DCGAM", "cannot be imported"),
         ("models.nothing.DCGAN", "cannot be imported"),
-        ("torch.nn.Linear", "is not a part of a model"),
-        ("os.system", "is not a part of a model"),
+        ("torch.nn.Linear", "is not a Configurable"),
+        ("os.system", "is not a Configurable"),
         ("models.parts.losses.Hinge", "Hinge"),
     ],
 )

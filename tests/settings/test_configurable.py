@@ -139,9 +139,9 @@ def test_paths_that_lead_to_no_part_are_refused(path: str) -> None:
 
 def test_a_refused_class_is_not_called(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
-    with pytest.raises(ValueError, match="is not a part of a model, and is not called"):
+    with pytest.raises(ValueError, match="is not a Configurable, and is not called"):
         build({"class_path": "subprocess.Popen", "init_args": {"args": ["touch", str(trace)]}})
-    with pytest.raises(ValueError, match="is not a part of a model, and is not called"):
+    with pytest.raises(ValueError, match="is not a Configurable, and is not called"):
         build({"class_path": "os.mkdir", "init_args": {"path": str(trace)}})
     assert not trace.exists()
 
@@ -150,7 +150,7 @@ def test_a_refused_module_is_not_imported(tmp_path: Path, monkeypatch: pytest.Mo
     trace = tmp_path / "trace"
     (tmp_path / "a_stranger.py").write_text(f"open({str(trace)!r}, 'w')\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ValueError, match="its module is not imported"):
+    with pytest.raises(ValueError, match="its module is not imported automatically"):
         build({"class_path": "a_stranger.Part", "init_args": {}})
     assert not trace.exists()
     assert "a_stranger" not in sys.modules
