@@ -22,6 +22,7 @@ from callbacks.plan import SILENT, random_batch, run_step, state_at
 from models.training.base import GenerativeModel
 from settings.configurable import Configurable
 
+CPU = torch.device("cpu")
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 """Precisions of the Trainer whose steps can be predicted; others convert the weights themselves."""
 
@@ -44,25 +45,24 @@ class Expected:
         return max(self.peak_bytes - sum(self.kept.values()), 0)
 
 
-def expected_memory(model: GenerativeModel, batch_size: int, device: torch.device, precision: str) -> Expected:
+def expected_memory(model: GenerativeModel, batch_size: int, precision: str) -> Expected:
     """Predicts the memory of a training step with all lazy penalties; in the last stage of a model that grows.
 
     Nothing is computed or allocated, so `model` may be built under `torch.device("meta")`. Afterwards its tensors have
-    no values, but its parameters can still be counted. Code that torch would compile runs eagerly. The step takes as
-    many samples as `samples_per_step` says. `device` need not be idle, and `precision` is the Trainer's.
+    no values, but its parameters can still be counted. The step takes as many samples as `samples_per_step` says. It is
+    the CPU's step, wherever the model will be trained: a GPU's tensors without storage need its driver.
 
     Raises ValueError if `precision` is not in `PRECISIONS`, and RuntimeError if shapes in the step depend on values.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"memory can be predicted in precision {', '.join(PRECISIONS)} only, not in {precision}")
     found = OneStep(batch_size)
-    plugins: list[Any] = [] if precision == "32-true" else [_mixed(precision, device)]
+    plugins: list[Any] = [] if precision == "32-true" else [_mixed(precision)]
     seen, steps = model.samples_seen, model.steps
-    with _NoStorage(allow_non_fake_inputs=True) as mode, torch.compiler.set_stance("force_eager"):
-        _forget_values(model, device)
-        found.mode = mode
+    with _NoStorage(), torch.compiler.set_stance("force_eager"):
+        _forget_values(model)
         trainer = lightning.Trainer(
-            accelerator="cpu", strategy=_InPlace(device), plugins=plugins, callbacks=[found], **SILENT
+            accelerator="cpu", strategy=_InPlace(CPU), plugins=plugins, callbacks=[found], **SILENT
         )
         trainer.fit(model.train(), train_dataloaders=[0])
     model.samples_seen, model.steps = seen, steps
@@ -73,11 +73,9 @@ def expected_memory(model: GenerativeModel, batch_size: int, device: torch.devic
 class LiveBytes(TorchDispatchMode):
     """Counts the bytes of live tensors: those in `known`, and all that operations create."""
 
-    def __init__(self, known: Sequence[Tensor], mode: "_NoStorage | None" = None) -> None:
+    def __init__(self, known: Sequence[Tensor]) -> None:
         super().__init__()
-        self.now = self.peak = self._operations = 0
-        self._mode = mode
-        self._before = FakeTensorMode.cache_hits, FakeTensorMode.cache_misses
+        self.now = self.peak = 0
         self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
         for tensor in known:
             self._count(tensor)
@@ -89,18 +87,10 @@ class LiveBytes(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
-        if self._mode is not None and func is torch.ops.aten._local_scalar_dense.default:
-            return _one(args[0].dtype)
         made = func(*args, **(kwargs or {}))
         for each in tree_iter(made):
             if isinstance(each, Tensor):
                 self._count(each)
-        self._operations += 1
-        if self._mode is not None and self._operations % 500 == 0:
-            # Where it hits, looking a shape up in the cache takes half the time of computing it. Where it misses, it
-            # adds half as much again, as in what torch computes group by group.
-            hits, misses = FakeTensorMode.cache_hits, FakeTensorMode.cache_misses
-            self._mode.cache_enabled = hits - self._before[0] > misses - self._before[1]
         return made
 
     def _count(self, tensor: Tensor) -> None:
@@ -123,27 +113,25 @@ class OneStep(Callback):
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
-        self.mode: _NoStorage | None = None
         self.expected: Expected | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         model = model_of(pl_module)
-        with LiveBytes((), self.mode):
-            model.on_load_checkpoint(state_at(model, max(model.samples_seen, model.stage_starts[-1])))
-        cycle = model.work_cycle()
-        dearest = max(range(len(cycle)), key=lambda number: len(cycle[number]))
-        model.steps = dearest + len(cycle)  # not the first step, in which some networks initialize themselves
-        batch = random_batch(model, model.samples_per_step(model.samples_seen, self.batch_size * model.micro_batches))
-        for optimizer in trainer.optimizers:  # creates their states, as a first step would
+        model.on_load_checkpoint(state_at(model, max(model.samples_seen, model.stage_starts[-1])))
+        for optimizer in trainer.optimizers:  # their states, which a first step would make
             for group in optimizer.param_groups:
                 for p in group["params"]:
                     p.grad = torch.zeros_like(p)
             optimizer.step()
             optimizer.zero_grad()
+        cycle = model.work_cycle()
+        dearest = max(range(len(cycle)), key=lambda number: len(cycle[number]))
+        model.steps = dearest + len(cycle)  # not the very first, in which some networks initialise themselves
+        batch = random_batch(model, model.samples_per_step(model.samples_seen, self.batch_size * model.micro_batches))
         kept = bytes_kept(model, list(trainer.optimizers))
         states = [s for o in trainer.optimizers for state in o.state.values() for s in state.values()]
         known = [*model.parameters(), *model.buffers(), *batch, *(s for s in states if isinstance(s, Tensor))]
-        with LiveBytes(known, self.mode) as live:
+        with LiveBytes(known) as live:
             run_step(trainer, model, batch)
         weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
         self.expected = Expected(live.peak, kept, weights + kept["optimizer state"], len(batch[0]))
@@ -151,41 +139,59 @@ class OneStep(Callback):
 
 
 class _NoStorage(FakeTensorMode):
-    """Checks for CUDA once, not at each operation, which takes a quarter of the time."""
+    """Answers where a value is read that is not known, instead of giving up."""
+
+    def __init__(self) -> None:
+        super().__init__(allow_non_fake_inputs=True)
+        self._operations = 0
+        self._before = FakeTensorMode.cache_hits, FakeTensorMode.cache_misses
+
+    def dispatch(
+        self,
+        func: Any,  # noqa: ANN401 - torch's signature
+        types: Any,  # noqa: ANN401
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].constant is None:
+            # It divides, and says that what may be due is done.
+            kind = args[0].dtype
+            return True if kind == torch.bool else 1.0 if kind.is_floating_point else 1
+        self._operations += 1
+        if self._operations % 500 == 0:
+            # Looking a shape up takes half the time of working it out where it is found, and half as much again where
+            # it is not, as in what torch computes group by group.
+            hits, misses = FakeTensorMode.cache_hits, FakeTensorMode.cache_misses
+            self.cache_enabled = hits - self._before[0] > misses - self._before[1]
+        return super().dispatch(func, types, args, kwargs or {})
 
     @cached_property
     def avoid_device_init(self) -> bool:
+        """Asked once, and not at each operation, which would take a quarter of the time."""
         return not torch.cuda.is_available()
 
 
 class _InPlace(SingleDeviceStrategy):
-    """Leaves the model in place: weights without storage can be on any device, and cannot be moved."""
-
-    def setup_environment(self) -> None: ...
+    """Leaves the model where it is: weights without storage cannot be moved."""
 
     def model_to_device(self) -> None: ...
 
     def teardown(self) -> None: ...
 
 
-def _mixed(precision: str, device: torch.device) -> MixedPrecision:
-    scaler = torch.amp.GradScaler(device.type) if precision == "16-mixed" else None
-    return MixedPrecision(precision, device.type, scaler)  # type: ignore[arg-type]
+def _mixed(precision: str) -> MixedPrecision:
+    scaler = torch.amp.GradScaler("cpu") if precision == "16-mixed" else None
+    return MixedPrecision(precision, "cpu", scaler)  # type: ignore[arg-type]
 
 
-def _one(kind: torch.dtype) -> bool | int | float:
-    """The stand-in for a value that a step reads: it can divide by it, and every condition is true."""
-    return True if kind == torch.bool else 1.0 if kind.is_floating_point else 1
-
-
-def _forget_values(model: GenerativeModel, device: torch.device) -> None:
-    """Replaces every tensor of a model by one of its shape on `device`, without storage. Shared tensors stay shared."""
+def _forget_values(model: GenerativeModel) -> None:
+    """Replaces every tensor of a model by one of its shape without storage; shared ones stay shared."""
     known: dict[int, Tensor] = {}
 
     def like(tensor: Tensor) -> Tensor:
         if id(tensor) not in known:
             replaced.append(tensor)
-            new = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+            new = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=CPU)
             known[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
         return known[id(tensor)]
 
@@ -195,7 +201,7 @@ def _forget_values(model: GenerativeModel, device: torch.device) -> None:
         for tensors in own:
             tensors.update({name: like(tensor) for name, tensor in tensors.items() if tensor is not None})
         if isinstance(module, LightningModule):
-            module._device = device
+            module._device = CPU
     _forget_attributes(model, like, set())
 
 

@@ -59,7 +59,7 @@ def run(arguments: Sequence[str]) -> int:
     batch_size = options.batch_size or batch_size
     counts = {name: sum(p.numel() for p in network.parameters()) for name, network in model.networks().items()}
     cost = measure(model, batch_size, device, precision) if options.measure else None
-    facts = Facts(model, counts, device, precision, cost, *predict(model, batch_size, device, precision))
+    facts = Facts(model, counts, batch_size, device, precision, cost, *predict(model, batch_size, precision))
     print(json.dumps(facts.as_json(), indent=2) if options.json else "\n".join(facts.lines()))
     return 0
 
@@ -119,9 +119,7 @@ def accelerator_of(device: "torch.device") -> str:
     return "gpu" if device.type == "cuda" else device.type
 
 
-def predict(
-    model: "GenerativeModel", batch_size: int, device: "torch.device", precision: str
-) -> "tuple[Expected | None, str]":
+def predict(model: "GenerativeModel", batch_size: int, precision: str) -> "tuple[Expected | None, str]":
     """The expected memory of a training step, or None and the reason. Destroys the model's weights."""
     from callbacks.expected import expected_memory
     from commands.options.command_line import quietly
@@ -129,8 +127,8 @@ def predict(
 
     try:
         with quietly():
-            return expected_memory(model, batch_size, device, precision), ""
-    except (RuntimeError, ValueError) as error:
+            return expected_memory(model, batch_size, precision), ""
+    except (RuntimeError, ValueError, AssertionError) as error:  # torch asserts what it cannot do
         return None, one_line(error)[:200]
 
 
@@ -171,6 +169,7 @@ class Facts:
     model: "GenerativeModel"
     counts: dict[str, int]
     """Parameters by network."""
+    batch_size: int
     device: "torch.device"
     precision: str
     cost: "Cost | None"
@@ -198,16 +197,16 @@ class Facts:
             facts["memory"] = f"not predicted ({self.why_not}); --measure measures it"
         else:
             parts = {**expected.kept, "activations": expected.activations}
-            facts["memory"] = f"{expected.peak_bytes / GIB:.2f} GiB at the peak of a step (predicted, tensors only):"
+            facts["memory"] = (
+                f"{expected.peak_bytes / GIB:.2f} GiB at the peak of a step (predicted, of tensors alone):"
+            )
             facts[""] = ", ".join(f"{kind} {size / GIB:.2f}" for kind, size in parts.items())
             facts["checkpoint"] = f"{expected.checkpoint_bytes / 1e6:.0f} MB (predicted)"
-            where = f"{self.precision}, on {self.device.type}{stages}"
-            facts["predicted"] = f"for batch {expected.samples}, {where}; nothing was trained"
+            facts["predicted"] = f"for steps of {expected.samples} samples, {self.precision}, on one device{stages}"
         if self.cost is not None:
-            samples = model.samples_per_step(self.cost.samples_seen, 1)
             measured = {name: text for name, text in describe_cost(model, self.cost).items() if name != "parameters"}
             facts |= {"peak memory": f"{measured.pop('peak memory')}, measured", **measured}
-            facts["measured"] = f"{self.precision}{stages}" + (f", {samples} x the batch" if samples > 1 else "")
+            facts["measured"] = f"{self.precision}{stages}"
         elif expected is not None:
             facts["time"] = "not measured; --measure times training steps"
         if model.origin is not None:
@@ -224,7 +223,8 @@ class Facts:
             "label_classes": model.label_classes,
             "samples_seen": model.samples_seen,
             "parameters": self.counts,
-            "batch_size": None if expected is None else expected.samples,
+            "batch_size": self.batch_size,
+            "samples_per_step": None if expected is None else expected.samples,
             "precision": self.precision,
             "device": str(self.device),
             "origin": model.origin,

@@ -1,4 +1,4 @@
-"""Finished pictures, read as they lie: a folder, a zip or an npz of somebody's samples, or of references."""
+"""Finished pictures, read without changes: a folder, a zip or an npz of somebody's samples, or of references."""
 
 import hashlib
 import io
@@ -19,20 +19,15 @@ from datamodules.base import one_line
 from datamodules.image_folder import SUFFIXES, find_pictures, upright
 
 ARRAYS = ("samples", "images", "arr_0")
-"""What an npz calls its pictures; the last is numpy's own name, which guided-diffusion's files use."""
+"""What an npz calls its pictures; the last is numpy's default name, which guided-diffusion's files use."""
 
 
 @dataclass(frozen=True, eq=False)
 class Archive:
-    """Pictures of one size, not resized, not cropped.
+    """Pictures of one size, neither resized nor cropped.
 
-    Attributes:
-        path: The folder, zip or npz.
-        fingerprint: A hex digest that changes with the pictures.
-        shape: (C, H, W) of each; C is 1 if the first is grey, else 3.
-        labels: int64 (N,), or None where the archive has none.
-        count: The number of pictures.
-        picture: One of them, uint8 (H, W, 1 or 3), at its own size; ValueError, naming it, where it cannot be read.
+    `shape` is (C, H, W), with C 1 if the first picture is grey, else 3; `labels` int64 (N,), or None if there are none.
+    `picture` gives one of them, uint8 (H, W, 1 or 3), at its own size; ValueError, naming it, if it cannot be read.
     """
 
     path: Path
@@ -43,14 +38,12 @@ class Archive:
     picture: Callable[[int], np.ndarray]
 
     def __len__(self) -> int:
-        """The number of pictures."""
         return self.count
 
     def pictures(self, indices: Sequence[int]) -> Tensor:
-        """Chosen pictures, uint8 (n, C, H, W).
+        """The pictures at these indices, uint8 (n, C, H, W).
 
-        Raises:
-            ValueError: One is broken, or of another size than the first; the line names it.
+        ValueError, naming the picture, if one is broken, or of another size than the first.
         """
         channels, height, width = self.shape
         batch = np.empty((len(indices), height, width, channels), dtype=np.uint8)
@@ -61,28 +54,28 @@ class Archive:
                 found = f"{picture.shape[1]}x{picture.shape[0]}"
                 raise ValueError(
                     f"{self.path}: picture {indices[row]} is {found}, the first is {width}x{height}; "
-                    "figures need pictures of one size"
+                    "all pictures must have one size"
                 )
-            # Of grey pictures among colours the one channel stands for all three; colours are never made grey.
+            # A grey picture among colours gets its one channel three times. Colours are never made grey.
             if picture.shape[2] > channels:
                 raise ValueError(f"{self.path}: picture {indices[row]} has colours, the first is grey; make all alike")
             batch[row] = picture
 
-        with ThreadPoolExecutor() as pool:  # Pillow lets go of the interpreter while it decodes
+        with ThreadPoolExecutor() as pool:  # Pillow releases the interpreter lock while it decodes
             for _ in pool.map(fill, range(len(indices))):
                 pass
         return torch.from_numpy(batch).permute(0, 3, 1, 2)
 
 
 def open_archive(path: Path) -> Archive:
-    """The pictures at `path`: a folder (searched through), a zip (StyleGAN's data sets among them), or an npz.
+    """The pictures at `path`: a folder (searched recursively), a zip (StyleGAN's datasets among them), or an npz.
 
-    Labels are an npz's `labels` or `arr_1`, a zip's `dataset.json`, or the sub-folders that pictures lie in, where all
-    do.
+    Labels come from an npz's `labels` or `arr_1`, from a zip's `dataset.json`, or from the top sub-folders if every
+    picture lies in one.
 
     Raises:
         FileNotFoundError: There is nothing at `path`, or no picture in it.
-        ValueError: It is damaged, or holds something else; the line says what.
+        ValueError: It is damaged, or holds something else; the message says what.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such folder, zip or npz of pictures")
@@ -115,8 +108,8 @@ def _from_zip(path: Path) -> Archive:
     names = [info.filename for info in entries]
     labels = _labels_by_folder(names)
     if "dataset.json" in archive.namelist():
-        # StyleGAN's format: {"labels": [[name, class], ...]}, or null for a data set without any. Its folders are
-        # there only to keep them small.
+        # StyleGAN's format: {"labels": [[name, class], ...]}, or null for a dataset without labels. Its folders only
+        # keep the number of files in each small.
         try:
             listed = json.loads(archive.read("dataset.json")).get("labels")
             labels = None if listed is None else torch.tensor([dict(listed)[name] for name in names])
@@ -138,7 +131,7 @@ def _from_npz(path: Path) -> Archive:
         with np.load(path, allow_pickle=False) as arrays:
             name = next((name for name in ARRAYS if name in arrays), None)
             if name is None:
-                raise ValueError(f"holds {', '.join(arrays.files)}, and none of {', '.join(ARRAYS)}")
+                raise ValueError(f"it holds {', '.join(arrays.files)}, and none of {', '.join(ARRAYS)}")
             pictures = arrays[name]
             label_name = next((name for name in ("labels", "arr_1") if name in arrays), None)
             labels = None if label_name is None else torch.from_numpy(arrays[label_name].astype(np.int64))
@@ -178,7 +171,7 @@ def _decoded(content: bytes, where: Path) -> np.ndarray:
             picture = upright(opened)
             grey = picture.mode in ("1", "L")
             pixels = np.asarray(picture.convert("L" if grey else "RGB"))
-    # Decoders raise nearly anything on a broken file: OSError, SyntaxError, struct.error, DecompressionBombError …
+    # Decoders raise nearly anything for a broken file: OSError, SyntaxError, struct.error, DecompressionBombError …
     except Exception as error:
         raise ValueError(f"{where}: cannot be used ({one_line(error)}); remove or replace it") from error
     return pixels[:, :, None] if grey else pixels

@@ -1,4 +1,4 @@
-"""The contract of a data module, and what all picture data sets share."""
+"""The contract of a data module, and what all picture datasets share."""
 
 import hashlib
 import signal
@@ -22,22 +22,18 @@ Batch = tuple[Tensor, Tensor]
 
 
 def at_least(key: str, value: int, least: int) -> None:
-    """Refuses a setting that is too small.
-
-    Raises:
-        ValueError: naming the key, its value and the least that is possible.
-    """
+    """Raises ValueError, naming the key, if `value` is below `least`."""
     if value < least:
         raise ValueError(f"{key}: must be at least {least}, got {value}")
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, without line breaks, to stand within a one-line message."""
+    """An error's message without line breaks, to be quoted in a one-line message."""
     return " ".join(str(error).split())
 
 
 class Examples(Protocol):
-    """A split that gives a whole batch at once: an int64 tensor of n indices in, n examples and n labels out."""
+    """A split, indexed by whole batches: an int64 tensor of n indices gives n examples and n labels."""
 
     def __len__(self) -> int: ...
 
@@ -45,56 +41,57 @@ class Examples(Protocol):
 
 
 class Trainee(Protocol):
-    """What a data module asks of the model in training."""
+    """What a data module needs to know of the model in training."""
 
     micro_batches: int
-    """Batches that one training step consumes: D steps a G step, times accumulation."""
+    """Batches that one training step consumes: discriminator steps x accumulation."""
     samples_seen: int
     """Training examples consumed so far, over all ranks."""
 
     def samples_per_step(self, samples_seen: int, least: int) -> int:
-        """Examples, over all ranks, of the step that begins after `samples_seen`: a multiple of `least`."""
+        """Examples, over all ranks, in the step that begins after `samples_seen`: a multiple of `least`."""
 
 
 def _start_worker(_worker: int) -> None:
-    # Ctrl-C reaches the whole process group; only the main process may react, by ending the batch and saving.
+    # Ctrl-C reaches the whole process group. Only the main process may react: it ends the batch and saves.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 
 class DataModule(LightningDataModule, Configurable, ABC):
-    """The contract: what every model, callback and command may ask of a data set.
+    """The contract: what every model, callback and command may ask of a dataset.
 
-    A batch is `(x, y)`: x float32 in [-1, 1] of shape (N, *data_shape), or int64 tokens of shape (N, length) where
-    there is a `vocabulary_size`; y int64 of shape (N,), zeros where `num_classes` is 0. After `setup`, `train_size` is
-    the number of training examples, and `fingerprint` a hex digest that changes with the data and their transform, but
-    not with batch size, seed, workers or augmentation.
+    A batch is `(x, y)`. x is float32 in [-1, 1] of shape (N, *data_shape), or int64 tokens of shape (N, length) if
+    there is a `vocabulary_size`. y is int64 of shape (N,), all zeros if `num_classes` is 0. After `setup`, `train_size`
+    is the number of training examples, and `fingerprint` a hex digest that changes with the data and their transform,
+    but not with the batch size, seed, workers or augmentation.
 
-    Training batches follow `datamodules.order`: the position is the model's `samples_seen`, nothing else is saved,
-    and what a worker prefetched does not count. A checkpoint holds `settings`, and a run is not resumed on other data:
-    every constructor argument of a subclass is kept as an attribute of the same name (see `settings.configurable`).
+    Training batches follow `datamodules.order`. The position is the model's `samples_seen`; nothing else is saved, and
+    batches that a worker has prefetched do not count. A checkpoint holds `settings`, and a run cannot resume on other
+    data. A subclass keeps every constructor argument as an attribute of the same name (see `settings.configurable`).
 
     Args:
         data_shape: Of one example: (channels, height, width) for pictures.
-        num_classes: 0 where there are no labels.
-        class_names: One a class; () where there are none.
-        batch_size: Of one D step (or one forward pass), over all ranks; a model may ask for multiples of it.
+        num_classes: 0 if there are no labels.
+        class_names: One per class; () if there are none.
+        batch_size: Of one discriminator step (or one forward pass), over all ranks; a model may ask for multiples of
+            it.
         seed: Of the order and of augmentation.
-        num_workers: Processes a rank that load batches; 0 loads in the training process.
+        num_workers: Processes per rank that load batches; 0 loads in the training process.
 
     Raises:
-        ValueError: A setting is out of range; the line names it.
+        ValueError: A setting is out of range; the message names it.
     """
 
     split_remedy: ClassVar[str] = "use split 'train'"
-    """What to do about a split that does not exist."""
+    """What to do if a split does not exist."""
     loading_only: ClassVar[frozenset[str]] = frozenset({"data_dir", "batch_size", "seed", "num_workers", "in_memory"})
-    """Arguments that say whence and how examples are loaded, not what they are: a run may resume with others."""
+    """Arguments that say where and how examples are loaded, not what they are: a run may resume with others."""
 
     vocabulary_size: int = 0
-    """Tokens there are, 0 to vocabulary_size - 1, where examples are sequences of them; 0 elsewhere."""
+    """The number of tokens, 0 to vocabulary_size - 1, if examples are sequences of them; otherwise 0."""
     alphabet: str | None = None
-    """The character of each token, where they are characters."""
+    """The character of each token, if tokens are characters."""
     fingerprint: str
 
     def __init__(
@@ -118,55 +115,51 @@ class DataModule(LightningDataModule, Configurable, ABC):
 
     @property
     def note(self) -> str | None:
-        """After `setup`, what a user should know of the data before training, in one line for the plan, or None."""
+        """After `setup`, one line that tells the user what these data are, for the plan; or None."""
         return None
 
     def splits(self) -> tuple[Split, ...]:
-        """The splits there are, "train" first: both, unless a subclass says otherwise."""
+        """The splits that exist, "train" first: both, unless a subclass says otherwise."""
         return ("train", "test")
 
     @abstractmethod
     def identity(self) -> tuple[object, ...]:
-        """What tells these data and their transform from any others, in plain values with a stable repr."""
+        """Plain values with a stable repr that tell these data and their transform from any others."""
 
     @abstractmethod
     def dataset(self, split: Split) -> Examples:
-        """One split as it is stored, before any change on the device. Raises ValueError where there is none."""
+        """One split as it is stored, before any transform on the device. Raises ValueError if it does not exist."""
 
     def examples(self, split: Split, indices: Sequence[int]) -> Batch:
-        """The examples with these indices, in this order, as the contract's batch on the CPU, not augmented.
+        """The examples with these indices, in this order, as a batch on the CPU, without augmentation.
 
-        Raises:
-            ValueError: The split does not exist, or an index is outside it.
+        ValueError if the split does not exist, or an index is outside it.
         """
         size, wanted = self.size(split), torch.tensor(indices, dtype=torch.int64)
         if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < size:
-            raise ValueError(f"split {split!r} has indices 0 to {size - 1}, asked for {wanted.min()} to {wanted.max()}")
+            raise ValueError(f"split {split!r} has indices 0 to {size - 1}, not {wanted.min()} to {wanted.max()}")
         return self.dataset(split)[wanted]
 
     def setup(self, stage: str | None = None) -> None:
-        """Fixes the fingerprint."""
         what = repr((type(self).__name__, self.data_shape, self.identity()))
         self.fingerprint = hashlib.sha256(what.encode()).hexdigest()
 
     def settings(self) -> dict[str, Any]:
-        """What decides the examples that training sees: `describe`, without the arguments of `loading_only`."""
+        """The settings that decide which examples training sees: `describe`, without those of `loading_only`."""
         return {**describe(self, without=self.loading_only)}
 
     def size(self, split: Split) -> int:
-        """The number of examples in a split. Raises ValueError where there is none."""
+        """The number of examples in a split. Raises ValueError if the split does not exist."""
         return len(self.dataset(split))
 
     @property
     def train_size(self) -> int:
-        """The number of training examples, over all ranks."""
         return self.size("train")
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Endless batches in the seeded order, from where training stands; one feeds one whole training step.
+        """Endless batches in the seeded order, from the model's position; each feeds one whole training step.
 
-        Raises:
-            ValueError: The batch size does not divide by the ranks, or a trainer setting would replace the order.
+        ValueError if the ranks do not divide the batch size, or a trainer setting would replace the order.
         """
         rank, world_size = self._rank_and_world_size()
         batches = OrderedBatches(
@@ -180,9 +173,9 @@ class DataModule(LightningDataModule, Configurable, ABC):
         return self._loader("train", batches)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Every example of the test split (of the train split where there is no other) once, in order.
+        """Every example of the test split (or of the train split, if it is the only one) once, in order.
 
-        Ranks share the indices without padding: rank r of W takes r, r + W, r + 2W …, so that ranks may differ by one
+        Ranks share the indices without padding: rank r of W takes r, r + W, r + 2W …, so two ranks may differ by one
         example, and by one batch.
         """
         split: Split = "test" if "test" in self.splits() else "train"
@@ -191,11 +184,10 @@ class DataModule(LightningDataModule, Configurable, ABC):
         return self._loader(split, list(share.split(self.batch_size // world_size)))
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """The same as `val_dataloader`."""
         return self.val_dataloader()
 
     def require(self, split: Split) -> None:
-        """Raises ValueError, with a remedy, where the split does not exist."""
+        """Raises ValueError, with a remedy, if the split does not exist."""
         if split not in self.splits():
             raise ValueError(f"{type(self).__name__} has no split {split!r} here: {self.split_remedy}")
 
@@ -208,8 +200,8 @@ class DataModule(LightningDataModule, Configurable, ABC):
             persistent_workers=self.num_workers > 0,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             worker_init_fn=_start_worker,
-            # Without its own generator a loader draws from the global one whenever an iteration begins,
-            # and a resumed run would then see other noise.
+            # Without a generator of its own, a loader draws from the global one at the start of each iteration,
+            # and a resumed run would see other noise.
             generator=keyed_generator("workers", self.seed),
         )
 
@@ -220,12 +212,12 @@ class DataModule(LightningDataModule, Configurable, ABC):
         if self.batch_size % world_size:
             below = self.batch_size // world_size * world_size
             options = f"{below} or {below + world_size}" if below else f"{world_size}"
-            raise ValueError(f"batch_size: {self.batch_size} does not divide by {world_size} devices; use {options}")
-        # Lightning would replace the samplers by its own, and shard (and pad) the shards again.
+            raise ValueError(f"batch_size: {self.batch_size} is not divisible by {world_size} devices; use {options}")
+        # Lightning would replace the samplers with its own, which shard (and pad) the shards again.
         if world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
-            raise ValueError("trainer.use_distributed_sampler: must be false, the data module shares out itself")
+            raise ValueError("trainer.use_distributed_sampler: must be false, the data module shards the data itself")
         if self.trainer.overfit_batches:  # type: ignore[attr-defined]  # set from outside the class
-            raise ValueError("trainer.overfit_batches: would replace the data module's order; use a smaller data set")
+            raise ValueError("trainer.overfit_batches: would replace the data module's order; use a smaller dataset")
         return rank, world_size
 
     def _trainee(self) -> Trainee:
@@ -244,53 +236,39 @@ class DataModule(LightningDataModule, Configurable, ABC):
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """A split of pictures in memory.
-
-    Attributes:
-        images: uint8 of shape (N, height, width, channels).
-        labels: int64 of shape (N,).
-    """
+    """A split of pictures in memory: uint8 (N, height, width, channels), and labels int64 (N,)."""
 
     images: Tensor
     labels: Tensor
 
     def __len__(self) -> int:
-        """The number of pictures."""
         return len(self.labels)
 
     def __getitem__(self, indices: Tensor) -> Batch:
-        """The pictures (n, height, width, channels) and labels (n,) at n indices, by one gather each."""
         return self.images[indices], self.labels[indices]
 
 
 @dataclass(frozen=True, eq=False)
 class Subset:
-    """Some examples of a split.
-
-    Attributes:
-        whole: the split.
-        chosen: int64 (n,), which of its examples, in this order.
-    """
+    """The examples of a split at `chosen`, int64 (n,), in this order."""
 
     whole: Examples
     chosen: Tensor
 
     def __len__(self) -> int:
-        """The number of examples chosen."""
         return len(self.chosen)
 
     def __getitem__(self, indices: Tensor) -> Batch:
-        """Those at n indices among the chosen."""
         return self.whole[self.chosen[indices]]
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Pictures as models see them: uint8 (N, H, W, C) to float32 (N, C, H, W) in [-1, 1], in channels_last memory."""
+    """Stored pictures as models see them: uint8 (N, H, W, C) to float32 (N, C, H, W) in [-1, 1], channels_last."""
     return from_levels(images.permute(0, 3, 1, 2))
 
 
 def resized(images: Tensor, resolution: int) -> Tensor:
-    """Pictures uint8 (N, H, W, C) at another size, (N, resolution, resolution, C): bilinear, antialiased."""
+    """Pictures uint8 (N, H, W, C) resized to (N, resolution, resolution, C): bilinear, antialiased."""
     if images.shape[1:3] == (resolution, resolution):
         return images
     channels_first = images.permute(0, 3, 1, 2)
@@ -300,19 +278,16 @@ def resized(images: Tensor, resolution: int) -> Tensor:
 class PictureDataModule(DataModule):
     """Square pictures, kept as uint8 until they are on the device.
 
-    A subclass says which splits it has, what identifies them, and loads one.
+    A subclass says which splits exist and what identifies them, and loads one.
 
     Args:
         resolution: Height and width, in pixels.
         channels: 1 for grey, 3 for RGB.
-        num_classes: As in `DataModule`.
-        class_names: As in `DataModule`.
         flip: Mirror each training picture left to right with probability 1/2.
-        batch_size: As in `DataModule`.
-        seed: As in `DataModule`.
-        num_workers: As in `DataModule`.
-        train_limit: Train on so many pictures only, all where None. Which ones is the same for every seed, and those of
-            a smaller limit are among those of a larger. Where a data set has no test split, the others become it.
+        train_limit: Train on this many pictures only; None takes all. The choice is the same for every seed, and a
+            smaller limit's pictures are among a larger one's. If there is no test split, the other pictures become it.
+
+    The other arguments are those of `DataModule`.
     """
 
     def __init__(
@@ -337,20 +312,20 @@ class PictureDataModule(DataModule):
         self._loaded: dict[Split, Examples] = {}
 
     def stored_splits(self) -> tuple[Split, ...]:
-        """The splits that the data set itself has, "train" first: both, unless a subclass says otherwise."""
+        """The splits that the dataset itself has, "train" first: both, unless a subclass says otherwise."""
         return ("train", "test")
 
     def splits(self) -> tuple[Split, ...]:
-        """Those of the data set; and "test", if it has none, where `train_limit` leaves pictures over."""
+        """The stored splits, and "test" if it is not stored and `train_limit` leaves pictures over."""
         stored = self.stored_splits()
         return stored if self.train_limit is None or "test" in stored else (*stored, "test")
 
     @abstractmethod
     def load(self, split: Split) -> Examples:
-        """Reads a split that exists. Called once; raises one line naming the file where the data are bad."""
+        """Reads a split that exists. Called once; raises ValueError, naming the file, if the data are bad."""
 
     def dataset(self, split: Split) -> Examples:
-        """One split: uint8 (n, H, W, C) and int64 (n,) for n indices. Loaded at the first call, then kept."""
+        """One split: uint8 (n, H, W, C) and int64 (n,) for n indices. It is loaded by the first call, then kept."""
         self.require(split)
         if split not in self._loaded:
             if self.train_limit is None or (split == "test" and "test" in self.stored_splits()):
@@ -360,7 +335,7 @@ class PictureDataModule(DataModule):
         return self._loaded[split]
 
     def _divide(self, limit: int) -> None:
-        """Loads the training pictures, keeps `limit` of them as such, and the others as a test split if it is none."""
+        """Keeps `limit` of the training pictures; the others become the test split if none is stored."""
         whole = self.load("train")
         if limit >= len(whole):
             raise ValueError(f"train_limit: must be below the {len(whole)} training pictures there are, got {limit}")
@@ -370,7 +345,7 @@ class PictureDataModule(DataModule):
             self._loaded["test"] = Subset(whole, order[limit:])
 
     def setup(self, stage: str | None = None) -> None:
-        """Fixes the fingerprint; for a fit it also loads every split, so that bad data show before the first batch."""
+        """Sets the fingerprint. For a fit it also loads every split, so that bad data show before the first batch."""
         super().setup(stage)
         if self.train_limit is not None:
             self.fingerprint = hashlib.sha256(f"{self.fingerprint} {self.train_limit}".encode()).hexdigest()
@@ -379,12 +354,11 @@ class PictureDataModule(DataModule):
                 self.dataset(split)
 
     def examples(self, split: Split, indices: Sequence[int]) -> Batch:
-        """See `DataModule.examples`."""
         images, labels = super().examples(split, indices)
         return to_float(images), labels
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Turns stored pictures, already on the device, into the contract's batch; floats pass as they are."""
+        """Turns stored pictures, already on the device, into the contract's batch; floats pass unchanged."""
         x, y = batch
         if x.dtype != torch.uint8:
             return x, y
@@ -394,10 +368,10 @@ class PictureDataModule(DataModule):
         return to_float(x), y
 
     def _mirrored(self, count: int) -> Tensor:
-        """Which of this rank's pictures to mirror: bool (count,), a function of the seed and the position alone.
+        """Which of this rank's pictures to mirror, bool (count,): a function of the seed and the position alone.
 
-        The joint batch is drawn and shared out as `OrderedBatches` shares it, so that any number of devices, and a
-        resumed run, mirror the same pictures.
+        All ranks draw the joint batch and take the share that `OrderedBatches` gives them. So a resumed run mirrors the
+        same pictures, on any number of devices.
         """
         rank, world_size = self._rank_and_world_size()
         generator = keyed_generator("flip", self.seed, self._samples_seen())

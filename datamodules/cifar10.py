@@ -15,16 +15,16 @@ CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "
 class CIFAR10(PictureDataModule):
     """CIFAR-10: 50,000 pictures to train on, 10,000 to test on, RGB, ten classes.
 
-    Reads the official python batches in `data_dir`/cifar-10-batches-py, and downloads them where they are missing.
+    Reads the official python batches in `data_dir`/cifar-10-batches-py, and downloads them if they are missing.
 
     Args:
-        data_dir: The folder that holds, or is to hold, cifar-10-batches-py.
+        data_dir: The folder that holds, or will hold, cifar-10-batches-py.
         resolution: Height and width. 32 is native; any other size is resampled (bilinear, antialiased).
         flip: Mirror half of the training pictures.
-        batch_size: Of one D step, over all ranks.
+        batch_size: Of one discriminator step, over all ranks.
         seed: Of the order and of the flips.
-        num_workers: Loading processes a rank. 0 is fastest: a batch is one gather from memory.
-        train_limit: Train on so many pictures only. The test split stays whole.
+        num_workers: Loading processes per rank. 0 is fastest: a batch is one gather from memory.
+        train_limit: Train on this many pictures only. The test split stays whole.
     """
 
     def __init__(
@@ -41,11 +41,7 @@ class CIFAR10(PictureDataModule):
         self.data_dir = data_dir
 
     def prepare_data(self) -> None:
-        """Downloads the batches where they are missing; Lightning calls it in one process a node.
-
-        Raises:
-            FileNotFoundError: The download failed; the line names the remedy.
-        """
+        """Downloads the batches if they are missing. Raises FileNotFoundError, with a remedy, if that fails."""
         official = torchvision.datasets.CIFAR10
         folder = Path(self.data_dir) / official.base_folder
         if all(check_integrity(folder / name, md5) for name, md5 in official.train_list + official.test_list):
@@ -56,18 +52,14 @@ class CIFAR10(PictureDataModule):
             raise FileNotFoundError(self._how_to_get_it(f"the download failed ({one_line(error)})")) from error
 
     def identity(self) -> tuple[object, ...]:
-        """The official md5 of each file, which `load` insists on."""
+        """The official md5 of each file, which `load` verifies."""
         official = torchvision.datasets.CIFAR10
         return tuple(md5 for _, md5 in official.train_list + official.test_list)
 
     def load(self, split: Split) -> Pictures:
-        """Reads a split.
-
-        Raises:
-            FileNotFoundError: A batch is missing or is not the official one; the line names the remedy.
-        """
+        """Reads a split. Raises FileNotFoundError, with a remedy, if a batch is missing or is not the official one."""
         # The batches are pickles, and a pickle can run code. torchvision's constructor compares every batch with its
-        # official md5 before it opens one, and raises where they differ, so only the published bytes are unpickled.
+        # official md5 before it opens one, and raises if they differ, so only the published bytes are unpickled.
         try:
             source = torchvision.datasets.CIFAR10(self.data_dir, train=split == "train")
         except RuntimeError as error:

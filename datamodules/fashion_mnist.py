@@ -18,22 +18,16 @@ from datamodules.base import PictureDataModule, Pictures, Split, one_line, resiz
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts the files."""
 EXCERPT = Path(__file__).parent / "fashion_mnist_excerpt"
-"""The first 10,000 training pictures, part of this project."""
+"""The first 10,000 training pictures, which come with this project."""
 FILE_PREFIX: dict[Split, str] = {"train": "train", "test": "t10k"}
 CLASS_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 
 def read_idx(path: Path) -> Tensor:
-    """Reads an idx file of unsigned bytes, gzipped or not.
+    """Reads an idx file of unsigned bytes, gzipped or not: uint8, of the shape in its header.
 
     The format: two zero bytes, the type (8, unsigned byte), the number of dimensions, each dimension as a big-endian
-    32-bit integer, then the values, row by row.
-
-    Returns:
-        uint8, of the shape that the file states.
-
-    Raises:
-        ValueError: The file is corrupt, cut short, or too long; the line names it.
+    32-bit integer, then the values, row by row. ValueError, naming the file, if it is corrupt, cut short, or too long.
     """
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -51,7 +45,7 @@ def read_idx(path: Path) -> Tensor:
 
 
 def find_idx(folder: Path, name: str) -> Path | None:
-    """The file of this name in a folder, gzipped or not; None where there is neither."""
+    """The file of this name in a folder, gzipped or not; None if there is neither."""
     return next((path for path in (folder / f"{name}.gz", folder / name) if path.is_file()), None)
 
 
@@ -62,17 +56,17 @@ class FashionMNIST(PictureDataModule):
     package dataset-fashion-mnist puts them.
 
     Args:
-        data_dir: The folder with the four idx files, or to download into.
+        data_dir: The folder that holds the four idx files, or that they are downloaded into.
         resolution: Height and width. 28 is native; 32 pads with black, which keeps every pixel; any other size is
             resampled.
         excerpt: True for the 10,000 training pictures that come with this project, which have no test split; False for
-            all 60,000, downloaded into `data_dir` where they are missing. None, the default, never downloads: it takes
-            all 60,000 where they are found, else the excerpt, and the attribute says which.
-        flip: Mirror half of the training pictures. Off, because every shoe in this set points to the left.
-        batch_size: Of one D step, over all ranks.
+            all 60,000, downloaded into `data_dir` if they are missing. None, the default, never downloads: it takes all
+            60,000 if they are found, else the excerpt, and the attribute says which.
+        flip: Mirror half of the training pictures. Off, because every shoe in this dataset points to the left.
+        batch_size: Of one discriminator step, over all ranks.
         seed: Of the order and of the flips.
-        num_workers: Loading processes a rank. 0 is fastest: a batch is one gather from memory.
-        train_limit: Train on so many pictures only. Of the excerpt, the others are then the test split.
+        num_workers: Loading processes per rank. 0 is fastest: a batch is one gather from memory.
+        train_limit: Train on this many pictures only. The rest of the excerpt becomes the test split.
     """
 
     split_remedy: ClassVar[str] = (
@@ -93,14 +87,14 @@ class FashionMNIST(PictureDataModule):
         super().__init__(resolution, 1, len(CLASS_NAMES), CLASS_NAMES, flip, batch_size, seed, num_workers, train_limit)
         self.data_dir = data_dir
         self.excerpt = bool(excerpt)
-        if excerpt is None:  # settled here, for checkpoints and config.yaml to keep
+        if excerpt is None:  # decided here, so that checkpoints and config.yaml keep the answer
             self.excerpt = self._find_files() is None
 
     @property
     def note(self) -> str:
-        """Which of the two it is, and where from."""
+        """Which of the two datasets it is, and where it comes from."""
         if not self.excerpt:
-            return f"the complete data set, in {self._files()['train'][0].parent}"
+            return f"the complete dataset, in {self._files()['train'][0].parent}"
         held_out = "" if "test" in self.splits() else ", none held out"
         return (
             f"the bundled 10,000 pictures{held_out}; for all 60,000: --data.excerpt false, which downloads what is not "
@@ -108,15 +102,10 @@ class FashionMNIST(PictureDataModule):
         )
 
     def stored_splits(self) -> tuple[Split, ...]:
-        """Only "train" for the excerpt."""
         return ("train",) if self.excerpt else ("train", "test")
 
     def prepare_data(self) -> None:
-        """Downloads what is nowhere to be found; Lightning calls it in one process a node.
-
-        Raises:
-            FileNotFoundError: The download failed; the line names the other ways.
-        """
+        """Downloads the files if they are nowhere. Raises FileNotFoundError, with a remedy, if that fails."""
         if self._find_files() is not None:
             return
         try:
@@ -125,7 +114,7 @@ class FashionMNIST(PictureDataModule):
             raise FileNotFoundError(self._how_to_get_it(f"the download failed ({one_line(error)})")) from error
 
     def identity(self) -> tuple[object, ...]:
-        """The hash of what each file holds: the same data elsewhere, or compressed anew, are the same data."""
+        """The hash of each file's content, so that the same data elsewhere, or compressed anew, are the same data."""
         files = [file for pair in self._files().values() for file in pair]
         return tuple(hashlib.sha256(read_idx(file).numpy().tobytes()).hexdigest() for file in files)
 
@@ -133,13 +122,13 @@ class FashionMNIST(PictureDataModule):
         """Reads a split.
 
         Raises:
-            FileNotFoundError: The files are nowhere; the line names the remedies.
-            ValueError: A file is corrupt; the line names it.
+            FileNotFoundError: The files are nowhere; the message names the remedies.
+            ValueError: A file is corrupt; the message names it.
         """
         images_file, labels_file = self._files()[split]
         images, labels = read_idx(images_file), read_idx(labels_file)
         if images.ndim != 3 or images.shape[1:] != (28, 28) or not len(images):
-            raise ValueError(f"{images_file}: holds no 28x28 pictures, but {tuple(images.shape)}; remove or replace it")
+            raise ValueError(f"{images_file}: holds {tuple(images.shape)}, not 28x28 pictures; remove or replace it")
         if labels.shape != images.shape[:1] or int(labels.max()) >= self.num_classes:
             raise ValueError(f"{labels_file}: needs {len(images)} labels from 0 to 9; remove or replace it")
         if self.resolution == 32:
@@ -147,7 +136,7 @@ class FashionMNIST(PictureDataModule):
         return Pictures(resized(images.unsqueeze(-1), self.resolution), labels.to(torch.int64))
 
     def _find_files(self) -> dict[Split, tuple[Path, Path]] | None:
-        """The images' and the labels' file of each split, from the first folder that has them all."""
+        """The images' and the labels' file of each split, from the first folder that has all of them."""
         own = Path(self.data_dir)
         for folder in [EXCERPT] if self.excerpt else [own, own / "FashionMNIST" / "raw", DEBIAN]:
             found: dict[Split, tuple[Path, Path]] = {}

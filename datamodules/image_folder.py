@@ -20,7 +20,7 @@ SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", "
 
 
 def find_pictures(folder: Path) -> list[Path]:
-    """The pictures under a folder, followed through links, sorted by relative path; hidden files are left out."""
+    """The pictures under a folder, through links, sorted by relative path; hidden files are left out."""
     found = [
         Path(parent, name)
         for parent, _, names in os.walk(folder, followlinks=True)
@@ -31,7 +31,7 @@ def find_pictures(folder: Path) -> list[Path]:
 
 
 def class_of_each(files: list[Path], folder: Path) -> Iterator[str]:
-    """The first sub-folder of each file. Raises ValueError for a file that lies in none."""
+    """The first sub-folder of each file. Raises ValueError for a file in none."""
     for path in files:
         parts = path.relative_to(folder).parts
         if len(parts) < 2:
@@ -40,13 +40,12 @@ def class_of_each(files: list[Path], folder: Path) -> Iterator[str]:
 
 
 def upright(opened: Image.Image) -> Image.Image:
-    """A picture as it is meant to be seen: turned by its EXIF entry, transparency laid over white; mode L or others.
+    """A picture turned as its EXIF entry says, with transparency laid over white.
 
-    Raises:
-        ValueError: It has more than eight bits a channel: conversion would clip them to white.
+    ValueError if it has more than eight bits per channel, which conversion would clip to white.
     """
     if opened.mode.startswith(("I", "F")):
-        raise ValueError(f"has more than 8 bits a channel, mode {opened.mode}")
+        raise ValueError(f"has more than 8 bits per channel, mode {opened.mode}")
     picture: Image.Image = ImageOps.exif_transpose(opened)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
@@ -56,15 +55,11 @@ def upright(opened: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class Decoder:
-    """From a file to a square picture.
+    """Decodes a file to a square picture of side `resolution`, with 1 channel (grey) or 3 (RGB).
 
-    Photographs are made `upright`, the middle is cropped, and what is left is resized with Pillow's Lanczos filter,
-    which is antialiased and the sharpest of its filters: the choice of StyleGAN's dataset tool.
-
-    Attributes:
-        resolution: Height and width of the result, in pixels.
-        crop: Side of the central square that is kept, in source pixels; None for the largest.
-        channels: 1 for grey, 3 for RGB.
+    The picture is made `upright`, its central square of side `crop`, in source pixels, is cropped (None: the largest),
+    and resized with Pillow's Lanczos filter, which is antialiased and the sharpest of its filters. StyleGAN's dataset
+    tool uses the same filter.
     """
 
     resolution: int
@@ -74,9 +69,8 @@ class Decoder:
     def __call__(self, path: Path) -> np.ndarray:
         """Decodes a file to uint8 (resolution, resolution, channels).
 
-        Raises:
-            ValueError: It is broken, cut short, a decompression bomb, smaller than the crop, or has more than eight
-                bits a channel; the line names the file and the remedy.
+        ValueError, with file and remedy, if it is broken, cut short, a decompression bomb, smaller than the crop, or
+        has more than eight bits per channel.
         """
         try:
             with Image.open(path) as opened:
@@ -89,7 +83,7 @@ class Decoder:
                 picture = picture.crop((left, top, left + side, top + side))
                 picture = picture.resize((self.resolution, self.resolution), Image.Resampling.LANCZOS)
                 return np.asarray(picture).reshape(self.resolution, self.resolution, self.channels)
-        # Decoders raise nearly anything on a broken file: OSError, SyntaxError, struct.error, DecompressionBombError …
+        # Decoders raise nearly anything for a broken file: OSError, SyntaxError, struct.error, DecompressionBombError …
         except Exception as error:
             problem = one_line(error).replace(f" {str(path)!r}", "")
             raise ValueError(f"{path}: cannot be used ({problem}); remove or replace it") from error
@@ -97,18 +91,16 @@ class Decoder:
 
 @dataclass(frozen=True, eq=False)
 class PictureFiles:
-    """A split that is decoded whenever a batch is asked for."""
+    """A split that is decoded batch by batch: uint8 (n, height, width, channels) and int64 (n,) for n indices."""
 
     files: list[Path]
     labels: Tensor
     decode: Decoder
 
     def __len__(self) -> int:
-        """The number of pictures."""
         return len(self.files)
 
     def __getitem__(self, indices: Tensor) -> Batch:
-        """The pictures uint8 (n, height, width, channels) and labels int64 (n,) at n indices."""
         resolution, channels = self.decode.resolution, self.decode.channels
         images = np.empty((len(indices), resolution, resolution, channels), dtype=np.uint8)
         for row, index in enumerate(indices.tolist()):
@@ -117,16 +109,7 @@ class PictureFiles:
 
 
 def decode_all(source: PictureFiles, label: str, quiet: bool) -> Pictures:
-    """Decodes a whole split into memory, on all cores.
-
-    Args:
-        source: What to decode.
-        label: Stands before the progress bar.
-        quiet: No progress bar; there is none without a terminal either.
-
-    Raises:
-        ValueError: A file cannot be decoded; the line names it.
-    """
+    """Decodes a whole split into memory, on all cores, with a progress bar in a terminal unless `quiet`."""
     resolution, channels = source.decode.resolution, source.decode.channels
     images = np.empty((len(source), resolution, resolution, channels), dtype=np.uint8)
 
@@ -134,7 +117,7 @@ def decode_all(source: PictureFiles, label: str, quiet: bool) -> Pictures:
         images[row] = source.decode(source.files[row])
 
     with (
-        ThreadPoolExecutor() as pool,  # Pillow lets go of the interpreter while it decodes and resizes
+        ThreadPoolExecutor() as pool,  # Pillow releases the interpreter lock while it decodes and resizes
         tqdm(total=len(source), desc=label, unit="pictures", disable=True if quiet else None) as bar,
     ):
         for _ in pool.map(decode_row, range(len(source))):
@@ -143,29 +126,29 @@ def decode_all(source: PictureFiles, label: str, quiet: bool) -> Pictures:
 
 
 class ImageFolder(PictureDataModule):
-    """The pictures under a folder, at any depth, listed when they are first asked for.
+    """The pictures under a folder, at any depth.
 
-    Sub-folders `train` and `test`, where both are there, are the two splits; otherwise all pictures are for training.
+    Sub-folders `train` and `test`, if both exist, are the two splits; otherwise all pictures are for training.
 
     Args:
         data_dir: The folder.
         resolution: Height and width, in pixels.
         crop: Side of the central square that is kept before resizing, in source pixels; None keeps the largest.
-        classes: The first sub-folder of a picture names its class; otherwise there are no labels.
-        num_classes: How many classes the folders are to have. Where it is stated, the model can be built, and `info`
-            answers, without the folder; None counts them.
+        classes: The first sub-folder of a picture is its class; otherwise there are no labels.
+        num_classes: The number of class folders. If it is given, the model can be built, and `info` answers, without
+            the folder; None counts them.
         channels: 1 for grey, 3 for RGB; pictures are converted.
-        in_memory: Decode everything once, at setup: resolution² × channels bytes a picture. Otherwise pictures are
-            decoded for each batch, which asks for workers, and a broken one shows only when its turn comes.
+        in_memory: Decode everything once, at setup: resolution² × channels bytes per picture. Otherwise pictures are
+            decoded for each batch, which needs workers, and a broken one shows only when it is reached.
         flip: Mirror half of the training pictures.
-        batch_size: Of one D step, over all ranks.
+        batch_size: Of one discriminator step, over all ranks.
         seed: Of the order and of the flips.
-        num_workers: Loading processes a rank; 0 is fastest with `in_memory`.
-        train_limit: Train on so many pictures only; the others are the test split, if there is none.
+        num_workers: Loading processes per rank; 0 is fastest with `in_memory`.
+        train_limit: Train on this many pictures only; the others become the test split, if there is none.
 
     Raises:
-        ValueError: A setting is out of range. `prepare_data`, and whatever reads the files, raises FileNotFoundError
-            where `data_dir` is missing or holds no pictures, ValueError where a picture has no class.
+        ValueError: A setting is out of range. `prepare_data`, and every method that reads the files, raises
+            FileNotFoundError if `data_dir` is missing or holds no pictures, ValueError if a picture has no class.
     """
 
     loading_only: ClassVar[frozenset[str]] = PictureDataModule.loading_only | {"num_classes"}  # the files decide
@@ -204,7 +187,7 @@ class ImageFolder(PictureDataModule):
             self.num_classes = len(set(self._sources["train"].labels.tolist()))
 
     def prepare_data(self) -> None:
-        """Lists the files: what is wrong with the folder shows before anything starts."""
+        """Lists the files, so that a problem with the folder shows before anything starts."""
         self._sources  # noqa: B018 - listed once, then kept
 
     @cached_property
@@ -220,7 +203,7 @@ class ImageFolder(PictureDataModule):
 
     @cached_property
     def _sources(self) -> dict[Split, PictureFiles]:
-        """The files of each split and their labels; finds the classes' names too."""
+        """The files of each split and their labels. It sets the classes' names too."""
         files = {split: find_pictures(folder) for split, folder in self._folders.items()}
         for split, folder in self._folders.items():
             if not files[split]:
@@ -245,11 +228,11 @@ class ImageFolder(PictureDataModule):
         return {split: PictureFiles(files[split], labels[split], decoder) for split in self._folders}
 
     def stored_splits(self) -> tuple[Split, ...]:
-        """Both where there are sub-folders train and test, otherwise "train"."""
+        """Both if there are sub-folders train and test, otherwise "train"."""
         return tuple(self._folders)
 
     def identity(self) -> tuple[object, ...]:
-        """Each file's relative path, size in bytes and time of change, the labels, and the crop."""
+        """Each file's relative path, size in bytes and modification time, the labels, and the crop."""
         return (
             self.crop,
             [
@@ -261,14 +244,14 @@ class ImageFolder(PictureDataModule):
         )
 
     def size(self, split: Split) -> int:
-        """The number of pictures in a split, without decoding them. Raises ValueError where there is none."""
+        """The number of pictures in a split, without decoding them."""
         self.require(split)
         if split == "test" and split not in self._sources:  # what `train_limit` leaves over
             return len(self._sources["train"]) - self.size("train")
         return self.train_limit if split == "train" and self.train_limit else len(self._sources[split])
 
     def load(self, split: Split) -> Examples:
-        """The split, decoded if it is to be in memory. Raises ValueError naming a file that cannot be decoded."""
+        """The split, decoded if `in_memory`. Raises ValueError, naming the file, if one cannot be decoded."""
         source = self._sources[split]
         if not self.in_memory:
             return source

@@ -1,4 +1,4 @@
-"""Coloured shapes drawn by formula: a data set without files, whose modes and their frequencies are known exactly."""
+"""Coloured shapes drawn by formula: a dataset without files whose modes, and their frequencies, are known exactly."""
 
 import torch
 from torch import Tensor
@@ -10,10 +10,10 @@ SHAPES = ("circle", "square", "triangle", "cross")
 COLOURS = {"red": (230, 50, 50), "green": (50, 200, 80), "blue": (70, 90, 240), "yellow": (240, 210, 50)}
 MODES = tuple(f"{colour} {shape}" for shape in SHAPES for colour in COLOURS)
 
-# Each shape is given by its radius r: none reaches farther than r from its centre along x or y.
+# A shape is given by its radius r: no shape extends farther than r from its centre along x or y.
 SQUARE_SIDE = 0.8  # half the side, over r
 CROSS_ARM = 0.35  # half the width of an arm, over r
-# Over r²; a cross is two bars less the middle that they share.
+# Over r²; a cross is two bars minus the middle that they share.
 AREA = {
     "circle": torch.pi,
     "square": 4 * SQUARE_SIDE**2,
@@ -24,20 +24,14 @@ AREA = {
 SMALLEST, LARGEST = 0.2, 0.35  # r, over the picture's side
 DIMMEST = 0.75  # of the full colour
 DARKEST, LIGHTEST = 10.0, 50.0  # grey of the background, of 255
-CHUNK = 256  # pictures drawn or judged at a time, for the memory that takes
+CHUNK = 256  # pictures drawn or classified at a time, to limit memory
 
 
 def coverage(shape: str, centres: Tensor, radii: Tensor, resolution: int) -> Tensor:
-    """How much of each pixel a shape covers, antialiased over one pixel by its signed distance.
+    """The share of each pixel that a shape covers, float32 (N, resolution, resolution) in [0, 1].
 
-    Args:
-        shape: One of `SHAPES`.
-        centres: (N, 2), x and y, in pixels from the left and top edges.
-        radii: (N,), in pixels.
-        resolution: Height and width of the result.
-
-    Returns:
-        float32 (N, resolution, resolution) in [0, 1].
+    Antialiased over one pixel by the signed distance. The shape is one of `SHAPES`; centres (N, 2), x and y from the
+    left and top edges, and radii (N,) are in pixels.
     """
     pixels = torch.arange(resolution) + 0.5
     x = pixels[None, None, :] - centres[:, 0, None, None]
@@ -61,19 +55,13 @@ def coverage(shape: str, centres: Tensor, radii: Tensor, resolution: int) -> Ten
 
 
 def draw(modes: Tensor, chances: Tensor, resolution: int) -> Tensor:
-    """Draws one picture a mode.
+    """Draws one picture per mode, uint8 (N, resolution, resolution, 3).
 
-    Args:
-        modes: int64 (N,), indices into `MODES`.
-        chances: float32 (N, 5) in [0, 1): what is random about a picture, namely size, x, y, colour's brightness and
-            background.
-        resolution: Height and width, in pixels.
-
-    Returns:
-        uint8 (N, resolution, resolution, 3).
+    Modes are indices into `MODES`, int64 (N,). The chances, float32 (N, 5) in [0, 1), are the random numbers for size,
+    x, y, the colour's brightness and background.
     """
     radii = (SMALLEST + (LARGEST - SMALLEST) * chances[:, 0]) * resolution
-    margin = radii + 1.5  # the outermost ring of pixels is always background
+    margin = radii + 1.5  # the outermost pixels are always background
     centres = margin[:, None] + chances[:, 1:3] * (resolution - 2 * margin)[:, None]
     colours = torch.tensor(list(COLOURS.values()), dtype=torch.float32)[modes % len(COLOURS)]
     colours = colours * (DIMMEST + (1 - DIMMEST) * chances[:, 3, None])
@@ -86,18 +74,12 @@ def draw(modes: Tensor, chances: Tensor, resolution: int) -> Tensor:
 
 
 def modes_of(images: Tensor) -> Tensor:
-    """The mode that each picture shows, found by calculation.
+    """The mode of each stored picture, uint8 (N, H, H, 3), by calculation: int64 (N,), indices into `MODES`.
 
-    The background is the mean of the outermost pixels. The colour is the nearest in direction to the mean difference
-    from it; the difference along that direction is how much of each pixel is covered. Each shape is then drawn with
-    the covered area and centroid, and the one with the least squared error is taken.
-
-    Args:
-        images: uint8 (N, H, W, 3), H = W, as the data module stores pictures.
-
-    Returns:
-        int64 (N,), indices into `MODES`; -1 for a picture that shows none, where the best shape explains less than
-        half of the variance.
+    The background is the mean of the outermost pixels. The colour is the palette's entry nearest in direction to the
+    mean difference from the background; the difference along that direction is the share of each pixel that is
+    covered. Each shape is then drawn with the covered area and centroid, and the one with the least squared error wins.
+    If even that explains less than half of the variance, the picture shows no mode, which is -1.
     """
     found = [_modes_of_chunk(chunk.to(torch.float32)) for chunk in images.split(CHUNK)]
     return torch.cat([torch.empty(0, dtype=torch.int64), *found])
@@ -117,7 +99,7 @@ def _modes_of_chunk(images: Tensor) -> Tensor:
     colour = (expected @ direction[:, :, None]).squeeze(2).argmax(1)
 
     along = (difference @ direction[:, None, :, None]).squeeze(3)
-    # Full cover is the mean over the brightest pixels, not the maximum, and negative cover stays: noise cancels out.
+    # Full cover is the mean of the brightest pixels, not the maximum, and negative cover stays, so that noise cancels.
     bright = along >= 0.75 * along.amax((1, 2), keepdim=True)
     full = (along * bright).sum((1, 2), keepdim=True) / bright.sum((1, 2), keepdim=True)
     covered = along / full.clamp(min=1)
@@ -138,19 +120,19 @@ def _modes_of_chunk(images: Tensor) -> Tensor:
 
 
 class Shapes(PictureDataModule):
-    """Four shapes in four colours on a dark background: 16 modes in equal numbers, the mode as label.
+    """Four shapes in four colours on a dark background: 16 modes in equal numbers. The mode is the label.
 
-    Picture i of a split shows mode i mod 16; its place, size and brightness are random, but the same for every seed of
-    training, so that runs are measured against the same data. `modes_of` tells the mode of a picture, and so how many
+    Picture i of a split shows mode i mod 16. Its place, size and brightness are random, but the same for every training
+    seed, so that all runs are measured against the same data. `modes_of` finds the mode of a picture, and so how many
     modes a model covers, without a network.
 
     Args:
         resolution: Height and width, in pixels, at least 16.
         train_size: Number of training pictures.
         test_size: Number of test pictures.
-        batch_size: Of one D step, over all ranks.
+        batch_size: Of one discriminator step, over all ranks.
         seed: Of the order.
-        num_workers: Loading processes a rank. 0 is fastest: a batch is one gather from memory.
+        num_workers: Loading processes per rank. 0 is fastest: a batch is one gather from memory.
     """
 
     def __init__(
@@ -165,18 +147,17 @@ class Shapes(PictureDataModule):
         at_least("resolution", resolution, 16)
         at_least("train_size", train_size, 1)
         at_least("test_size", test_size, 1)
-        # No flips: places are drawn evenly, and every shape is its own mirror image.
+        # No flips: places are uniform, and every shape is its own mirror image.
         super().__init__(resolution, 3, len(MODES), MODES, False, batch_size, seed, num_workers)
         self.test_size = test_size
         self.num_modes = len(MODES)
         self._sizes: dict[Split, int] = {"train": train_size, "test": test_size}
 
     def modes(self, pictures: Tensor) -> Tensor:
-        """`modes_of` for pictures as figures see them, uint8 (N, 3, H, W): the mode that each shows, -1 for none."""
+        """`modes_of` for pictures in the layout of metrics, uint8 (N, 3, H, W)."""
         return modes_of(pictures.cpu().permute(0, 2, 3, 1))
 
     def identity(self) -> tuple[object, ...]:
-        """Everything that the drawing depends on."""
         look = (COLOURS, SQUARE_SIDE, CROSS_ARM, SMALLEST, LARGEST, DIMMEST, DARKEST, LIGHTEST)
         return (self._sizes, look)
 
@@ -186,7 +167,6 @@ class Shapes(PictureDataModule):
         return self._sizes[split]
 
     def load(self, split: Split) -> Pictures:
-        """Draws a split."""
         size = self._sizes[split]
         modes = torch.arange(size) % len(MODES)
         chances = torch.rand(size, 5, generator=keyed_generator("shapes", split))

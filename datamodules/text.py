@@ -1,4 +1,4 @@
-"""Text: windows of one file's characters, each a token."""
+"""Text: windows of the characters of one file. Each character is a token."""
 
 import hashlib
 import urllib.request
@@ -16,12 +16,9 @@ from media.files import write_whole
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Pieces of equal length of a sequence.
+    """Pieces of equal length of a sequence of tokens, int32 (size,): int64 (n, length), and labels 0, for n indices.
 
-    Attributes:
-        tokens: int32 (size,), the sequence.
-        length: tokens a piece.
-        stride: tokens from the start of a piece to that of the next.
+    The stride is the number of tokens from the start of a piece to that of the next.
     """
 
     tokens: Tensor
@@ -29,11 +26,9 @@ class Windows:
     stride: int
 
     def __len__(self) -> int:
-        """The number of whole pieces."""
         return max(0, (len(self.tokens) - self.length) // self.stride + 1)
 
     def __getitem__(self, indices: Tensor) -> Batch:
-        """The pieces int64 (n, length) with n indices, and no labels: zeros (n,)."""
         places = indices[:, None] * self.stride + torch.arange(self.length)
         return self.tokens[places].to(torch.int64), torch.zeros(len(indices), dtype=torch.int64)
 
@@ -41,22 +36,22 @@ class Windows:
 class Text(DataModule):
     """Windows of a UTF-8 file's characters: x int64 (N, length), tokens from 0 to `vocabulary_size` - 1.
 
-    A training example is the window that begins at its index, any place of the file's first part; an epoch has each
-    once. The test split is the file's last part, cut into windows that do not overlap. The alphabet is every character
-    of the file, in the order of code points.
+    A training example is the window that begins at its index, which may be any place in the file's first part; an epoch
+    has each once. The test split is the file's last part, cut into windows that do not overlap. The alphabet is every
+    character in the file, in the order of code points.
 
     Args:
         path: The file.
         length: Characters in a window.
-        url: Where the file is downloaded from if it is not there.
-        test_share: Of the file, at its end, that is held out.
+        url: Where the file is downloaded from if it is missing.
+        test_share: The share of the file, at its end, that is held out.
         batch_size: Windows in a step, over all ranks.
         seed: Of the order.
-        num_workers: Loading processes a rank. 0 is fastest: a batch is one gather from memory.
+        num_workers: Loading processes per rank. 0 is fastest: a batch is one gather from memory.
 
     Raises:
-        FileNotFoundError: The file is not there, nor to be downloaded; the line names the path.
-        ValueError: A setting is out of range, or the file is no text or too short; the line names it.
+        FileNotFoundError: The file is missing and cannot be downloaded; the message names the path.
+        ValueError: A setting is out of range, or the file is too short or not text; the message names it.
     """
 
     loading_only: ClassVar[frozenset[str]] = DataModule.loading_only | {"path", "url"}
@@ -76,7 +71,7 @@ class Text(DataModule):
             raise ValueError(f"test_share: must lie between 0 and 1, got {test_share}")
         super().__init__((length,), 0, (), batch_size, seed, num_workers)
         self.path, self.length, self.url, self.test_share = path, length, url, test_share
-        # The model is built before anything is set up, and needs the alphabet.
+        # The model is built before `setup`, and needs the alphabet.
         text = self._read()
         self.alphabet: str = "".join(sorted(set(text)))
         self.vocabulary_size = len(self.alphabet)
@@ -95,11 +90,7 @@ class Text(DataModule):
                 )
 
     def encode(self, text: str) -> Tensor:
-        """The tokens of a text, int32 (characters,).
-
-        Raises:
-            ValueError: A character is not in the alphabet.
-        """
+        """The tokens of a text, int32 (characters,). Raises ValueError for a character that is not in the alphabet."""
         number = {character: token for token, character in enumerate(self.alphabet)}
         try:
             return torch.tensor([number[character] for character in text], dtype=torch.int32)
@@ -111,15 +102,13 @@ class Text(DataModule):
         return "".join(self.alphabet[token] for token in tokens.tolist())
 
     def settings(self) -> dict[str, Any]:
-        """As of any data module; and the hash of the text: what the file holds decides, not where it lies."""
+        """The settings, with the hash of the text, because the file's content decides and not its place."""
         return {**super().settings(), "sha256": self._hash}
 
     def identity(self) -> tuple[object, ...]:
-        """The hash of the text, and how it is divided."""
         return (self._hash, self.test_share)
 
     def dataset(self, split: Split) -> Windows:
-        """The windows of one part."""
         self.require(split)
         return self._splits[split]
 
@@ -128,7 +117,7 @@ class Text(DataModule):
         if not path.exists() and self.url is not None:
             self._download(path, self.url)
         try:
-            text = path.read_bytes().decode("utf-8-sig")  # without the mark that some editors begin with
+            text = path.read_bytes().decode("utf-8-sig")  # without the byte order mark that some editors write
         except OSError as error:
             raise FileNotFoundError(f"data.path {path}: {error.strerror}; name a text file") from error
         except UnicodeDecodeError as error:
@@ -147,6 +136,6 @@ class Text(DataModule):
             path.parent.mkdir(parents=True, exist_ok=True)
         except (OSError, HTTPException) as error:
             raise FileNotFoundError(
-                f"data.path {path}: not there, and the download failed ({one_line(error)}); put it there from {url}"
+                f"data.path {path}: it is missing, and the download failed ({one_line(error)}); put it there from {url}"
             ) from error
         write_whole(path, lambda file: file.write(content))

@@ -1,10 +1,10 @@
-"""EfficientNet-Lite0, trained on ImageNet, as an extractor of features.
+"""EfficientNet-Lite0, trained on ImageNet, as a feature extractor.
 
-Small enough for a CPU (4.65 million parameters), and its weights install as a Python package, so a quality figure needs
-no download. Its distance is called FD-EffNet: "FID" means the Inception network of 2015 and nothing else.
+It is small enough for a CPU (4.65 million parameters), and its weights install as a Python package, so a quality figure
+needs no download. Its distance is called FD-EffNet: "FID" means the Inception network of 2015 and nothing else.
 
 Tan and Le 2019, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks"; the Lite variants
-(TensorFlow TPU repository, 2020) drop squeeze-and-excitation, put ReLU6 for Swish, and leave stem and head unscaled.
+(TensorFlow TPU repository, 2020) drop squeeze-and-excitation, replace Swish by ReLU6, and do not scale stem and head.
 """
 
 import importlib.util
@@ -39,12 +39,12 @@ _STAGES = (
 class SameConv2d(nn.Conv2d):
     """A convolution without bias under TensorFlow's "SAME" padding: output side = ceil(input side / stride).
 
-    With stride 2 and an even side the padding is one pixel wider at the right and the bottom, which no constant
-    `padding` can say.
+    With stride 2 and an even side the padding is one pixel wider at the right and the bottom, which a constant
+    `padding` cannot express.
     """
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
-        # A stride of 1 is padded alike on all sides: left to the convolution, which needs no padded copy.
+        # With stride 1 the padding is symmetric, and left to the convolution, which needs no padded copy.
         padding = kernel // 2 if stride == 1 else 0
         super().__init__(channels_in, channels_out, kernel, stride, padding, groups=groups, bias=False)
 
@@ -57,7 +57,6 @@ class SameConv2d(nn.Conv2d):
 
 
 def _same_padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Pixels before and after one axis."""
     outputs = -(-side // stride)
     total = max((outputs - 1) * stride + kernel - side, 0)
     return total // 2, total - total // 2
@@ -115,11 +114,11 @@ class EfficientNetLite0(nn.Module):
         x = F.relu6(self._bn0(self._conv_stem(x)))
         for block in self._blocks:
             x = block(x)
-        # The average in float32, whatever the rest runs in: it costs nothing and saves one rounding.
+        # The average in float32, whatever the rest uses: it costs nothing and saves one rounding.
         return F.relu6(self._bn1(self._conv_head(x))).float().mean((2, 3))
 
     def fold_batch_norms(self) -> None:
-        """Put every batch norm's fixed scale and shift into the convolution before it: the same function, faster."""
+        """Folds every batch norm's fixed scale and shift into the convolution before it: the same function, faster."""
         fold(self, "_conv_stem", "_bn0")
         for block in self._blocks:
             fold(block, "_expand_conv", "_bn0")
@@ -162,7 +161,7 @@ class EfficientNetFeatures(NetworkFeatures):
         check_precision(precision)
         check_filter(resize)
         network = load(EfficientNetLite0, published_weights()).eval()
-        # Out of the network, and so not rounded with it.
+        # Taken out of the network, so that it is not rounded with it.
         head = network._fc
         del network._fc
         network.fold_batch_norms()
@@ -176,8 +175,8 @@ class EfficientNetFeatures(NetworkFeatures):
     def unrounded(self, pictures: Tensor) -> Tensor:
         """Features, float32 (N, dimension), of pictures float32 (N, 1 or 3, H, W) in [0, 255], not rounded to bytes.
 
-        For differences of pictures that are closer than bytes can tell, and for gradients by the pictures, which are
-        recorded where the caller records any; figures of samples take `forward`.
+        For differences between pictures that are closer than bytes, and for gradients by the pictures, which are
+        recorded if the caller records any. Figures of samples use `forward`.
         """
         with exact_arithmetic(self._device, gradients=True):
             x = resized_floats(pictures.to(self._device), self.resolution, self.resize)

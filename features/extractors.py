@@ -1,14 +1,12 @@
-"""Extractors of features: what a figure may ask of them, and how one is named."""
+"""Feature extractors: their interface, and how a config names one."""
 
 from pathlib import Path
-from typing import Protocol, Self
-
-import torch
-from torch import Tensor
+from typing import TypeAlias
 
 from features.efficientnet import EfficientNetFeatures
 from features.inception import RESOLUTION as INCEPTION_RESOLUTION
 from features.inception import InceptionFeatures
+from features.network import NetworkFeatures
 from features.precision import Precision
 from features.resize import Filter
 from features.torchscript import TorchScriptFeatures
@@ -17,31 +15,7 @@ NAMES = ("effnet", "inception")
 _SUFFIXES = (".pt", ".pth", ".ts", ".jit", ".torchscript")
 
 
-class Extractor(Protocol):
-    """Pictures to the features that figures are computed from; `features.network.NetworkFeatures` is most of one."""
-
-    name: str
-    """As it stands in figures' names: "Inception", "EffNet", or a TorchScript file's stem."""
-    dimension: int
-    """Of the features."""
-    num_logits: int
-    """0 where there are none."""
-
-    def __call__(self, pictures: Tensor) -> Tensor:
-        """Features, float32 (N, dimension), of pictures, uint8 (N, 1 or 3, H, W); ValueError for others."""
-        ...
-
-    def logits(self, features: Tensor) -> Tensor:
-        """Logits, float32 (N, num_logits), of features; ValueError where there are none."""
-        ...
-
-    def protocol(self) -> dict[str, str | int]:
-        """What figures must have in common to be compared: extractor, weights_sha256, resolution, resize, precision."""
-        ...
-
-    def to(self, device: torch.device) -> Self:
-        """This extractor, moved."""
-        ...
+Extractor: TypeAlias = NetworkFeatures
 
 
 def make_extractor(
@@ -52,15 +26,15 @@ def make_extractor(
     precision: Precision = "float32",
     weights: str | None = None,
 ) -> Extractor:
-    """The extractor that `spec` names, on the CPU.
+    """The extractor named `spec`, on the CPU.
 
-    - "effnet": EfficientNet-Lite0, at 64 pixels unless `resolution` says otherwise.
-    - "inception": the FID's, always at 299 pixels; its weights come from the file `weights`, or from where
-      `features.inception.published_weights` finds them or puts them.
+    - "effnet": EfficientNet-Lite0, by default at 64 pixels.
+    - "inception": the FID's, always at 299 pixels; its weights come from the file `weights`, or from
+      `features.inception.published_weights`, which finds or downloads them.
     - the path of a TorchScript file: see `features.torchscript`.
 
-    ValueError or FileNotFoundError, each with one line, for a name that is none, a setting that the extractor doesn't
-    have, or weights that are missing or not the published ones.
+    ValueError or FileNotFoundError for an unknown name, a setting that the extractor does not have, or weights that are
+    missing or not the published ones.
     """
     if weights is not None and spec != "inception":
         raise ValueError(f"weights={weights!r}: only inception takes its weights from a file, not {spec}")

@@ -1,8 +1,8 @@
-"""The Inception network of 2015, on whose features the FID, the KID and the Inception Score are defined.
+"""The Inception network of 2015, whose features define the FID, the KID and the Inception Score.
 
 TensorFlow's graph `inception-2015-12-05`: Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer
 Vision", section 6 and table 1, as trained by its authors. It is not torchvision's Inception v3: it has other weights,
-1,008 outputs, average pools that leave the border out, and a max pool in the last block.
+1,008 outputs, average pools that leave out the border, and a max pool in the last block.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from features.weights import download, read_weights, weights_folder
 WEIGHTS_FILE = "weights-inception-2015-12-05-6726825d.pth"
 WEIGHTS_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 WEIGHTS_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS_FILE}"
-# The same bytes, as pytorch-fid calls them.
+# pytorch-fid's name for the same bytes.
 _OTHER_NAME = "pt_inception-2015-12-05-6726825d.pth"
 
 RESOLUTION = 299
@@ -47,12 +47,12 @@ class ConvNorm(nn.Module):
 
 
 def _average_pool(x: Tensor) -> Tensor:
-    """3×3, stride 1; at the border the mean of the pixels that are there, as TensorFlow's "SAME" padding has it."""
+    """3×3, stride 1; at the border the mean of the pixels that exist, as with TensorFlow's "SAME" padding."""
     return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
 
 
 class BlockA(nn.Module):
-    """35×35: figure 5 of the paper, its 5×5 path kept."""
+    """35×35: figure 5 of the paper, with its 5×5 path."""
 
     def __init__(self, channels: int, pooled: int) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class BlockD(nn.Module):
 
 
 class BlockE(nn.Module):
-    """8×8: figure 7. The graph's last block has a max pool where the paper, and the block before it, average."""
+    """8×8: figure 7. The graph's last block has a max pool, the paper and the block before it an average."""
 
     def __init__(self, channels: int, pool: Literal["average", "max"]) -> None:
         super().__init__()
@@ -183,27 +183,24 @@ class InceptionV3(nn.Module):
         x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(x)))
         x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))))
         x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))
-        # The average in float32, whatever the rest runs in.
+        # The average in float32, whatever the rest uses.
         return x.float().mean((2, 3))
 
     def fold_batch_norms(self) -> None:
-        """Put every batch norm's fixed scale and shift into the convolution before it: the same function, faster."""
+        """Folds every batch norm's fixed scale and shift into the convolution before it: the same function, faster."""
         for module in self.modules():
             if isinstance(module, ConvNorm):
                 fold(module, "conv", "bn")
 
 
 def published_weights(path: str | Path | None = None) -> dict[str, Tensor]:
-    """The published state dict: from `path`, or where that is None from the first place that has it.
+    """The published state dict: from `path`, or if that is None from the first place that has it.
 
-    The places: the folder that `features.weights.weights_folder` names; the folder where torch.hub, and with it
-    torch-fidelity and pytorch-fid, keep what they download; the network.
-
-    Raises:
-        ValueError: The file, wherever it was found, is not the published one, byte for byte.
-        FileNotFoundError: There is none at `path`, or none anywhere and it cannot be downloaded; the line names the
-            ways out.
+    The places are the folder of `features.weights.weights_folder`; torch.hub's folder, where torch-fidelity and
+    pytorch-fid keep their downloads; and the network. ValueError if the file is not the published one, byte for byte;
+    FileNotFoundError, with remedies, if there is none at `path`, or none anywhere and it cannot be downloaded.
     """
+
     if path is not None:
         return read_weights(Path(path).expanduser(), WEIGHTS_SHA256, f"take the file from {WEIGHTS_URL}")
     kept = weights_folder() / WEIGHTS_FILE
@@ -217,15 +214,15 @@ def published_weights(path: str | Path | None = None) -> dict[str, Tensor]:
 
 
 class InceptionFeatures(NetworkFeatures):
-    """Pictures to the 2,048 features that the FID is defined on; `published` is the way to get one.
+    """Maps pictures to the 2,048 features that define the FID; `published` creates one with the published weights.
 
-    `state` has the network's weights, by the names of the published file, and `weights_sha256` says what they are:
-    figures on other weights than the published are nobody's FID. `resize` is the filter by which pictures come to 299
-    pixels: "bicubic" is clean-fid's, "tf1-bilinear" the original FID's and torch-fidelity's.
+    `state` holds the network's weights, by the names of the published file, and `weights_sha256` identifies them:
+    figures with other weights are not the FID. `resize` is the filter that brings pictures to 299 pixels: "bicubic" is
+    clean-fid's, "tf1-bilinear" the original FID's and torch-fidelity's.
 
-    Logits are the unbiased ones, of 1,008 classes: the Inception Score's softmax leaves the last layer's bias out.
+    Logits are without the last layer's bias, of 1,008 classes, because the Inception Score's softmax omits it.
 
-    ValueError for another filter or precision; RuntimeError where `state` is another network's.
+    ValueError for another filter or precision; RuntimeError if `state` is another network's.
     """
 
     name = "Inception"
@@ -258,7 +255,8 @@ class InceptionFeatures(NetworkFeatures):
     def published(
         cls, resize: Filter = "bicubic", precision: Precision = "float32", weights: str | Path | None = None
     ) -> "InceptionFeatures":
-        """With the published weights, from the file `weights` or from where `published_weights` finds them."""
+        """An extractor with the published weights, from the file `weights` or as `published_weights` finds them."""
+
         check_filter(resize)  # before a download
         check_precision(precision)
         return cls(published_weights(weights), WEIGHTS_SHA256, resize, precision)

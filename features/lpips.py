@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from features.precision import exact_arithmetic
 
 _WEIGHTS_FILES = {"alex": ("AlexNet", "alexnet-owt-7be5be79.pth"), "vgg": ("VGG16", "vgg16-397923af.pth")}
-"""Networks, and their weights as torchvision names them in torch's cache; LPIPS's own layers come with torchmetrics."""
+"""Each network's name, and its weights file in torch's cache; LPIPS's own layers come with torchmetrics."""
 
 
 def weights_place(net: Literal["alex", "vgg"]) -> Path:
-    """Where torch keeps a network's weights."""
+    """The file in torch's cache that holds a network's weights."""
     return Path(torch.hub.get_dir()) / "checkpoints" / _WEIGHTS_FILES[net][1]
 
 
 def lpips_network(net: Literal["alex", "vgg"], remedy: str) -> nn.Module:
-    """LPIPS of two batches in [-1, 1], in evaluation mode; FileNotFoundError, ending in `remedy`, without weights."""
+    """LPIPS of two batches in [-1, 1], in evaluation mode. Without weights: FileNotFoundError, ending in `remedy`."""
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
     try:
@@ -32,10 +32,9 @@ def lpips_network(net: Literal["alex", "vgg"], remedy: str) -> nn.Module:
 
 
 class LPIPSDistance:
-    """LPIPS of pairs of pictures by VGG16, the distance that perceptual path lengths are published with.
+    """LPIPS of pairs of pictures by VGG16, the distance of published perceptual path lengths.
 
-    Raises:
-        FileNotFoundError: VGG16's weights are neither in torch's cache nor to be downloaded.
+    Raises FileNotFoundError if VGG16's weights are not in torch's cache and cannot be downloaded.
     """
 
     name = ""
@@ -47,14 +46,13 @@ class LPIPSDistance:
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """Distances, float64 (N,) on the CPU, of float32 pictures (N, 1 or 3, H, W) in [-1, 1], of 16 px or more.
 
-        Differentiable by the pictures where the caller records gradients.
+        Differentiable by the pictures if the caller records gradients.
         """
         with exact_arithmetic(self._device, gradients=True):
             pair = (x.to(self._device).expand(-1, 3, -1, -1) for x in (a, b))
             return self._network(*pair, normalize=False).flatten().double().cpu()
 
     def protocol(self) -> dict[str, str | int]:
-        """What path lengths must have in common to be compared."""
         return {"distance": "LPIPS-VGG16", "weights": _WEIGHTS_FILES["vgg"][1]}
 
     def to(self, device: torch.device) -> Self:

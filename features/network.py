@@ -1,4 +1,4 @@
-"""What all extractors of features share: a network that nothing around it can change, and that changes nothing."""
+"""The base of feature extractors: a network that nothing around it can change, and that changes nothing around it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -14,23 +14,23 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class NetworkFeatures(nn.Module, ABC):
-    """Pictures to a network's features, always in evaluation mode, without gradients, and in the precision it names.
+    """Maps pictures to a network's features, always in evaluation mode, without gradients, in the named precision.
 
-    The network is hidden from `parameters`, `state_dict` and `train`: held by another module, or by none, it adds
-    nothing to a checkpoint or an optimizer. `to` moves it between devices but never casts it.
+    The network is hidden from `parameters`, `state_dict` and `train`, so that a module that holds it adds nothing to a
+    checkpoint or an optimizer. `to` moves it between devices but never casts it.
 
-    `network` is what a subclass's `_features` calls; `head` is the linear layer from features to logits, in float32,
-    where there is one. Both are taken over: no longer trained, no longer moved by their owner.
+    A subclass's `_features` calls `network`. `head` is the linear layer from features to logits, in float32, if there
+    is one. The extractor takes both over: they are no longer trained, or moved by their owner.
     """
 
     name: str
-    """As it stands in a figure's name."""
+    """The part of a figure's name."""
     dimension: int
     """Of the features."""
     num_logits: int = 0
     weights_sha256: str
     resolution: int | str
-    """Side in pixels of the squares that the network sees, or a word where they are not all the same."""
+    """Side in pixels of the network's square input, or a word if it varies."""
     resize: str
     precision: str
 
@@ -41,7 +41,7 @@ class NetworkFeatures(nn.Module, ABC):
                 module.eval()
                 for parameter in module.parameters():  # TorchScript's modules lack `requires_grad_`
                     parameter.requires_grad_(False)
-        # A tuple, so that nn.Module doesn't register them.
+        # A tuple, so that nn.Module does not register them.
         self._hidden = (network, head)
         self._device = torch.device("cpu")
 
@@ -62,12 +62,12 @@ class NetworkFeatures(nn.Module, ABC):
             raise ValueError(
                 f"pictures: expected uint8 of shape (N, 1 or 3, H, W), got {pictures.dtype} of {tuple(pictures.shape)}"
             )
-        # A trainer's autocast and TF32 must not reach in here: the precision is part of the protocol.
+        # A trainer's autocast and TF32 must not apply here, because the precision is part of the protocol.
         with exact_arithmetic(self._device):
             return self._features(pictures.to(self._device))
 
     def logits(self, features: Tensor) -> Tensor:
-        """Logits, float32 (N, num_logits), on this extractor's device, from `features` as `forward` gives them.
+        """Logits, float32 (N, num_logits), on this extractor's device, from the features of `forward`.
 
         ValueError for another shape, or from a network without logits.
         """
@@ -80,7 +80,7 @@ class NetworkFeatures(nn.Module, ABC):
             return head(features.to(self._device, torch.float32))
 
     def protocol(self) -> dict[str, str | int]:
-        """What a figure from these features must carry to be compared with another."""
+        """What comparable figures have in common."""
         return {
             "extractor": self.name,
             "weights_sha256": self.weights_sha256,
@@ -90,7 +90,7 @@ class NetworkFeatures(nn.Module, ABC):
         }
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # What `to`, `cuda`, `half`, … go through: follow the device, ignore the dtype.
+        # `to`, `cuda`, `half`, … all call this: follow the device, ignore the dtype.
         self._device = fn(torch.empty(0, device=self._device)).device
         for module in self._hidden:
             if module is not None:
@@ -99,16 +99,16 @@ class NetworkFeatures(nn.Module, ABC):
 
 
 def check_precision(precision: str) -> None:
-    """ValueError, with the names there are, if no precision is called so."""
+    """ValueError, with the known names, for an unknown precision."""
     if precision not in DTYPES:
         raise ValueError(f"precision={precision!r}: expected one of {', '.join(DTYPES)}")
 
 
 def load(make: Callable[[], M], state: Mapping[str, Tensor]) -> M:
-    """The module that `make` makes, with `state` for its weights; RuntimeError if their names or shapes differ.
+    """The module that `make` builds, with `state` as its weights; RuntimeError if their names or shapes differ.
 
-    Nothing is initialized first, which would take time and draw from torch's generator: a fit that measures must end
-    in the same weights as one that doesn't.
+    Nothing is initialized first, which would take time and draw from torch's generator: a fit must end in the same
+    weights with and without measurements.
     """
     with torch.device("meta"):
         module = make()
@@ -117,7 +117,7 @@ def load(make: Callable[[], M], state: Mapping[str, Tensor]) -> M:
 
 
 def fold(module: nn.Module, conv: str, norm: str) -> None:
-    """Put a batch norm's fixed scale and shift into the convolution before it: the same function, faster."""
+    """Folds a batch norm's fixed scale and shift into the convolution before it: the same function, faster."""
     if isinstance(getattr(module, conv), nn.Conv2d):  # a layer that a block lacks is an identity
         setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm)))
         setattr(module, norm, nn.Identity())

@@ -1,4 +1,4 @@
-"""The arithmetic that figures rest on, whatever a trainer has set around it."""
+"""Exact arithmetic for figures, whatever a trainer has set around it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,14 +12,14 @@ DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bf
 
 @contextmanager
 def exact_arithmetic(device: torch.device, gradients: bool = False) -> Iterator[None]:
-    """Inside, on `device`: no gradients, no autocast, and float32 products in float32. Settings are left as found.
+    """Inside, on `device`: no gradients, no autocast, and float32 products in float32. Settings are restored.
 
-    `gradients` leaves them to the caller: they are recorded where they are outside, for what is minimised.
-
-    On CUDA, torch's default is to run float32 convolutions in TF32, with 10 bits of mantissa, and
-    `set_float32_matmul_precision` does the like to products of matrices, on CUDA and on CPU.
+    With `gradients`, they are recorded if they are outside, for distances that are minimised. By default, torch runs
+    float32 convolutions on CUDA in TF32, with 10 bits of mantissa, and `set_float32_matmul_precision` does something
+    similar to matrix products, on CUDA and on CPU.
     """
-    backends = _backends()
+    backends: Any = torch.backends  # untyped
+    backends = backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul
     before = [backend.fp32_precision for backend in backends]
     try:
         for backend in backends:
@@ -30,9 +30,3 @@ def exact_arithmetic(device: torch.device, gradients: bool = False) -> Iterator[
     finally:
         for backend, precision in zip(backends, before, strict=True):
             backend.fp32_precision = precision
-
-
-def _backends() -> tuple[Any, ...]:
-    """What has a float32 precision of its own; torch types none of it."""
-    backends: Any = torch.backends
-    return backends.cudnn.conv, backends.cuda.matmul, backends.mkldnn.conv, backends.mkldnn.matmul

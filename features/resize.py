@@ -1,7 +1,7 @@
-"""How pictures reach the side that a network looks at.
+"""How pictures are resized to a network's input.
 
-The filter decides the figure as much as the model does: Parmar, Zhang and Zhu 2022, "On Aliased Resizing and Surprising
-Subtleties in GAN Evaluation", section 3. Hence every protocol names it.
+The filter affects a figure as much as the model does: Parmar, Zhang and Zhu 2022, "On Aliased Resizing and Surprising
+Subtleties in GAN Evaluation", section 3. So every protocol names it.
 """
 
 from functools import lru_cache
@@ -19,13 +19,13 @@ FILTERS: tuple[str, ...] = get_args(Filter)
 def resized(pictures: Tensor, side: int, filter: Filter) -> Tensor:
     """Pictures, uint8 (N, C, H, W), as float32 (N, C, side, side) in [0, 255], on their device; not rounded to bytes.
 
-    - "bicubic": what clean-fid does, which is Pillow's bicubic with antialiasing on each channel in floating point,
-      clamped, because bicubic overshoots at edges.
-    - "tf1-bilinear": TensorFlow 1's `resize_bilinear`, without antialiasing, as the FID was first computed (Heusel et
-      al. 2017) and as torch-fidelity computes it.
+    - "bicubic": as clean-fid, that is Pillow's bicubic with antialiasing on each channel in floating point, clamped,
+      because bicubic overshoots at edges.
+    - "tf1-bilinear": TensorFlow 1's `resize_bilinear`, without antialiasing, as in the first FID (Heusel et al. 2017)
+      and in torch-fidelity.
 
-    Pictures that have the side already keep their values. ValueError for an unknown filter, another dtype or shape, a
-    picture without pixels, or a side below 1.
+    Pictures of that side keep their values. ValueError for an unknown filter, another dtype or shape, a picture without
+    pixels, or a side below 1.
     """
     check_filter(filter)
     if pictures.dtype != torch.uint8 or pictures.ndim != 4 or 0 in pictures.shape[1:]:
@@ -36,14 +36,14 @@ def resized(pictures: Tensor, side: int, filter: Filter) -> Tensor:
 
 
 def resized_floats(x: Tensor, side: int, filter: Filter) -> Tensor:
-    """As `resized`, of pictures float32 (N, C, H, W) in [0, 255] that were not rounded to bytes."""
+    """As `resized`, for pictures float32 (N, C, H, W) in [0, 255] that were not rounded to bytes."""
     if x.shape[2:] == (side, side):
         return x
     return _bicubic(x, side) if filter == "bicubic" else _tensorflow1_bilinear(x, side)
 
 
 def check_filter(filter: str) -> None:
-    """ValueError, with the names there are, if no filter is called so."""
+    """ValueError, with the known names, for an unknown filter."""
     if filter not in FILTERS:
         raise ValueError(f"resize={filter!r}: expected one of {', '.join(FILTERS)}")
 
@@ -51,11 +51,11 @@ def check_filter(filter: str) -> None:
 def _bicubic(x: Tensor, side: int) -> Tensor:
     """Both axes by a product with a matrix of weights, whatever the sizes.
 
-    `F.interpolate(antialias=True)` computes its weights in float32, which puts it up to 0.007 grey levels from Pillow,
-    where this stays within 0.0001; and this is the faster one for pictures up to 128 pixels.
+    `F.interpolate(antialias=True)` computes its weights in float32, which puts it up to 0.007 grey levels from Pillow;
+    this stays within 0.0001, and is faster for pictures up to 128 pixels.
     """
     height, width = x.shape[2:]
-    # The columns first, as Pillow.
+    # The columns first, like Pillow.
     with exact_arithmetic(x.device, gradients=True):
         x = x @ _bicubic_weights(width, side, x.device).T
         return (_bicubic_weights(height, side, x.device) @ x).clamp(0, 255)
@@ -63,10 +63,10 @@ def _bicubic(x: Tensor, side: int) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _bicubic_weights(size: int, side: int, device: torch.device) -> Tensor:
-    """What each of `size` pixels gives to each of `side` outputs, float32 (side, size); every row sums to 1.
+    """The weight of each of `size` pixels in each of `side` outputs, float32 (side, size); every row sums to 1.
 
-    Keys 1981, "Cubic convolution interpolation for digital image processing", equation 8 has the kernel (a = -1/2);
-    to shrink, it is stretched by the factor, so that no pixel is passed over.
+    Keys 1981, "Cubic convolution interpolation for digital image processing", equation 8 has the kernel (a = -1/2).
+    Shrinking stretches it by the factor, so that it covers every pixel.
     """
     step = size / side
     stretch = max(step, 1.0)
@@ -94,7 +94,7 @@ def _tensorflow1_bilinear(x: Tensor, side: int) -> Tensor:
 
 
 def _neighbours(size: int, side: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each of `side` outputs: the pixel before it, the pixel after it, and how far it is from one to the other."""
+    """For each of `side` outputs: the pixel before it, the pixel after it, and the fraction of the way between them."""
     position = torch.arange(side, dtype=torch.float32, device=device) * torch.tensor(size / side, dtype=torch.float32)
     low = position.long()
     return low, (low + 1).clamp_max(size - 1), position - low

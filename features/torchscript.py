@@ -1,4 +1,4 @@
-"""Any network as an extractor of features, from a TorchScript file: the one whose FID somebody else reports, say."""
+"""Any network as a feature extractor, from a TorchScript file, for instance to compare with figures of others."""
 
 import hashlib
 import io
@@ -17,20 +17,20 @@ _RETURN_FEATURES = "return_features"
 
 
 class TorchScriptFeatures(NetworkFeatures):
-    """Pictures to whatever the network in the TorchScript file at `path` makes of them. Its name is the file's stem.
+    """Maps pictures to the output of the network in the TorchScript file at `path`. Its name is the file's stem.
 
-    The network is called with pictures, uint8 (N, 3, H, W) on its device, and returns floats (N, D) or (N, D, 1, 1).
-    It preprocesses them itself. Grey is repeated to three channels. Where `resolution` is given, pictures are resized
-    to it first, by the filter `resize`, and rounded back to bytes; otherwise they come at their own size, and the
-    network must take 299 pixels, with which it is tried once. If its `forward` has an argument `return_features`, that
-    is True: so NVIDIA's `inception-2015-12-05.pt` and `vgg16.pt`, which come with StyleGAN2-ADA, can be given as they
-    are. There are no logits.
+    The network gets pictures, uint8 (N, 3, H, W) on its device, preprocesses them itself, and returns floats (N, D) or
+    (N, D, 1, 1). Grey is repeated to three channels. With a `resolution`, pictures are first resized to it, by the
+    filter `resize`, and rounded back to bytes. Otherwise they keep their own size, and the network must accept 299
+    pixels, with which it is tried once. If its `forward` has an argument `return_features`, it is set to True, so that
+    NVIDIA's `inception-2015-12-05.pt` and `vgg16.pt`, which come with StyleGAN2-ADA, work as they are. There are no
+    logits.
 
-    Such a file is no pickle: loading it runs no Python. It does hold a program, which torch's interpreter runs, and
-    which can take all of the machine's time and memory: a stranger's file is no safe input.
+    Such a file is not a pickle, and loading it runs no Python. But it holds a program, which torch's interpreter runs,
+    and which can use all of the machine's time and memory: do not load files that you do not trust.
 
-    FileNotFoundError if there is no file. ValueError, in one line, for a file that is not TorchScript, a network that
-    fails or returns something else, a resolution below 1, another filter, or a filter without a resolution.
+    FileNotFoundError if there is no file. ValueError for a file that is not TorchScript, a network that fails or
+    returns something else, a resolution below 1, an unknown filter, or a filter without a resolution.
     """
 
     precision = "as saved"
@@ -44,7 +44,7 @@ class TorchScriptFeatures(NetworkFeatures):
         path = Path(path).expanduser()
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file")
-        # Read once: what is loaded is what was hashed.
+        # Read once, so that the loaded bytes are the hashed ones.
         content = path.read_bytes()
         network = _load(path, content)
         super().__init__(network)
@@ -57,7 +57,7 @@ class TorchScriptFeatures(NetworkFeatures):
         arguments = [argument.name for argument in network.forward.schema.arguments]  # type: ignore[attr-defined]
         self._settings = {_RETURN_FEATURES: True} if _RETURN_FEATURES in arguments else {}
         side = resolution or _PROBE_SIDE
-        # Two, so that one in place of N shows.
+        # Two pictures, so that a constant batch size of one shows.
         with exact_arithmetic(self._device):
             self.dimension = self._run(torch.zeros(2, 3, side, side, dtype=torch.uint8)).shape[1]
 
@@ -90,7 +90,7 @@ class TorchScriptFeatures(NetworkFeatures):
 def _load(path: Path, content: bytes) -> torch.jit.ScriptModule:
     try:
         with warnings.catch_warnings():
-            # torch would rather have torch.export's files; the ones that others' figures rest on are these.
+            # torch prefers torch.export's files, but published figures rest on these.
             warnings.filterwarnings("ignore", message=r"`torch\.jit\.load` is deprecated", category=FutureWarning)
             return torch.jit.load(io.BytesIO(content), map_location="cpu")
     except RuntimeError as error:
@@ -99,6 +99,6 @@ def _load(path: Path, content: bytes) -> torch.jit.ScriptModule:
 
 
 def _last_line(error: Exception) -> str:
-    """What went wrong; the lines before it are the interpreter's stack."""
+    """The cause of the error; the lines before it are the interpreter's stack."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

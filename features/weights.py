@@ -1,4 +1,4 @@
-"""Published weights: files that are known to the byte, read from where they are or fetched once."""
+"""Published weights: files with known hashes, read from where they are or downloaded once."""
 
 import hashlib
 import io
@@ -19,33 +19,28 @@ _CHUNK_BYTES = 1 << 20
 
 
 def weights_folder() -> Path:
-    """Where downloaded weights are kept: `atelier/weights` in $XDG_CACHE_HOME, or in ~/.cache without one."""
+    """The folder for downloaded weights: `atelier/weights` in $XDG_CACHE_HOME, or else in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "atelier" / "weights"
 
 
 def read_weights(path: Path, sha256: str, remedy: str) -> dict[str, Tensor]:
-    """The state dict in the file at `path`, on the CPU; nothing is unpickled but tensors.
+    """The state dict in the file at `path`, on the CPU; only tensors are unpickled.
 
-    Raises:
-        ValueError: The file is not the one with this hash; the line ends in `remedy`.
-        FileNotFoundError: There is no such file.
+    FileNotFoundError if there is no such file, ValueError if its hash is another; both messages end in `remedy`.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; {remedy}")
-    # Read once: what is loaded is what was hashed.
+    # Read once, so that the loaded bytes are the hashed ones.
     content = path.read_bytes()
     _check(str(path), hashlib.sha256(content).hexdigest(), sha256, remedy)
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def download(url: str, path: Path, sha256: str, remedy: str) -> None:
-    """Fetch `url` into the file at `path`, whole or not at all, with a progress bar where someone watches.
+    """Downloads `url` to `path`, whole or not at all, with a progress bar in a terminal. Creates the folder.
 
-    The folder is made if missing.
-
-    Raises:
-        FileNotFoundError: No answer, or not all of it, or no place for it; the line ends in `remedy`.
-        ValueError: What came is not the file with this hash; the line ends in `remedy`.
+    FileNotFoundError if the download fails or cannot be stored, ValueError if its hash is another; both messages end in
+    `remedy`.
     """
 
     def write(file: BinaryIO) -> None:
@@ -59,7 +54,7 @@ def download(url: str, path: Path, sha256: str, remedy: str) -> None:
                     digest.update(chunk)
                     received += len(chunk)
                     bar.update(len(chunk))
-        # A connection that breaks off looks like the end of the file to `read`.
+        # To `read`, a broken connection looks like the end of the file.
         if received < announced:
             raise ConnectionError(f"it ended after {received:,} of {announced:,} bytes")
         _check(url, digest.hexdigest(), sha256, remedy)

@@ -1,4 +1,4 @@
-"""Frames to GIF and MP4 files, one at a time: a long animation of large pictures does not lie in memory."""
+"""Frames to GIF and MP4 files, one at a time, so that a long animation need not fit in memory."""
 
 import importlib
 import itertools
@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
@@ -14,16 +15,14 @@ from torch import Tensor
 from media.files import write_whole
 
 GIF_FPS = 50
-"""GIFs count in hundredths of a second, and viewers take a duration of one for a mistake."""
+"""GIFs count in hundredths of a second, and viewers ignore a duration of one."""
 
 
 def save_gif(frames: Iterable[Tensor], path: Path, fps: int) -> None:
-    """Writes frames, uint8 (1 or 3, H, W), as a GIF that repeats for ever, whole or not at all.
+    """Writes frames, uint8 (1 or 3, H, W), as a GIF that repeats forever, whole or not at all.
 
-    Grey frames keep their values; those in colour have 256 colours each.
-
-    Raises:
-        ValueError: a rate that GIFs do not have, no frame, or another dtype or shape.
+    Grey frames keep their values; colour frames get 256 colours each. ValueError for a rate that GIFs do not have, no
+    frame, or another dtype or shape.
     """
     if not 1 <= fps <= GIF_FPS:
         raise ValueError(f"{path}: a GIF shows 1 to {GIF_FPS} frames a second, not {fps}; name an .mp4 for more")
@@ -40,7 +39,7 @@ def save_gif(frames: Iterable[Tensor], path: Path, fps: int) -> None:
 def save_mp4(frames: Iterable[Tensor], path: Path, fps: int) -> None:
     """Writes frames, uint8 (1 or 3, H, W), as H.264 that every browser plays, whole or not at all.
 
-    Colours are stored at half the resolution (yuv420p), an odd side gets a black line more.
+    Colours are stored at half the resolution (yuv420p); an odd side gets one more black line.
 
     Raises:
         ModuleNotFoundError: the package av is not installed.
@@ -66,8 +65,8 @@ def save_mp4(frames: Iterable[Tensor], path: Path, fps: int) -> None:
     write_whole(path, write)
 
 
-def video_package() -> Any:  # noqa: ANN401 - a package that need not be here
-    """PyAV, which brings FFmpeg's libraries. ModuleNotFoundError, in one line, where it is not installed."""
+def video_package() -> Any:  # noqa: ANN401 - an optional package
+    """PyAV, which brings FFmpeg's libraries. ModuleNotFoundError, with a remedy, if it is not installed."""
     try:
         return importlib.import_module("av")
     except ModuleNotFoundError as error:
@@ -75,28 +74,22 @@ def video_package() -> Any:  # noqa: ANN401 - a package that need not be here
 
 
 def _checked(frames: Iterable[Tensor], path: Path) -> Iterator[Tensor]:
-    """The frames, the first of them at hand: ValueError before anything is written if there is none."""
-    rest = iter(frames)
-    first = next(rest, None)
-    if first is None:
+    """The frames, checked one by one. The first `next` raises ValueError if there is none."""
+    shape: torch.Size | None = None
+    for frame in frames:
+        if frame.dtype.is_floating_point or frame.ndim != 3 or frame.shape[0] not in (1, 3):
+            raise ValueError(f"{path}: frames must be uint8 (1 or 3, H, W), not {frame.dtype} of {tuple(frame.shape)}")
+        if shape not in (None, frame.shape):
+            raise ValueError(f"{path}: frames of {tuple(shape or ())} and of {tuple(frame.shape)}")
+        shape = frame.shape
+        yield frame
+    if shape is None:
         raise ValueError(f"{path}: an animation needs at least one frame")
-
-    def each() -> Iterator[Tensor]:
-        for frame in itertools.chain([first], rest):
-            if frame.dtype.is_floating_point or frame.ndim != 3 or frame.shape[0] not in (1, 3):
-                raise ValueError(
-                    f"{path}: frames must be uint8 (1 or 3, H, W), not {frame.dtype} of {tuple(frame.shape)}"
-                )
-            if frame.shape != first.shape:
-                raise ValueError(f"{path}: frames of {tuple(first.shape)} and of {tuple(frame.shape)}")
-            yield frame
-
-    return each()
 
 
 def _quantized(frame: Tensor) -> Image.Image:
     if frame.shape[0] == 1:
         return Image.fromarray(frame[0].contiguous().cpu().numpy())
     image = Image.fromarray(frame.permute(1, 2, 0).contiguous().cpu().numpy())
-    # Dithering would differ from frame to frame: a still background would crawl.
+    # Dithering would differ from frame to frame, and a still background would crawl.
     return image.quantize(256, dither=Image.Dither.NONE)

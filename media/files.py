@@ -10,19 +10,19 @@ from typing import BinaryIO
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Replace the file at `path` by what `write` puts into the file object it is given: whole, or not at all.
+    """Replaces the file at `path` with what `write` puts into the file object that it gets: whole, or not at all.
 
-    A reader, another process, or whatever is left after a kill or a power cut, sees the old file or the new one and
-    nothing between. The new file's permissions follow the umask, as with `open`; a link at `path` is itself replaced.
-    A process killed outright leaves a `.*.tmp` behind, which nothing reads.
+    After a kill or a power cut, and for other processes meanwhile, there is either the old file or the new one. The new
+    file's permissions follow the umask, as with `open`; a link at `path` is itself replaced. A killed process leaves a
+    `.*.tmp` behind, which nothing reads.
 
-    Raises whatever `write` raises, and OSError (no such folder, disk full); `path` is then as it was before.
+    Raises whatever `write` raises, and OSError (no such folder, disk full); `path` is then unchanged.
     """
-    # The same folder, because a rename is atomic only within one file system. The name is not derived from `path`'s,
+    # In the same folder, because a rename is atomic only within one file system. The name is not derived from `path`'s,
     # which may already be as long as the file system allows.
     temporary = path.parent / f".{uuid.uuid4().hex}.tmp"
     try:
-        # Not `tempfile`, whose files are readable by their owner alone; "x" leaves the mode to the umask.
+        # Not `tempfile`, whose files only their owner can read; "x" leaves the mode to the umask.
         with temporary.open("x+b") as file:
             write(file)
             file.flush()
@@ -35,7 +35,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def write_text_whole(path: Path, text: str) -> None:
-    """`write_whole` for text: UTF-8, line ends as they stand in `text`."""
+    """`write_whole` for text, as UTF-8 and with unchanged line ends."""
     content = text.encode()
     write_whole(path, lambda file: file.write(content))
 
@@ -43,7 +43,7 @@ def write_text_whole(path: Path, text: str) -> None:
 def write_json_whole(path: Path, value: object) -> None:
     """`write_whole` for JSON: keys in their own order, two spaces of indentation, a final newline.
 
-    NaN and infinities, which JSON lacks, become null. TypeError for what JSON cannot hold otherwise.
+    NaN and infinities, which JSON lacks, become null. TypeError for other values that JSON cannot hold.
     """
     write_text_whole(path, json.dumps(without_nonfinite(value), indent=2, allow_nan=False) + "\n")
 
@@ -59,7 +59,7 @@ def without_nonfinite(value: object) -> object:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power cut."""
+    """Makes a rename inside `folder` survive a power cut."""
     if os.name != "posix":  # elsewhere a folder cannot be opened
         return
     descriptor = os.open(folder, os.O_RDONLY)

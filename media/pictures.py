@@ -1,4 +1,4 @@
-"""Model outputs as pictures: bytes and the way to floats and back, grids of pictures, PNG files."""
+"""Pictures as bytes and as floats, grids of pictures, PNG files."""
 
 import math
 from pathlib import Path
@@ -10,11 +10,11 @@ from torch import Tensor
 from media.files import write_whole
 
 LEVELS = 256
-"""Values that one channel of one pixel can have."""
+"""Number of values that one channel of a pixel can have."""
 
 
 def from_levels(levels: Tensor) -> Tensor:
-    """Pictures in [-1, 1] as models see them, float32, of their bytes in any integer type."""
+    """Pictures in [-1, 1], float32, from their bytes in any integer type."""
     return levels.float() / ((LEVELS - 1) / 2) - 1
 
 
@@ -29,27 +29,27 @@ def to_levels(x: Tensor) -> Tensor:
 
 
 def to_uint8(x: Tensor) -> Tensor:
-    """The bytes that a saved PNG holds: float `x` in [-1, 1], shape (N, C, H, W), to uint8 of the same shape.
+    """Float pictures in [-1, 1], (N, C, H, W), as the bytes that a PNG stores: uint8 of the same shape.
 
-    Rounds to nearest and clamps what lies outside [-1, 1]; `from_levels` goes back to every byte.
-    ValueError if `x` isn't a float batch, or if any picture holds NaN.
+    Rounds to nearest and clamps values outside [-1, 1]; `from_levels` is the inverse for every byte. ValueError if `x`
+    is not a float batch, or if any picture holds NaN.
     """
     if x.ndim != 4 or not x.is_floating_point():
         raise ValueError(f"pictures: expected floats of shape (N, C, H, W), got {x.dtype} of shape {tuple(x.shape)}")
     broken = int(x.isnan().flatten(1).any(1).sum())
     if broken:
         raise ValueError(f"pictures: {broken} of {len(x)} hold NaN; the model that made them has diverged")
-    # Half precision cannot tell neighbouring bytes near ±1 apart after the addition.
+    # Near ±1, half precision cannot distinguish neighbouring bytes after the addition.
     return unrounded(x.detach().float()).round().clamp(0, LEVELS - 1).to(torch.uint8)
 
 
 def grid(pictures: Tensor, columns: int, padding: int = 2) -> Tensor:
-    """One picture of many: uint8 (N, C, H, W) to uint8 (C, rows·(H+padding)+padding, columns·(W+padding)+padding).
+    """A grid of pictures: uint8 (N, C, H, W) to uint8 (C, rows·(H+padding)+padding, columns·(W+padding)+padding).
 
-    Filled row by row; the gaps, `padding` pixels wide, and the empty places of the last row are zero. There are never
+    Filled row by row; the gaps, `padding` pixels wide, and unused places in the last row are zero. There are never
     more columns than pictures. ValueError for another dtype or shape, no picture, or no column.
     """
-    # torchvision.utils.make_grid turns gray into RGB and forgets the frame around a single picture.
+    # torchvision.utils.make_grid turns grey into RGB and omits the frame around a single picture.
     if pictures.ndim != 4 or pictures.dtype != torch.uint8 or len(pictures) == 0:
         raise ValueError(
             f"pictures: expected uint8 of shape (N > 0, C, H, W), got {pictures.dtype} of {tuple(pictures.shape)}"
@@ -79,9 +79,9 @@ def where_points_lie(points: Tensor, side: int = 256, reach: float = 1.25) -> Te
 
 
 def save_png(picture: Tensor, path: Path) -> None:
-    """Write one uint8 (C, H, W) picture as PNG, whole or not at all: C is 1 (gray), 3 (RGB) or 4 (RGBA).
+    """Writes a uint8 picture (C, H, W) as PNG, whole or not at all: C is 1 (grey), 3 (RGB) or 4 (RGBA).
 
-    ValueError for another dtype, shape or number of channels; OSError as `write_whole`.
+    ValueError for another dtype, shape or number of channels; OSError like `write_whole`.
     """
     if picture.ndim != 3 or picture.dtype != torch.uint8 or picture.shape[0] not in (1, 3, 4):
         raise ValueError(

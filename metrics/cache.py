@@ -1,4 +1,4 @@
-"""What is known of reference data, computed once and kept in a folder: arrays under a key."""
+"""A cache folder for statistics of reference data: arrays under a key."""
 
 import functools
 import hashlib
@@ -26,13 +26,13 @@ def default_folder() -> Path:
 
 
 def cached_arrays(folder: Path, key: str, compute: Callable[[], Arrays]) -> dict[str, np.ndarray]:
-    """The arrays kept in `folder` under `key`, as read-only memory maps; where there are none, `compute()`'s, now kept.
+    """The arrays cached in `folder` under `key`, as read-only memory maps; if there are none, caches `compute()`.
 
-    `key` must name all that the arrays depend on: the data's fingerprint, split and count, and the extractor's
-    protocol. An entry is a folder, `<sha256 of key>/`, of one .npy an array and of entry.json, which holds the key and
-    each file's sha256; all is checked before anything is used. A damaged or foreign entry is replaced, with one line of
-    warning. An entry appears whole or not at all, and of several processes that ask at once one computes while the
-    others wait. The folder is made if missing. Raises whatever `compute` raises, and OSError where the folder cannot be
+    `key` must name everything that the arrays depend on: the data's fingerprint, split and count, and the extractor's
+    protocol. An entry is a folder, `<sha256 of key>/`, with one .npy per array and entry.json, which holds the key and
+    each file's sha256; everything is checked before it is used. A damaged or foreign entry is replaced, with a warning
+    of one line. An entry appears whole or not at all. If several processes ask at once, one computes and the others
+    wait. The folder is created if missing. Raises whatever `compute` raises, and OSError if the folder cannot be
     written.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def cached_arrays(folder: Path, key: str, compute: Callable[[], Arrays]) -> dict
             try:
                 return _read(entry, key)
             except ValueError as error:
-                _log.warning("Computing cached statistics anew: %s", error)
+                _log.warning("Computing cached statistics again: %s", error)
                 shutil.rmtree(entry)
         temporary = folder / f".{uuid.uuid4().hex}.tmp"
         try:
@@ -65,7 +65,7 @@ def _write(entry: Path, key: str, arrays: Arrays) -> None:
 
 
 def _read(entry: Path, key: str) -> dict[str, np.ndarray]:
-    """An entry's arrays. ValueError, naming the file, where it is damaged, cut short, or of another key."""
+    """An entry's arrays. ValueError, naming the file, if it is damaged, cut short, or has another key."""
     try:
         described = json.loads((entry / "entry.json").read_text())
         found, hashes = described["key"], dict(described["sha256"])

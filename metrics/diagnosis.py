@@ -1,7 +1,7 @@
-"""What is wrong with a model, in words: findings from features, logits and the curves of a run.
+"""Diagnoses of a model, in words: findings from features, logits and the curves of a run.
 
-Every threshold compares with what real pictures, or pictures kept from training, give in the same place; where one is a
-judgement, its comment says so.
+Every threshold compares with real or held-out pictures in the same role. If it is a matter of judgement, its comment
+says so.
 """
 
 import math
@@ -16,16 +16,11 @@ from records.diagnosis import Finding, Verdict
 
 
 def mode_collapse(real: np.ndarray, others: np.ndarray, fake: np.ndarray, adversarial: bool = True) -> Finding:
-    """Whether samples leave out parts of the data, or repeat themselves.
+    """Whether samples omit parts of the data, or repeat themselves.
 
-    Recall and coverage depend on the number of pictures and on the features, so that only their ratio to what other
-    real pictures reach says anything.
-
-    Args:
-        real: features of real pictures, (N, D).
-        others: features of other real pictures, about as many; the baseline.
-        fake: features of samples, about as many.
-        adversarial: whether there is a discriminator, which what helps may speak of.
+    All arguments are features (N, D): of real pictures, of about as many other real ones, the baseline, and of about as
+    many samples. Recall and coverage depend on the number of pictures and on the features, so only their ratio to those
+    of other real pictures has a meaning. `adversarial` models have a discriminator, which decides the advice.
     """
     distances = neighbour_distances(real, 5)
     ours, baseline = (neighbour_figures(rows, real, real_distances=distances) for rows in (fake, others))
@@ -65,12 +60,12 @@ def _verdict(found: bool, suspect: bool) -> Verdict:
 
 
 def _finding(name: str, verdict: Verdict, says: str, helps: str, figures: dict[str, float]) -> Finding:
-    """A finding that names what helps only where something is, or may be, wrong."""
+    """A finding with advice only if something is, or may be, wrong."""
     return Finding(name, verdict, says, helps if verdict in ("found", "suspect") else "", figures)
 
 
 def distinct(rows: np.ndarray, close: float) -> int:
-    """How many pictures are left when those within a distance of an earlier one are dropped."""
+    """The number of pictures that remain when those within a distance of an earlier one are dropped."""
     left = torch.from_numpy(np.array(rows, dtype=np.float64))
     count = 0
     while len(left):
@@ -80,14 +75,10 @@ def distinct(rows: np.ndarray, close: float) -> int:
 
 
 def memorisation(train: np.ndarray, unseen: np.ndarray | None, fake: np.ndarray, adversarial: bool = True) -> Finding:
-    """Whether samples are copies of training pictures: closer to them than pictures the model never saw.
+    """Whether samples are copies of training pictures: closer to them than held-out pictures are.
 
-    Args:
-        train: features of the training pictures, (N, D).
-        unseen: features of pictures kept from training; where there are none, each training picture's distance to the
-            nearest other stands in.
-        fake: features of samples.
-        adversarial: whether there is a discriminator.
+    All arguments are features (N, D). Without held-out pictures, `unseen`, each training picture's distance to its
+    nearest other one replaces theirs.
     """
     own = nearest(fake, train, 1)[0][:, 0]
     by = "held-out pictures" if unseen is not None else "training pictures to one another"
@@ -107,7 +98,7 @@ def memorisation(train: np.ndarray, unseen: np.ndarray | None, fake: np.ndarray,
     )
     augmentation = "augmentation of what the discriminator sees (DiffAugment, ADA)" if adversarial else "dropout"
     helps = f"more data, {augmentation}, a smaller model, or an earlier stop"
-    # Five times and twice what chance gives: judgements.
+    # Five times and twice the share by chance: judgements.
     chance = max(usual, 0.05)
     verdict = _verdict(share > 5 * chance or copies > 0.01, share > 2 * chance)
     return _finding("memorisation", verdict, says, helps, figures)
@@ -120,22 +111,22 @@ def discriminator_overfitting(
     zero_is_undecided: bool = True,
     rows: Sequence[Mapping[str, float]] = (),
 ) -> Finding:
-    """Whether the discriminator knows its training pictures by heart.
+    """Whether the discriminator has memorised its training pictures.
 
-    Karras et al. 2020 (ADA, arXiv:2006.06676, eq. 1): r_v is how far held-out pictures have gone from the training
+    Karras et al. 2020 (ADA, arXiv:2006.06676, eq. 1): r_v is how far held-out pictures have moved from the training
     pictures' logits towards the samples', r_t the mean sign of the training pictures' logits.
 
     Args:
         train: logits of training pictures, (N,).
-        unseen: logits of pictures kept from training, or None where there are none.
+        unseen: logits of held-out pictures, or None if there are none.
         fake: logits of samples.
-        zero_is_undecided: whether logits have a sign that means something; there is no r_t otherwise.
+        zero_is_undecided: whether logits have a meaningful sign; otherwise there is no r_t.
         rows: of metrics.jsonl, in order: r_t of pictures as they were augmented in training, and ADA's p.
     """
     from torchmetrics.functional.classification import binary_auroc
 
     figures = {"gap_to_samples": float(train.double().mean() - fake.double().mean())}
-    r_t, signs = -math.inf, "the sign of a logit means nothing under this loss"
+    r_t, signs = -math.inf, "the sign of a logit has no meaning under this loss"
     if zero_is_undecided:
         r_t = float(train.double().sign().mean())
         signs = f"r_t is {r_t:.2f}"
@@ -150,7 +141,7 @@ def discriminator_overfitting(
         "augmentation of what the discriminator sees (DiffAugment, ADA), more data, a stronger R1, or an earlier stop"
     )
     if unseen is None:
-        says = f"{signs}; no pictures are kept from training, so that the gap to unseen ones is not known"
+        says = f"{signs}; no pictures are held out, so the gap to unseen ones is unknown"
         # ADA aims at 0.6; well above it discriminators overfit in every one of the paper's runs.
         verdict: Verdict = "suspect" if r_t > 0.8 else "unknown"
         return _finding("discriminator overfitting", verdict, says, helps, figures)
@@ -168,18 +159,15 @@ def discriminator_overfitting(
 
 
 def _last_tenth(rows: Sequence[Mapping[str, float]], name: str) -> float | None:
-    """The mean of a curve over its last tenth; None where there is no such curve."""
+    """The mean of a curve over its last tenth; None if there is no such curve."""
     values = [row[name] for row in rows if isinstance(row.get(name), int | float)]
     return float(np.mean(values[-max(len(values) // 10, 1) :])) if values else None
 
 
 def instability(rows: Sequence[Mapping[str, float]], figure: str, adversarial: bool = True) -> Finding:
-    """Whether training shook: spikes of the gradients, a figure that swings, or one that got worse again.
+    """Whether training was unstable: gradient spikes, a quality figure that fluctuates, or one that got worse again.
 
-    Args:
-        rows: of metrics.jsonl, in order.
-        figure: the figure of quality to look at, lower is better.
-        adversarial: whether there is a discriminator.
+    `rows` are those of metrics.jsonl, in order; lower values of `figure` are better.
     """
     helps = (
         "a lower learning rate, a stronger regularizer, clipping (adversarial.clip_norm), or a longer average"
@@ -192,7 +180,7 @@ def instability(rows: Sequence[Mapping[str, float]], figure: str, adversarial: b
     verdict: Verdict = "fine"
     for name in ("g_grad_norm", "d_grad_norm", "encoder_grad_norm", "grad_norm"):
         norms = np.array([row[name] for row in rows if isinstance(row.get(name), int | float)])
-        norms = norms[len(norms) // 10 :]  # the first steps of training are always wild
+        norms = norms[len(norms) // 10 :]  # the first training steps always fluctuate
         if len(norms) < 10:
             continue
         spikes = float((norms > 10 * np.median(norms)).mean())
@@ -215,7 +203,7 @@ def instability(rows: Sequence[Mapping[str, float]], figure: str, adversarial: b
         elif (ratio > 1.2 or swings > 0.25) and verdict == "fine":
             verdict = "suspect"
     if not figures:
-        says = "the run's curves are too short, or not there, to judge"
+        says = "the run's curves are too short, or missing"
         return Finding("instability", "unknown", says, "", {})
     says = "; ".join(said) or "gradients without spikes"
     return _finding("instability", verdict, says, helps, figures)
@@ -224,14 +212,10 @@ def instability(rows: Sequence[Mapping[str, float]], figure: str, adversarial: b
 def uneven_classes(
     fake: Tensor, real: Tensor, names: Sequence[str], accuracy: float, conditional: bool = False
 ) -> Finding:
-    """Whether classes come as often as in the data, by one classifier's word on both.
+    """Whether classes are as frequent as in the data, according to one classifier for both.
 
-    Args:
-        fake: int64 (N,), the class that the classifier sees in each sample.
-        real: int64 (M,), what the same classifier sees in real pictures: its own mistakes cancel.
-        names: of the classes.
-        accuracy: of the classifier on real pictures it was not fitted to.
-        conditional: whether the model is asked for classes already.
+    `fake` and `real`, int64, are its predictions for samples and for real pictures, so that its own mistakes cancel;
+    `accuracy` is its share of right ones for real pictures that it was not fitted to.
     """
     classes = len(names)
     ours, theirs = (torch.bincount(found, minlength=classes).double() / len(found) for found in (fake, real))

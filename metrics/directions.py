@@ -7,17 +7,9 @@ from torch import Tensor
 def factorized(weights: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The directions that a linear map stretches most: SeFa (Shen & Zhou 2021, arXiv:2007.06600, eq. 5-7).
 
-    They maximise |A n| of unit n: the eigenvectors of A^T A with the largest eigenvalues.
-
-    Args:
-        weights: A, (outputs, D); maps of several layers, one below the other.
-        count: how many directions.
-
-    Returns:
-        Unit directions (count, D), and |A n|² of each, falling; float64.
-
-    Raises:
-        ValueError: there are not so many.
+    They maximise |A n| over unit n, with A the weights (outputs, D), of several layers stacked: the eigenvectors of
+    A^T A with the largest eigenvalues. The result is unit directions (count, D), and |A n|² of each, descending;
+    float64. ValueError if there are fewer than `count`.
     """
     a = weights.double()
     return _leading(a.T @ a, count)
@@ -26,11 +18,8 @@ def factorized(weights: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def principal(points: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The principal components of points (N, D): GANSpace (Härkönen et al. 2020, arXiv:2004.02546, section 2.1).
 
-    Returns:
-        Unit directions (count, D), and the points' variance along each, falling; float64.
-
-    Raises:
-        ValueError: there are not so many components, or fewer than two points.
+    The result is unit directions (count, D), and the points' variance along each, descending; float64. ValueError if
+    there are fewer components than `count`, or fewer than two points.
     """
     if len(points) < 2:
         raise ValueError(f"principal components need at least 2 points, not {len(points)}")
@@ -39,17 +28,17 @@ def principal(points: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def deviations(points: Tensor, directions: Tensor) -> Tensor:
-    """Standard deviation of points (N, D) along unit directions (K, D), float64 (K,): the unit that edits count in."""
+    """Standard deviation of points (N, D) along unit directions (K, D), float64 (K,): the unit in which edits count."""
     return (points.double() @ directions.double().T).std(0)
 
 
 def _leading(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Eigenvectors, as rows, and eigenvalues of a symmetric matrix, largest first.
 
-    An eigenvector's sign is arbitrary: its largest component is made positive, the same on every machine.
+    The sign of an eigenvector is arbitrary; its largest component is made positive, on every machine.
     """
     if not 1 <= count <= len(matrix):
-        raise ValueError(f"{count} directions were asked for; this space has 1 to {len(matrix)}")
+        raise ValueError(f"{count} directions were requested; this space has 1 to {len(matrix)}")
     values, vectors = torch.linalg.eigh(matrix.cpu())
     rows = vectors.T.flip(0)[:count]
     largest = rows.gather(1, rows.abs().argmax(1, keepdim=True))

@@ -1,6 +1,6 @@
 """Linear discriminant analysis: a classifier in closed form on streamed features, in float64 on the CPU.
 
-Fitted on real features and asked about generated ones, it says class by class whether a model makes what it should.
+Fitted to real features and applied to generated ones, it shows class by class whether a model draws what it should.
 """
 
 import math
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ClassAccuracy(Metric):
-    """How often a classifier of real features finds the class that a sample was drawn for."""
+    """How often a classifier of real features predicts the class that a sample was drawn for."""
 
     name = "class_accuracy"
     needs = frozenset({"rows", "labels"})
@@ -53,10 +53,10 @@ class ClassAccuracy(Metric):
 
 @dataclass(eq=False)
 class DiscriminantStatistics:
-    """Each class's count and mean, and one scatter within classes, gathered batch by batch; memory D (D + classes).
+    """Each class's count and mean, and one scatter within classes, collected batch by batch; memory D (D + classes).
 
     Merging is exact (Chan, Golub and LeVeque 1979, eq. 2.1, class by class), so any split into batches or ranks gives
-    the same statistics to rounding.
+    the same statistics up to rounding.
     """
 
     counts: Tensor
@@ -75,10 +75,10 @@ class DiscriminantStatistics:
         return cls(torch.zeros(classes, dtype=torch.int64), means, means.new_zeros(dimension, dimension))
 
     def update(self, features: Tensor, labels: Tensor) -> None:
-        """Take in `features`, float (N, D), of classes `labels`, int64 (N,), on any device; N may be 0.
+        """Adds `features`, float (N, D), of classes `labels`, int64 (N,), on any device; N may be 0.
 
-        ValueError for other shapes, labels outside range(classes), or features that aren't finite; the statistics are
-        then as before.
+        ValueError for other shapes, labels outside range(classes), or features that are not finite; the statistics are
+        then unchanged.
         """
         classes, dimension = self.means.shape
         if features.ndim != 2 or features.shape[1] != dimension or labels.shape != features.shape[:1]:
@@ -98,15 +98,15 @@ class DiscriminantStatistics:
         self.merge(DiscriminantStatistics(counts, means, centred.T @ centred))
 
     def merge(self, other: "DiscriminantStatistics") -> None:
-        """Take in all that `other` has seen. ValueError if its classes or dimension differ."""
+        """Adds everything that `other` has seen. ValueError if its classes or dimension differ."""
         if self.means.shape != other.means.shape:
             mine, others = tuple(self.means.shape), tuple(other.means.shape)
-            raise ValueError(f"statistics of (classes, dimension) {mine} and {others} don't belong together")
+            raise ValueError(f"statistics of (classes, dimension) {mine} and {others} do not belong together")
         counts = self.counts + other.counts
         share = other.counts / counts.clamp(min=1).double()
         shift = other.means - self.means
         weighted = shift * (self.counts * share)[:, None]
-        # New tensors, not in place: whoever made `self` may hold the old ones.
+        # New tensors, not in place, because the creator of `self` may hold the old ones.
         self.means = self.means + shift * share[:, None]
         self.scatter = self.scatter + other.scatter + shift.T @ weighted
         self.counts = counts
@@ -127,9 +127,9 @@ class LinearDiscriminant:
     def fitted(cls, statistics: DiscriminantStatistics, shrinkage: float = 0.1) -> Self:
         """Fisher's discriminant with covariance (1 - s) Σ + s Tr(Σ) / D · I (Hastie et al. 2009, §4.3; Friedman 1989).
 
-        Every class seen is taken as equally likely: the accuracy on a rare class is not to suffer from its rarity. The
-        shrinkage s, above 0 and at most 1, makes Σ invertible with fewer samples than dimensions too.
-        ValueError for another s, and for statistics of nothing.
+        All classes seen count as equally likely, so that a rare class's accuracy does not suffer from its rarity. The
+        shrinkage s, above 0 and at most 1, makes Σ invertible even with fewer samples than dimensions.
+        ValueError for another s, and for empty statistics.
         """
         if not 0 < shrinkage <= 1:
             raise ValueError(f"shrinkage must be above 0 and at most 1, not {shrinkage}")
@@ -139,7 +139,7 @@ class LinearDiscriminant:
         seen = statistics.counts > 0
         covariance = statistics.scatter / total
         level = float(covariance.diagonal().mean())
-        # Where no class varies, any multiple of the identity says the same: the nearest mean.
+        # If no class varies, any multiple of the identity gives the same result: the nearest mean.
         identity = torch.eye(len(covariance), dtype=torch.float64) * (level or 1.0)
         centre = statistics.means[seen].mean(0)
         means = statistics.means - centre
@@ -151,7 +151,7 @@ class LinearDiscriminant:
     def predict(self, features: Tensor) -> Tensor:
         """The likeliest class of each of `features`, float (N, D) on any device: int64 (N,) on the CPU.
 
-        ValueError for another shape, or features that aren't finite.
+        ValueError for another shape, or features that are not finite.
         """
         if features.ndim != 2 or features.shape[1] != len(self.centre):
             raise ValueError(f"features: expected shape (N, {len(self.centre)}), got {tuple(features.shape)}")
@@ -159,7 +159,7 @@ class LinearDiscriminant:
 
 
 def class_accuracy(predicted: Tensor, wanted: Tensor, num_classes: int) -> Tensor:
-    """Share of each wanted class's samples predicted as it: float64 (num_classes,), NaN for a class without any.
+    """Share of each wanted class's samples predicted as it: float64 (num_classes,), NaN for a class without samples.
 
     `predicted` and `wanted` are int64 (N,). ValueError if their shapes differ, or for wanted classes outside
     range(num_classes).

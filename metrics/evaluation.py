@@ -1,7 +1,7 @@
-"""The engine behind every quality figure: one pass over samples, one over real pictures (kept), and then the figures.
+"""The engine behind every quality figure: one pass over samples, one over real pictures (cached), and the figures.
 
-Samples → features → statistics → figures. The statistics are gathered batch by batch and rank by rank, in
-`metrics.real_statistics` and `metrics.sample_statistics`; the metrics make figures of them.
+Samples → features → statistics → figures. `metrics.real_statistics` and `metrics.sample_statistics` collect statistics
+batch by batch and rank by rank; the metrics compute figures from them.
 """
 
 from collections.abc import Sequence
@@ -23,15 +23,11 @@ from records.figures import Direction, Figure
 METRICS: tuple[Metric, ...] = (
     Frechet(), Kernel(), Score(), PrecisionRecall(), DensityCoverage(), Diversity(), ClassAccuracy(), Modes(),
 )  # fmt: skip
-"""All there are, in the order in which their figures are shown."""
+"""All metrics, in the order in which their figures are shown."""
 
 
 def chosen(names: Sequence[str]) -> list[Metric]:
-    """The metrics of these names.
-
-    Raises:
-        ValueError: there is none of a name, or no name; the line lists them.
-    """
+    """The metrics with these names. ValueError, with the known names, for an unknown name or none."""
     known = {metric.name: metric for metric in METRICS}
     for name in names:
         if name not in known:
@@ -42,12 +38,11 @@ def chosen(names: Sequence[str]) -> list[Metric]:
 
 
 def needs_of(metrics: Sequence[Metric]) -> frozenset[Need]:
-    """All that these metrics need."""
     return frozenset[Need]().union(*(metric.needs for metric in metrics))
 
 
 def headline(metrics: Sequence[Metric], extractor: Extractor) -> tuple[str, Direction]:
-    """The figure that "best" goes by, and which way it is better: the Fréchet distance, else the first metric's."""
+    """The figure that decides "best", and its direction: the Fréchet distance, else the first metric's."""
     leading = next((metric for metric in metrics if isinstance(metric, Frechet)), metrics[0])
     return next(iter(leading.directions(extractor).items()))
 
@@ -55,7 +50,7 @@ def headline(metrics: Sequence[Metric], extractor: Extractor) -> tuple[str, Dire
 def unavailable(metric: Metric, context: Context) -> str | None:
     """Why a metric cannot be measured here, in one line; None if it can."""
     if context.real is None and metric.needs & OF_PICTURES:
-        return "needs the real pictures, and only their statistics are given"
+        return "needs the real pictures, but only their statistics are given"
     return metric.unavailable(context)
 
 
@@ -71,14 +66,12 @@ def figures(
 ) -> dict[str, Figure]:
     """The figures of these metrics, by name, from the real pictures and all samples.
 
-    Raises:
-        ValueError: samples are missing, or what they hold allows no figure; one line.
+    ValueError if samples are missing, or do not allow a figure.
     """
     if not fake.complete:
-        raise ValueError(f"{fake.seen} of {fake.total} samples were seen: no figure is given for a part")
+        raise ValueError(f"{fake.seen} of {fake.total} samples were seen; figures need all of them")
     found: dict[str, Figure] = {}
     for metric in metrics:
-        found |= metric.figures(
-            cast(RealStatistics, real), fake
-        )  # a metric that needs more than Gaussians has been refused
+        # A metric that needs more than Gaussians has been refused by now.
+        found |= metric.figures(cast(RealStatistics, real), fake)
     return found

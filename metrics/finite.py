@@ -1,14 +1,10 @@
-"""Rows of numbers as statistics take them in."""
+"""Checked rows of numbers for statistics."""
 
 from torch import Tensor
 
 
 def finite(rows: Tensor, name: str) -> Tensor:
-    """Rows (N, D) from any device in float64 on the CPU.
-
-    Raises:
-        ValueError: some hold NaN or infinity; the line calls them `name`.
-    """
+    """Rows (N, D) from any device in float64 on the CPU. ValueError, naming `name`, for NaN or infinity."""
     rows = rows.detach().cpu().double()  # first to the CPU: some accelerators have no float64
     broken = int((~rows.isfinite()).any(1).sum())
     if broken:

@@ -41,10 +41,10 @@ class Frechet(Metric):
 
 @dataclass(eq=False)
 class GaussianStatistics:
-    """Count, mean and scatter of feature vectors, gathered batch by batch; the memory is D² whatever the count.
+    """Count, mean and scatter of feature vectors, collected batch by batch; memory D² whatever the count.
 
     Merging is exact (Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample
-    variances", eq. 2.1), so any split into batches or ranks gives the same statistics to rounding.
+    variances", eq. 2.1), so any split into batches or ranks gives the same statistics up to rounding.
     """
 
     count: int
@@ -56,19 +56,17 @@ class GaussianStatistics:
 
     @classmethod
     def empty(cls, dimension: int) -> Self:
-        """Statistics of no features of length `dimension`."""
         scatter = torch.zeros(dimension, dimension, dtype=torch.float64)
         return cls(0, scatter.new_zeros(dimension), scatter)
 
     @property
     def dimension(self) -> int:
-        """D, the length of a feature vector."""
         return len(self.mean)
 
     def update(self, features: Tensor) -> None:
-        """Take in `features`, float (N, D) on any device; N may be 0.
+        """Adds `features`, float (N, D) on any device; N may be 0.
 
-        ValueError for another shape, or for features that aren't finite; the statistics are then as before.
+        ValueError for another shape, or for features that are not finite; the statistics are then unchanged.
         """
         if features.ndim != 2 or features.shape[1] != self.dimension:
             raise ValueError(f"features: expected shape (N, {self.dimension}), got {tuple(features.shape)}")
@@ -85,13 +83,13 @@ class GaussianStatistics:
         self.count = count
 
     def merge(self, other: "GaussianStatistics") -> None:
-        """Take in all that `other` has seen. ValueError if its dimension differs."""
+        """Adds everything that `other` has seen. ValueError if its dimension differs."""
         _check_same_dimension(self, other)
         count = self.count + other.count
         if count == 0:
             return
         shift = other.mean - self.mean
-        # New tensors, not in place: `state()` and whoever made `self` may hold the old ones.
+        # New tensors, not in place, because `state()` and the creator of `self` may hold the old ones.
         self.mean = self.mean + shift * (other.count / count)
         self.scatter = self.scatter + other.scatter + torch.outer(shift, shift) * (self.count * other.count / count)
         self.count = count
@@ -103,19 +101,18 @@ class GaussianStatistics:
         return self.scatter / (self.count - 1)
 
     def state(self) -> dict[str, Tensor]:
-        """`count` (int64 scalar), `mean` and `scatter` as tensors, as a cache keeps them; `from_state` undoes it."""
+        """`count` (int64 scalar), `mean` and `scatter` as tensors, for a cache; `from_state` is the inverse."""
         return {"count": torch.tensor(self.count), "mean": self.mean, "scatter": self.scatter}
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> Self:
-        """The statistics that `state()` described, on the CPU."""
         return cls(int(state["count"]), state["mean"].cpu(), state["scatter"].cpu())
 
     def save(self, path: Path, key: str = "") -> None:
-        """Write an npz of `mu`, `sigma` (the unbiased covariance), `count` and `key`, whole or not at all.
+        """Writes an npz of `mu`, `sigma` (the unbiased covariance), `count` and `key`, whole or not at all.
 
-        `key` says what these are statistics of; `metrics.statistics` reads it back. ValueError for fewer than two
-        features; OSError as `write_whole`.
+        `key` says what the statistics describe; `metrics.statistics` reads it back. ValueError for fewer than two
+        features; OSError like `write_whole`.
         """
         mean, covariance = self.mean.numpy(), self.covariance().numpy()
         count = np.array(self.count)
@@ -125,15 +122,15 @@ class GaussianStatistics:
 def frechet_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:
     """|μa - μb|² + Tr(Σa + Σb - 2 (Σa Σb)^½), at least 0 (Dowson and Landau 1982; Heusel et al. 2017, eq. 6).
 
-    In squared units of the features. Fewer samples than dimensions are fine for the computation, but the figure is
-    biased upwards by an amount that depends on the counts: compare only figures of equal counts.
+    In squared units of the features. It can be computed with fewer samples than dimensions, but it is biased upwards by
+    an amount that depends on the counts: compare only figures of equal counts.
     ValueError for fewer than two samples, or dimensions that differ.
     """
     _check_same_dimension(a, b)
     covariance_a, covariance_b = a.covariance(), b.covariance()
     apart = float((a.mean - b.mean).square().sum() + covariance_a.trace() + covariance_b.trace())
-    # A feature that varies in one set only adds nothing to the trace of the root, and a collapsed model leaves most
-    # features so; without them what remains is smaller, and mostly of full rank.
+    # A feature that varies in only one set adds nothing to the trace of the root, and a collapsed model leaves most
+    # features constant. The remaining matrix is smaller, and mostly of full rank.
     varying = _varies(a) & _varies(b)
     if not varying.any():
         return max(apart, 0.0)
@@ -146,17 +143,17 @@ def frechet_distance(a: GaussianStatistics, b: GaussianStatistics) -> float:
 
 
 _ACCURACY = 1e-6
-"""Relative error of the distance up to which the quick way is trusted. Its estimate takes ε for every eigenvalue, and
-the small ones of a graded spectrum come out far better: the true errors were 1/300 of it and less."""
+"""Relative error of the distance up to which the quick way is trusted. Its estimate assumes ε for every eigenvalue, but
+the small ones of a graded spectrum are far more accurate: the true errors were 1/300 of it and less."""
 _BLOCK = 256
-"""Columns of a triangular product made at once: smaller blocks skip more zeros, larger ones multiply faster."""
+"""Columns of a triangular product computed at once: smaller blocks skip more zeros, larger ones multiply faster."""
 _STILL = 1e-13
-"""Deviation, in units of the mean, up to which a feature is constant: float64 leaves 1e-15 or so by rounding, and one
+"""Deviation, in units of the mean, up to which a feature is constant: rounding in float64 leaves 1e-15 or so, and one
 float32 feature that differs by one unit in the last place, in one of a million samples, gives 6e-11."""
 
 
 def _varies(statistics: GaussianStatistics) -> Tensor:
-    """(D,) bool: which features are not constant but for rounding."""
+    """(D,) bool: which features vary by more than rounding."""
     return statistics.covariance().diagonal() > (_STILL * statistics.mean).square()
 
 
@@ -164,10 +161,10 @@ def _quick_root_trace(a: Tensor, b: Tensor, rank_a: int, rank_b: int) -> tuple[f
     """Tr (Σa Σb)^½ and an estimate of its error, from eigenvalues alone.
 
     With Σa = F Fᵀ, the eigenvalues of Σa Σb are those of Fᵀ Σb F, which is symmetric: half the work of a singular value
-    decomposition and an eighth of that of an unsymmetric matrix. The price is that an eigenvalue λ comes with an error
-    ε of the size of the largest one's rounding, and its root with ε / 2√λ. Those that must be zero, since a covariance
-    of n samples has at most rank n - 1, are left out, for they would come in as √ε. Where others drown in rounding the
-    error is infinite; else it is the root of the sum of squares, as of independent errors.
+    decomposition and an eighth of that of an unsymmetric matrix. The price is that an eigenvalue λ has an error ε of
+    the size of the largest one's rounding, and its root ε / 2√λ. Eigenvalues that must be zero, since a covariance of n
+    samples has at most rank n - 1, are left out, because each would add √ε. If others drown in rounding the error is
+    infinite; else it is the root of the sum of squares, as for independent errors.
     """
     product = None
     for one, other, rank in ((a, b, rank_a), (b, a, rank_b)):
@@ -179,7 +176,7 @@ def _quick_root_trace(a: Tensor, b: Tensor, rank_a: int, rank_b: int) -> tuple[f
         factor = _factor(one)
         product = factor.T @ other @ factor
     eigenvalues = torch.linalg.eigvalsh(product, UPLO="L")[-min(rank_a, rank_b, len(product)) :]
-    # Of the factors, not of the product: where they share few directions it is small, and its rounding isn't.
+    # The rounding of the factors, not of the product, which is small if they share few directions.
     rounding = torch.finfo(torch.float64).eps * a.norm() * b.norm()
     if eigenvalues[0] <= rounding:
         return float(eigenvalues.clamp(min=0).sqrt().sum()), math.inf
@@ -188,12 +185,12 @@ def _quick_root_trace(a: Tensor, b: Tensor, rank_a: int, rank_b: int) -> tuple[f
 
 
 def _sandwiched(a: Tensor, b: Tensor) -> Tensor | None:
-    """The lower triangle of Lᵀ b L, for the Cholesky factor L of a; None where a has none."""
+    """The lower triangle of Lᵀ b L, for the Cholesky factor L of a; None if a has none."""
     factor, failed = torch.linalg.cholesky_ex(a)
     if failed:
         return None
     product = torch.zeros_like(a)
-    # Neither what is above the diagonal nor the factor's zeros: a third of the plain products' work.
+    # It skips the part above the diagonal and the factor's zeros: a third of the plain products' work.
     for start in range(0, len(a), _BLOCK):
         columns = slice(start, start + _BLOCK)
         product[start:, columns] = factor[start:, start:].T @ (b[start:, start:] @ factor[start:, columns])
@@ -201,15 +198,15 @@ def _sandwiched(a: Tensor, b: Tensor) -> Tensor | None:
 
 
 def _careful_root_trace(a: Tensor, b: Tensor) -> float:
-    """Tr (Σa Σb)^½, each root right to the rounding of the largest; several times slower.
+    """Tr (Σa Σb)^½, each root accurate to the rounding of the largest; several times slower.
 
-    With Σ = F Fᵀ, the eigenvalues of Σa Σb are the squared singular values of Faᵀ Fb, hence the trace their sum.
+    With Σ = F Fᵀ, the eigenvalues of Σa Σb are the squared singular values of Faᵀ Fb, so the trace is their sum.
     """
     return float(torch.linalg.svdvals(_factor(a).T @ _factor(b)).sum())
 
 
 def _factor(covariance: Tensor) -> Tensor:
-    """F of shape (D, rank) with F Fᵀ = covariance, without the directions that are nothing but rounding error."""
+    """F of shape (D, rank) with F Fᵀ = covariance, without directions that are only rounding error."""
     # LAPACK's threaded eigh can fail to converge on matrices far from full rank; the slower SVD then gives the same.
     try:
         eigenvalues, eigenvectors = torch.linalg.eigh(covariance)

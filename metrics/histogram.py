@@ -1,4 +1,4 @@
-"""What a model of pictures must beat in bits a dimension: their values' frequencies, without any learning.
+"""A baseline for bits per dimension: the frequencies of pictures' values, without any learning.
 
 python docs/programs/histogram_bits.py configs/vae_fashion_mnist.yaml
 """
@@ -12,26 +12,20 @@ from media.pictures import LEVELS
 
 
 def histogram_bits(train: Tensor, test: Tensor, each_pixel: bool, pseudocount: float = 1.0) -> float:
-    """Bits a dimension of test pictures whose values are independent, with the frequencies of the training pictures.
+    """Bits per dimension of test pictures with independent values, which have the training pictures' frequencies.
 
     The probability of value v is (count of v + pseudocount) / (values counted + 256 pseudocount): Laplace's rule of
-    succession for 1, which gives values that were never seen a probability too.
+    succession for 1, which gives unseen values a probability too. `train` and `test` are uint8 (N, ...) and (M, ...).
+    With `each_pixel`, each channel of each pixel has its own frequencies; otherwise all share one histogram.
 
-    Args:
-        train: uint8 (N, ...), what is counted.
-        test: uint8 (M, ...), of the same shape but for the first dimension.
-        each_pixel: whether each channel of each pixel has frequencies of its own, or all share one histogram.
-        pseudocount: added to each count; above 0.
-
-    Raises:
-        ValueError: the shapes differ, there are no pictures, or pseudocount is not above 0.
+    ValueError if the shapes differ, there are no pictures, or the pseudocount is not above 0.
     """
     if train.shape[1:] != test.shape[1:] or not train.numel() or not test.numel():
         raise ValueError(f"histogram_bits needs pictures of one shape, not {tuple(train.shape)}, {tuple(test.shape)}")
     if not pseudocount > 0:
-        raise ValueError(f"pseudocount must be above 0, and is {pseudocount}")
+        raise ValueError(f"pseudocount must be above 0, not {pseudocount}")
     places = math.prod(train.shape[1:]) if each_pixel else 1
-    # One histogram a row: value v at place p is counted in bin 256 p + v.
+    # One histogram per row: value v at place p is counted in bin 256 p + v.
     offsets = LEVELS * torch.arange(places)
 
     def counts(pictures: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The Inception Score, gathered batch by batch, in float64 on the CPU."""
+"""The Inception Score, collected batch by batch, in float64 on the CPU."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from metrics.sample_statistics import SampleStatistics
 
 SPLITS = 10
-"""As it was published."""
+"""As published."""
 
 
 class Score(Metric):
-    """The Inception Score, by the logits of whatever extractor has some."""
+    """The Inception Score, from the logits of any extractor that has them."""
 
     name = "inception_score"
     needs = frozenset({"logits"})
@@ -38,35 +38,26 @@ class Score(Metric):
     def figures(self, real: "RealStatistics", fake: "SampleStatistics") -> dict[str, Figure]:
         ((name, better),) = self.directions(fake.extractor).items()
         assert fake.scores is not None
-        score = inception_score(fake.scores)
+        mean, deviation = inception_score(fake.scores)
         settings = {"splits": SPLITS, "spread": "standard deviation over splits"}
-        return {name: Figure(score.mean, better, score.deviation, settings)}
-
-
-@dataclass(frozen=True)
-class InceptionScore:
-    """Between 1 and the number of classes; more is better."""
-
-    mean: float
-    deviation: float
-    """Standard deviation over the splits (divided by their number)."""
+        return {name: Figure(mean, better, deviation, settings)}
 
 
 @dataclass(eq=False)
 class ScoreStatistics:
-    """What an Inception Score needs of `count` samples' logits; the memory is splits × classes, whatever the count.
+    """What an Inception Score needs of `count` samples' logits; memory splits × classes, whatever the count.
 
     The splits are contiguous ranges of sample indices: split i holds those from count·i // splits up to
-    count·(i + 1) // splits, as torch-fidelity's do with its shuffle off. Samples may come in any order of batches and
+    count·(i + 1) // splits, like torch-fidelity's with its shuffle off. Samples may come in any order of batches and
     from any rank.
     """
 
     count: int
-    """Number of samples that there are to be."""
+    """Total number of samples to come."""
     seen: Tensor
     """(splits,) int64: samples seen."""
     index_sum: Tensor
-    """(splits,) int64: the sum of their indices, by which a sample seen twice in another's place is noticed."""
+    """(splits,) int64: the sum of their indices, which reveals a sample seen twice in place of another."""
     probability: Tensor
     """(splits, classes) float64: the sum of p."""
     log_probability: Tensor
@@ -76,7 +67,7 @@ class ScoreStatistics:
     def empty(cls, count: int, classes: int, splits: int = SPLITS) -> Self:
         """Statistics of no samples, of `count` to come. ValueError unless 1 ≤ splits ≤ count and classes ≥ 1."""
         if not 1 <= splits <= count:
-            raise ValueError(f"{count} samples don't fill {splits} splits; take from 1 split to one a sample")
+            raise ValueError(f"{count} samples do not fill {splits} splits; take from 1 split to one per sample")
         if classes < 1:
             raise ValueError(f"classes must be at least 1, not {classes}")
         seen = torch.zeros(splits, dtype=torch.int64)
@@ -85,23 +76,20 @@ class ScoreStatistics:
 
     @property
     def splits(self) -> int:
-        """Number of splits."""
         return len(self.seen)
 
     @property
     def classes(self) -> int:
-        """Number of classes."""
         return self.probability.shape[1]
 
     def bounds(self, split: int) -> range:
-        """The indices of the samples in `split`."""
         return range(self.count * split // self.splits, self.count * (split + 1) // self.splits)
 
     def update(self, start: int, logits: Tensor) -> None:
-        """Take in `logits`, float (N, classes) on any device, of the samples start, start + 1, …; N may be 0.
+        """Adds `logits`, float (N, classes) on any device, of the samples start, start + 1, …; N may be 0.
 
-        ValueError for another shape, indices outside range(count), or logits that aren't finite; the statistics are
-        then as before.
+        ValueError for another shape, indices outside range(count), or logits that are not finite; the statistics are
+        then unchanged.
         """
         if logits.ndim != 2 or logits.shape[1] != self.classes:
             raise ValueError(f"logits: expected shape (N, {self.classes}), got {tuple(logits.shape)}")
@@ -123,21 +111,22 @@ class ScoreStatistics:
         self.merge(gathered)
 
     def merge(self, other: "ScoreStatistics") -> None:
-        """Take in all that `other` has seen. ValueError if its count, splits or classes differ."""
+        """Adds everything that `other` has seen. ValueError if its count, splits or classes differ."""
         mine, others = (self.count, self.splits, self.classes), (other.count, other.splits, other.classes)
         if mine != others:
-            raise ValueError(f"statistics of (count, splits, classes) {mine} and {others} don't belong together")
-        # New tensors, not in place: whoever made `self` may hold the old ones.
+            raise ValueError(f"statistics of (count, splits, classes) {mine} and {others} do not belong together")
+        # New tensors, not in place, because the creator of `self` may hold the old ones.
         self.seen = self.seen + other.seen
         self.index_sum = self.index_sum + other.index_sum
         self.probability = self.probability + other.probability
         self.log_probability = self.log_probability + other.log_probability
 
 
-def inception_score(statistics: ScoreStatistics) -> InceptionScore:
+def inception_score(statistics: ScoreStatistics) -> tuple[float, float]:
     """exp of the mean KL(p(y|x) ‖ p(y)) in each split; mean and deviation over the splits (Salimans et al. 2016, §4).
 
-    ValueError unless every sample was seen, and once: a score depends on the number of samples.
+    The mean is between 1 and the number of classes, and higher is better. The deviation divides by the number of
+    splits. ValueError unless every sample was seen exactly once, because a score depends on the number of samples.
     """
     missing = statistics.count - int(statistics.seen.sum())
     if missing > 0:
@@ -153,4 +142,4 @@ def inception_score(statistics: ScoreStatistics) -> InceptionScore:
     # Σ p (log p - log q), summed over samples, is Σ p log p - n Σ q log q; and 0 log 0 is 0.
     divergence = statistics.log_probability / statistics.seen - torch.xlogy(marginal, marginal).sum(1)
     scores = divergence.exp()
-    return InceptionScore(float(scores.mean()), float(scores.std(correction=0)))
+    return float(scores.mean()), float(scores.std(correction=0))

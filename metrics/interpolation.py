@@ -1,4 +1,4 @@
-"""Ways from one latent to another."""
+"""Interpolations between latents."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 Interpolation: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(a, b, t) to the points at t, 0 for `a` and 1 for `b`: a and b (N, ...), t (N,), the points as `a`."""
+"""(a, b, t) to the points at t, 0 for `a` and 1 for `b`: a and b (N, ...), t (N,), the points like `a`."""
 
 
 def lerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
@@ -18,17 +18,13 @@ def lerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     """Along the great circle through both directions, at constant speed (Shoemake 1985, section 3.3).
 
-    The length goes linearly from that of `a` to that of `b`. Normal latents of many dimensions all have about the same
-    length; the straight line between two passes through lengths that are never drawn. A model that normalises its
-    latents, as StyleGAN2 does, sees the great circle alone.
+    The length changes linearly from that of `a` to that of `b`. Normal latents of many dimensions have nearly the same
+    length, and the straight line between two of them passes through lengths that are never drawn. A model that
+    normalises its latents, like StyleGAN2, sees only the great circle.
 
-    Parallel vectors are interpolated in length; between opposite ones, which no great circle is singled out by, the
-    way leads over one axis, chosen by `a` alone; a vector of zeros has the other's direction.
-
-    Args:
-        a: (N, ...), float64 for what is to be differentiated by small steps of t.
-        b: the same.
-        t: (N,).
+    Parallel vectors are interpolated in length. Opposite ones do not determine a great circle; the path leads over one
+    axis, chosen by `a` alone. A vector of zeros takes the other's direction. Use float64 to differentiate by small
+    steps of t.
     """
     x, y = a.flatten(1), b.flatten(1)
     t = t.to(x)[:, None]
@@ -36,7 +32,7 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     from_zero, to_zero = x_length == 0, y_length == 0
     u = torch.where(from_zero, y, x) / torch.where(from_zero, torch.where(to_zero, 1.0, y_length), x_length)
     v = torch.where(to_zero, u, y / torch.where(to_zero, 1.0, y_length))
-    # Kahan's formula: acos(u . v) has lost half its digits where the angle is small or nearly pi.
+    # Kahan's formula, because acos(u . v) loses half its digits if the angle is small or nearly pi.
     angle = 2 * torch.atan2((u - v).norm(dim=1, keepdim=True), (u + v).norm(dim=1, keepdim=True))
     towards = v - (u * v).sum(1, keepdim=True) * u
     length = towards.norm(dim=1, keepdim=True)
@@ -47,7 +43,7 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 
 
 def _perpendicular(u: Tensor) -> Tensor:
-    """Unit vectors at right angles to unit vectors (N, D): from the axis that each leans towards least."""
+    """Unit vectors perpendicular to unit vectors (N, D), from the axis with each one's smallest component."""
     axis = torch.zeros_like(u).scatter_(1, u.abs().argmin(1, keepdim=True), 1.0)
     across = axis - (axis * u).sum(1, keepdim=True) * u
     length = across.norm(dim=1, keepdim=True)
@@ -55,14 +51,10 @@ def _perpendicular(u: Tensor) -> Tensor:
 
 
 def along(points: Tensor, steps: int, closed: bool, between: Interpolation) -> Tensor:
-    """A path through points (K, ...), `steps` steps from each to the next.
+    """A path through points (K, ...), with `steps` steps from each to the next.
 
-    Returns:
-        Where `closed`, the way back to the first too, (K * steps, ...): the first point once, so that it can be shown
-        in a loop. Else with both ends, ((K - 1) * steps + 1, ...).
-
-    Raises:
-        ValueError: fewer than two points, or no step.
+    If `closed`, it returns to the first point, (K * steps, ...), which occurs once, so that it can be shown in a loop.
+    Otherwise it has both ends, ((K - 1) * steps + 1, ...). ValueError for fewer than two points, or no step.
     """
     if len(points) < 2 or steps < 1:
         raise ValueError(f"a path needs at least 2 points and 1 step between them, not {len(points)} and {steps}")

@@ -1,6 +1,5 @@
 """The kernel distance of two sets of features (KID on Inception features), in float64 on the CPU."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from metrics.sample_statistics import SampleStatistics
 
 SUBSETS, SUBSET_SIZE = 100, 1000
-"""As torch-fidelity draws them."""
+"""As in torch-fidelity."""
 
 
 class Kernel(Metric):
@@ -30,45 +29,35 @@ class Kernel(Metric):
         if context.fewest >= SUBSET_SIZE:
             return None
         return (
-            f"draws subsets of {SUBSET_SIZE}, and there are {context.real_count} real pictures and "
+            f"draws subsets of {SUBSET_SIZE}, but there are {context.real_count} real pictures and "
             f"{context.fake.count} samples; take more"
         )
 
     def figures(self, real: "RealStatistics", fake: "SampleStatistics") -> dict[str, Figure]:
         ((name, better),) = self.directions(fake.extractor).items()
-        found = kernel_distance(fake.rows, real.rows, subsets=SUBSETS, subset_size=SUBSET_SIZE)
+        mean, error = kernel_distance(fake.rows, real.rows, subsets=SUBSETS, subset_size=SUBSET_SIZE)
         settings = {"subsets": SUBSETS, "subset_size": SUBSET_SIZE, "spread": "standard error over subsets"}
-        # Subsets that are the whole set are all the same, and say nothing about an error.
-        error = found.standard_error if max(len(fake.rows), len(real.rows)) > SUBSET_SIZE else None
-        return {name: Figure(found.mean, better, error, settings)}
-
-
-@dataclass(frozen=True)
-class KernelDistance:
-    """The squared maximum mean discrepancy over random subsets. Without unit; slightly below 0 is possible and fine."""
-
-    mean: float
-    deviation: float
-    """Standard deviation over subsets (divided by their number)."""
-    standard_error: float
-    """deviation / √subsets: how far `mean` may be from the mean over all subsets of these very rows.
-
-    It covers the draw of the subsets and nothing else: neither the choice of the rows themselves (other samples of the
-    same model), nor that of the reference, nor another training run. More subsets shrink it, however few the rows.
-    """
+        # Subsets that equal the whole set are all the same, and say nothing about an error.
+        spread = error if max(len(fake.rows), len(real.rows)) > SUBSET_SIZE else None
+        return {name: Figure(mean, better, spread, settings)}
 
 
 def kernel_distance(
     generated: np.ndarray, real: np.ndarray, *, subsets: int = SUBSETS, subset_size: int = SUBSET_SIZE, seed: int = 2020
-) -> KernelDistance:
+) -> tuple[float, float]:
     """Unbiased MMD² with the kernel (x·y / D + 1)³ (Bińkowski et al. 2018, §4; Gretton et al. 2012, eq. 3).
 
-    `generated` is float (M, D), `real` (N, D), in memory or mapped: the rows of one subset are loaded at a time, and
-    computed with in float64. Each subset takes `subset_size` rows of either, without replacement, from one
-    `np.random.RandomState(seed)`, first of `generated`: the draws, and so the figure, of torch-fidelity.
+    The result is the mean over random subsets, which has no unit and may be slightly below 0, and its standard error,
+    the subsets' standard deviation (divided by their number) over √subsets. The error covers the choice of the subsets
+    and nothing else: not the choice of the rows (other samples of the same model), nor of the reference, nor another
+    training run. More subsets shrink it, however few the rows.
+
+    `generated` is float (M, D), `real` (N, D), in memory or mapped: only the rows of one subset are loaded at a time,
+    in float64. Each subset takes `subset_size` rows of both, without replacement, from one
+    `np.random.RandomState(seed)`, first of `generated`: the same draws, and so the same figure, as torch-fidelity's.
 
     ValueError for fewer rows than `subset_size`, `subset_size` < 2, `subsets` < 1, dimensions that differ, and NaN or
-    infinity in a row that was drawn.
+    infinity in a drawn row.
     """
     for rows, name in ((generated, "generated"), (real, "real")):
         if rows.ndim != 2:
@@ -84,21 +73,20 @@ def kernel_distance(
         )
     if subset_size < 2 or subsets < 1:
         raise ValueError(f"take 1 subset of 2 rows at least, not {subsets} of {subset_size}")
-    # The legacy generator, because its draws are what published figures were computed with.
+    # The legacy generator, because published figures were computed with its draws.
     draws = np.random.RandomState(seed)
     values = np.empty(subsets)
     for subset in range(subsets):
         x = _drawn(generated, draws, subset_size, "generated")
         y = _drawn(real, draws, subset_size, "real")
         values[subset] = squared_discrepancy(x, y)
-    deviation = float(values.std())
-    return KernelDistance(float(values.mean()), deviation, deviation / subsets**0.5)
+    return float(values.mean()), float(values.std()) / subsets**0.5
 
 
 def squared_discrepancy(x: np.ndarray, y: np.ndarray) -> float:
-    """The unbiased estimate of MMD² from x and y, float64 (n, D) each, n ≥ 2; about 0, and so also below, if alike.
+    """The unbiased estimate of MMD² from x and y, float64 (n, D) each, n ≥ 2; about 0, or below, if they are alike.
 
-    A pair of equal positions counts in the cross term, as the two sets are independent: Gretton et al. 2012, eq. 3.
+    Pairs at equal positions count in the cross term, because the two sets are independent: Gretton et al. 2012, eq. 3.
     """
     count = len(x)
     within = 0.0
@@ -119,7 +107,7 @@ def _cubic_kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def _drawn(rows: np.ndarray, draws: np.random.RandomState, size: int, name: str) -> np.ndarray:
     """`size` rows, float64. ValueError if any holds NaN or infinity."""
-    # In the file's order, which reads a mapped file faster; the figure does not depend on it.
+    # In the file's order, which reads a mapped file faster and does not change the figure.
     drawn = np.sort(draws.choice(len(rows), size, replace=False))
     subset = np.asarray(rows[drawn], dtype=np.float64)
     broken = int((~np.isfinite(subset)).any(axis=1).sum())

@@ -40,10 +40,8 @@ class Diversity(Metric):
 class PairDistances:
     """The LPIPS distances (AlexNet) of samples 0 and 1, 2 and 3, …, batch by batch.
 
-    Pairs are by index, so that batches and ranks make no difference as long as each rank takes whole pairs.
-
-    Raises:
-        FileNotFoundError: AlexNet's weights are neither in torch's cache nor to be downloaded.
+    Pairs are by index, so batches and ranks make no difference as long as each rank takes whole pairs.
+    FileNotFoundError if AlexNet's weights are not in torch's cache and cannot be downloaded.
     """
 
     name = "LPIPS-AlexNet"

@@ -1,4 +1,4 @@
-"""What a metric is: from what one pass over samples and real pictures keeps, to figures."""
+"""The interface of a metric: from the statistics of samples and real pictures to figures."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -14,22 +14,15 @@ if TYPE_CHECKING:
     from metrics.sample_statistics import SampleStatistics
 
 Need: TypeAlias = Literal["gaussian", "rows", "neighbours", "logits", "labels", "modes", "pairs"]
-"""What a pass may keep: mean and covariance of the features; every feature; distances to the nearest of them; sums of
-the logits; labels; the mode that each picture shows; the perceptual distance of each pair of samples."""
+"""What a pass may keep: mean and covariance of the features; all features; distances to their nearest neighbours; sums
+of the logits; labels; each picture's mode; the perceptual distance of each pair of samples."""
 OF_PICTURES: frozenset[Need] = frozenset({"rows", "neighbours", "labels", "modes"})
-"""Needs that the real pictures must serve too: their mean and covariance alone do not suffice."""
+"""Needs that also apply to the real pictures, whose mean and covariance alone do not suffice."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What is known before anything is measured.
-
-    Attributes:
-        extractor: Of the features.
-        real: The real pictures; None where only their mean and covariance are known.
-        fake: The samples.
-        real_count: Real pictures behind the statistics.
-    """
+    """What is known before the measurement; `real` is None if only mean and covariance of `real_count` are known."""
 
     extractor: "Extractor"
     real: "PictureSet | None"
@@ -38,17 +31,16 @@ class Context:
 
     @property
     def fewest(self) -> int:
-        """Pictures on the side that has fewer."""
         return min(self.real_count, self.fake.count)
 
 
 class Metric(ABC):
-    """One way to judge samples by real pictures. To add one, write a subclass and enter it in `metrics.evaluation`.
+    """A way to compare samples with real pictures. To add one, write a subclass and enter it in `metrics.evaluation`.
 
     Attributes:
-        name: What it is called in configs and flags.
+        name: As configs and flags call it.
         needs: What a pass over pictures must keep for it.
-        only_if_named: Whether it is left out where no metrics are named, because it may have to download weights.
+        only_if_named: Leaves it out if no metrics are named, because it may have to download weights.
     """
 
     name: ClassVar[str]
@@ -57,7 +49,7 @@ class Metric(ABC):
 
     @abstractmethod
     def directions(self, extractor: "Extractor") -> dict[str, Direction]:
-        """Its figures by name, each with which way it is better; the one that "best" goes by comes first."""
+        """Its figures by name, each with its direction; the one that decides "best" comes first."""
 
     def unavailable(self, context: Context) -> str | None:
         """Why it cannot be measured here, with a remedy; None if it can."""
@@ -65,19 +57,16 @@ class Metric(ABC):
 
     @abstractmethod
     def figures(self, real: "RealStatistics", fake: "SampleStatistics") -> dict[str, Figure]:
-        """Its figures, from all samples and the real pictures.
+        """Its figures, from all samples and the real pictures. ValueError if the samples do not allow a figure.
 
-        Where nothing in `needs` is of `OF_PICTURES`, `real` may be a `GivenStatistics`, which has but `gaussian`.
-
-        Raises:
-            ValueError: what the samples hold allows no figure; one line.
+        If nothing in `needs` is in `OF_PICTURES`, `real` may be a `GivenStatistics`, which has only `gaussian`.
         """
 
 
 def named(extractor: "Extractor", short: str, standard: str) -> str:
     """The name of a figure that depends on the extractor, such as fd_effnet.
 
-    `standard` is what it is called on the network and weights that it was defined with, such as fid.
+    `standard` is its name with the network and weights that define it, such as fid.
     """
     is_standard = extractor.name == "Inception" and extractor.protocol()["weights_sha256"] == INCEPTION_SHA256
     return standard if is_standard else f"{short}_{extractor.name.lower()}"

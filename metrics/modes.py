@@ -1,4 +1,4 @@
-"""Mode coverage where the modes are known, because the data were drawn by formula."""
+"""Mode coverage, for data drawn by formula, whose modes are known."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Modes(Metric):
-    """How many modes of drawn data the samples show, and how evenly."""
+    """How many modes of the data the samples show, and how evenly."""
 
     name = "modes"
     needs = frozenset({"modes"})
@@ -42,13 +42,13 @@ class Modes(Metric):
 
 @dataclass(frozen=True)
 class ModeCoverage:
-    """How a model shares its samples out among known modes."""
+    """How a model distributes its samples over known modes."""
 
     covered: float
     """Share of the modes that at least one sample shows, in [0, 1]."""
     divergence: float | None
-    """KL(samples ‖ data) of the frequencies among recognised samples, in nats: 0 where they are right, None where no
-    sample is recognised."""
+    """KL(samples ‖ data) of the frequencies among recognised samples, in nats: 0 if they are right, None if no sample
+    is recognised."""
     unrecognised: float
     """Share of the samples that show no mode, in [0, 1]."""
 
@@ -56,12 +56,8 @@ class ModeCoverage:
 def mode_coverage(found: Tensor, frequencies: Tensor) -> ModeCoverage:
     """Coverage of modes, and divergence from their true frequencies (as in Lin et al. 2018, PacGAN, section 4.1).
 
-    Args:
-        found: int64 (N,): the mode that each sample shows, -1 for none.
-        frequencies: float (modes,): how often the data show each, up to a factor; all positive.
-
-    Raises:
-        ValueError: no samples, or a mode that is not known.
+    `found` is int64 (N,), the mode that each sample shows, -1 for none. `frequencies`, float (modes,), say how often
+    the data show each, up to a factor; all positive. ValueError for no samples, or an unknown mode.
     """
     if len(found) == 0 or int(found.max()) >= len(frequencies):
         raise ValueError(f"modes: {len(found)} samples, of {len(frequencies)} modes, with modes up to {found.max()}")

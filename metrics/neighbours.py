@@ -1,10 +1,10 @@
 """Figures from nearest neighbours: precision and recall, density and coverage; and the rows next to a sample.
 
-All is decided as exact distances in float64 decide it, at the speed of float32: a product of matrices in float32 bounds
-each squared distance from below and from above, by an error that is proved, not guessed, and wherever the bounds leave
-a decision open the difference of the two rows itself is squared and summed in float64. So equal rows are at distance 0,
-where |x|² + |y|² - 2 x·y leaves the rounding of |x|²; a pair has one distance, in whatever order and block it is met;
-and a tie between a distance and a radius is a tie.
+Every decision is that of exact distances in float64, at the speed of float32. A matrix product in float32 bounds each
+squared distance from below and above, with a proven error; if the bounds leave a decision open, the difference of the
+two rows is squared and summed in float64. So equal rows have distance 0, where |x|² + |y|² - 2 x·y leaves the rounding
+of |x|². A pair has one distance, in whatever order and block it occurs, and a tie between a distance and a radius is a
+tie.
 """
 
 import hashlib
@@ -14,23 +14,23 @@ from dataclasses import dataclass
 import numpy as np
 
 PRECISION_NEIGHBOURS, DENSITY_NEIGHBOURS = 3, 5
-"""The k of precision and recall, and that of density and coverage, as they were published."""
+"""The k of precision and recall, and of density and coverage, as published."""
 NEIGHBOURS = 10_000
-"""Real pictures, and samples, that neighbours are sought among at most: the work grows with the square."""
+"""The largest number of real pictures, and of samples, among which neighbours are searched: the work is quadratic."""
 BLOCK = 1024
 """Rows multiplied at once. A block of distances is then 4 MiB, and two blocks of 2048 features 16 MiB, whatever the
 number of rows; larger ones would not multiply faster, but leave the processor's caches."""
 SPARE = 16
-"""Candidates kept beyond the k nearest, so that float32's bounds nearly always settle which are nearest."""
+"""Candidates kept beyond the k nearest, so that float32's bounds nearly always decide which are nearest."""
 _PAIRS = 64
 """Pairs whose distance is summed directly at once: 1 MiB of differences at 2048 features, which stays in the cache."""
 _SETTLED = 64
-"""One pair in so many may be left open by float32's bounds; beyond, float64's cost less than the pairs themselves."""
+"""One pair in this many may be left open by float32's bounds; with more, float64's bounds cost less than the pairs."""
 
 
 @dataclass(frozen=True)
 class NeighbourFigures:
-    """Precision, recall and coverage lie between 0 and 1; density is at least 0, and 1 where the sets are alike."""
+    """Precision, recall and coverage lie between 0 and 1; density is at least 0, and 1 if the sets are alike."""
 
     precision: float
     recall: float
@@ -42,7 +42,7 @@ def neighbour_distances(rows: np.ndarray, k: int) -> np.ndarray:
     """Distance of each of `rows`, float (N, D), to its nearest, 2nd, … k-th other row: float64 (N, k), ascending.
 
     Column k - 1 holds the radii of the k-nearest-neighbour balls. Costs N² / 2 distances. ValueError for fewer than
-    k + 1 rows, for k < 1, another shape, and rows that hold NaN or infinity.
+    k + 1 rows, for k < 1, another shape, and rows with NaN or infinity.
     """
     _check_shape(rows, "rows")
     _check_neighbours(len(rows), k, "rows")
@@ -53,15 +53,15 @@ def neighbour_distances(rows: np.ndarray, k: int) -> np.ndarray:
 def nearest(queries: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest of `rows`, float (N, D), to each of `queries`, float (M, D): distances and indices.
 
-    Both (M, k), float64 and int64, ascending. Of rows equally far the lower index comes first; but which of them are
-    named, where they are more than k + SPARE, is not said. ValueError for fewer than k rows, for k < 1, dimensions that
-    differ, and NaN or infinity.
+    Both (M, k), float64 and int64, ascending. Of rows at equal distance the lower index comes first; but if these are
+    more than k + SPARE, it is undefined which of them are returned. ValueError for fewer than k rows, for k < 1,
+    dimensions that differ, and NaN or infinity.
     """
     _check_shape(queries, "queries")
     _check_shape(rows, "rows")
     _check_dimensions(queries, rows, "queries", "rows")
     if not 1 <= k <= len(rows):
-        raise ValueError(f"{len(rows)} rows don't have {k} nearest ones; take k from 1 to the number of rows")
+        raise ValueError(f"{len(rows)} rows do not have {k} nearest ones; take k from 1 to the number of rows")
     prepared_queries, prepared_rows = _prepared({"queries": queries, "rows": rows}, "rows")
     return _search(prepared_queries, prepared_rows, k, itself=False)
 
@@ -76,16 +76,16 @@ def neighbour_figures(
 ) -> NeighbourFigures:
     """Precision and recall (Kynkäänniemi et al. 2019, eq. 1, 2), density and coverage (Naeem et al. 2020, eq. 4, 5).
 
-    `generated` is float (M, D), `real` (N, D). Around each row lies a ball that reaches to its k-th nearest neighbour
-    in its own set. Precision: the share of generated rows in any real ball. Recall: of real rows in any generated ball.
-    Density: the number of real balls that a generated row is in, over k. Coverage: the share of real balls that hold a
-    generated row. `real_distances` is `neighbour_distances(real, …)` for the larger k or more, which is worth keeping:
-    a third of the work.
+    `generated` is float (M, D), `real` (N, D). The ball around each row reaches to its k-th nearest neighbour in its
+    own set. Precision: the share of generated rows in any real ball. Recall: of real rows in any generated ball.
+    Density: the number of real balls around a generated row, over k. Coverage: the share of real balls with a generated
+    row. `real_distances` is `neighbour_distances(real, …)` for the larger k or more; caching it saves a third of the
+    work.
 
-    A row exactly on a ball's surface is in it for precision and recall, as their paper writes (≤), and is not in it for
-    density and coverage, as their authors compute (<): a copy of the real set so has a density of 1. The one difference
-    from the latter is that every ball holds its own centre, also with a radius of 0, as where the data repeat a row: a
-    copy has coverage 1 all the same.
+    A row exactly on a ball's surface is in it for precision and recall, as in their paper (≤), and is not in it for
+    density and coverage, as in their authors' code (<): a copy of the real set then has density 1. The one difference
+    from that code is that every ball contains its own centre, even with a radius of 0, as happens if the data repeat a
+    row, so that a copy has coverage 1 nevertheless.
 
     ValueError for fewer rows than k + 1, for k < 1, dimensions that differ, NaN or infinity, and `real_distances` of
     another shape.
@@ -145,7 +145,7 @@ class _Prepared:
     squares: np.ndarray
     """(N,) float64: squared lengths, in squared units, about the centre."""
     same: np.ndarray
-    """(N,) int64: for each row, the first one that equals it; a collapsed model's are all one."""
+    """(N,) int64: for each row, the first equal one; a collapsed model's are all one."""
 
     def block(self, positions: slice | np.ndarray, dtype: type[np.floating]) -> np.ndarray:
         """The rows at `positions`, about the centre, in units."""
@@ -153,7 +153,7 @@ class _Prepared:
 
 
 def _shifted(rows: np.ndarray, centre: np.ndarray, unit: float, dtype: type[np.floating]) -> np.ndarray:
-    # About the centre first, then in the precision asked for: float64 rows far from zero would lose their digits.
+    # Centred first, then cast, because float64 rows far from zero would lose their digits.
     values = rows.astype(np.promote_types(rows.dtype, dtype), copy=False) - centre
     return values.astype(dtype, copy=False) * dtype(1 / unit)
 
@@ -191,7 +191,7 @@ def _relative_error(dimension: int, dtype: type[np.floating]) -> float:
     """t such that |x|² + |y|² - 2 x·y, computed in `dtype`, is off by less than t (|x|² + |y|²).
 
     A sum of D products in any order is off by D u Σ|x y| (Higham 2002, eq. 3.5), and 2 Σ|x y| ≤ |x|² + |y|². The rest,
-    centring, scaling, adding and comparing, comes to 12 u (|x|² + |y|²) at most; u is the unit roundoff.
+    centring, scaling, adding and comparing, is at most 12 u (|x|² + |y|²); u is the unit roundoff.
     """
     return (dimension + 16) * float(np.finfo(dtype).eps) / 2
 
@@ -200,7 +200,7 @@ def _lower_bounds(
     x: np.ndarray, y: np.ndarray, x_squares: np.ndarray, y_squares: np.ndarray, error: float
 ) -> np.ndarray:
     """Of the squared distances of rows x (n, D) and y (m, D), in squared units: (n, m), in the rows' own precision."""
-    # NumPy's product: torch's may be set to multiply in bfloat16, which the bound knows nothing of.
+    # NumPy's product, because torch's may be set to multiply in bfloat16, which the bound does not allow for.
     lower = x @ y.T
     lower *= -2
     lower += ((1 - error) * x_squares).astype(x.dtype)[:, None]
@@ -253,8 +253,8 @@ def _search(queries: _Prepared, rows: _Prepared, k: int, *, itself: bool) -> tup
     for block in _blocks(count):
         distances[block], indices[block] = _settled(queries, rows, block, bounds[block], candidates[block], k)
     if bounds.shape[1] < others:
-        # A row that is no candidate is no nearer than the last one's bound. Where that leaves open which are nearest (a
-        # set that has all but collapsed), the k-th candidate is still near enough to rule out most of the others.
+        # A row that is no candidate is no nearer than the last one's bound. If that leaves open which are nearest (in a
+        # nearly collapsed set), the k-th candidate is still near enough to rule out most of the others.
         unsettled = np.flatnonzero(np.square(distances[:, -1] / rows.unit) > bounds.max(axis=1))
         for block in _blocks(len(unsettled)):
             part = unsettled[block]
@@ -264,14 +264,14 @@ def _search(queries: _Prepared, rows: _Prepared, k: int, *, itself: bool) -> tup
 
 
 def _candidates(queries: _Prepared, rows: _Prepared, kept: int, *, itself: bool) -> tuple[np.ndarray, np.ndarray]:
-    """For each query the `kept` rows with the least lower bounds in float32, unsorted: bounds and indices."""
+    """For each query the `kept` rows with the smallest lower bounds in float32, unsorted: bounds and indices."""
     count = len(queries.rows)
     bounds = np.full((count, kept), np.inf, dtype=np.float32)
     indices = np.zeros((count, kept), dtype=np.int64)
     error = _relative_error(rows.rows.shape[1], np.float32)
     for i in _blocks(count):
         x = queries.block(i, np.float32)
-        # Distances between a set's own rows are symmetric: half of the blocks serve both their sides.
+        # Distances within one set are symmetric, so half of the blocks serve both their sides.
         for j in _blocks(len(rows.rows)):
             if itself and j.start < i.start:
                 continue
@@ -286,14 +286,14 @@ def _candidates(queries: _Prepared, rows: _Prepared, kept: int, *, itself: bool)
 
 
 def _keep(bounds: np.ndarray, indices: np.ndarray, lower: np.ndarray, first: int) -> None:
-    """Merge a block's lower bounds (n, m), of rows from `first` on, into the least so far (n, kept), in place."""
+    """Merges a block's lower bounds (n, m), of rows from `first` on, into the smallest so far (n, kept), in place."""
     kept = bounds.shape[1]
     better = np.flatnonzero(lower < bounds.max(axis=1, keepdims=True))
     if len(better) == 0:
         return
     row, column = np.divmod(better, lower.shape[1])
     if len(better) > bounds.size:
-        # The first blocks, where nearly all is better than what there was.
+        # The first blocks, where nearly everything is better than before.
         joined = np.concatenate([bounds, lower], axis=1)
         joined_indices = np.concatenate(
             [indices, np.broadcast_to(first + np.arange(lower.shape[1]), lower.shape)], axis=1
@@ -306,7 +306,7 @@ def _keep(bounds: np.ndarray, indices: np.ndarray, lower: np.ndarray, first: int
     joined = np.concatenate([bounds.ravel(), lower[row, column]])
     joined_indices = np.concatenate([indices.ravel(), first + column])
     order = np.lexsort((joined, joined_rows))
-    # Every row has `kept` entries at least: take that many from where it starts.
+    # Every row has at least `kept` entries; take that many from its start.
     starts = np.searchsorted(joined_rows[order], np.arange(len(bounds)))
     least = order[starts[:, None] + np.arange(kept)]
     bounds[:], indices[:] = joined[least], joined_indices[least]
@@ -327,9 +327,9 @@ def _settled(
 def _measured(
     queries: _Prepared, rows: _Prepared, part: np.ndarray, limit: np.ndarray, k: int, *, itself: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Exact distances and indices of the k rows nearest to the queries `part`, of which all k are within `limit` (n,).
+    """Exact distances and indices of the k rows nearest to the queries `part`, all of which are within `limit` (n,).
 
-    Whatever float64's bounds don't rule out is measured.
+    It computes every distance that float64's bounds do not rule out.
     """
     distances, indices = np.full((len(part), k), np.inf), np.zeros((len(part), k), dtype=np.int64)
     error = _relative_error(rows.rows.shape[1], np.float64)
@@ -348,7 +348,7 @@ def _measured(
 
 
 def _least(distances: np.ndarray, indices: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k least of each row of distances, ascending, and their indices, the lower first of equals."""
+    """The k smallest of each row of distances, ascending, and their indices, the lower first of equals."""
     order = np.lexsort((indices, distances))[:, :k]
     return np.take_along_axis(distances, order, axis=1), np.take_along_axis(indices, order, axis=1)
 
@@ -372,6 +372,6 @@ def _check_dimensions(a: np.ndarray, b: np.ndarray, name_a: str, name_b: str) ->
 
 def _check_neighbours(count: int, k: int, name: str) -> None:
     if k < 1:
-        raise ValueError(f"the nearest neighbours are counted from 1, not {k}")
+        raise ValueError(f"nearest neighbours are counted from 1, not {k}")
     if count < k + 1:
         raise ValueError(f"{count} {name} have no neighbour number {k}; take at least {k + 1}")

@@ -1,4 +1,4 @@
-"""Pictures that are asked for by index, wherever they come from."""
+"""Pictures that are read by index, from any source."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def drawn(size: int, count: int) -> list[int]:
-    """`count` of `size` places, ascending, drawn without replacement and with a fixed seed; all if there are fewer."""
+    """`count` of `size` places, ascending, drawn without replacement with a fixed seed; all if there are fewer."""
     if count >= size:
         return list(range(size))
     return sorted(np.random.RandomState(0).permutation(size)[:count].tolist())
@@ -16,17 +16,17 @@ def drawn(size: int, count: int) -> list[int]:
 
 @dataclass(frozen=True, eq=False)
 class PictureSet:
-    """Pictures that can be asked for by index, wherever they come from.
+    """Pictures that are read by index, from any source.
 
     Attributes:
-        name: What messages call it.
-        fingerprint: Of the data that they are of: changes with the data.
-        count: How many there are.
-        read: The pictures of these indices, uint8 (n, C, H, W) on any device, and their labels, int64 (n,), or None.
-        modes: The mode that each of some pictures shows, where modes are known; -1 for none.
-        num_modes: How many modes there are, in equal numbers; 0 where they are not known.
-        num_classes: Of the labels; 0 where there are none.
-        part: Which of the data they are, in words: a split, a number drawn at random.
+        name: As messages call it.
+        fingerprint: Changes with the data.
+        count: Number of pictures.
+        read: The pictures at these indices, uint8 (n, C, H, W) on any device, and their labels, int64 (n,), or None.
+        modes: Gives the mode of each of some pictures, if modes are known; -1 for none.
+        num_modes: Number of modes, in equal numbers; 0 if they are unknown.
+        num_classes: Number of classes; 0 if there are no labels.
+        part: The part of the data, in words: a split, a number drawn at random.
     """
 
     name: str
@@ -44,7 +44,7 @@ class PictureSet:
         return f"{self.fingerprint} {self.part}".strip()
 
     def subset(self, count: int) -> "PictureSet":
-        """So many of them, drawn without replacement and with a fixed seed: data may lie sorted by class."""
+        """`count` of them, drawn without replacement with a fixed seed, because data may be sorted by class."""
         if count >= self.count:
             return self
         chosen = drawn(self.count, count)

@@ -1,4 +1,4 @@
-"""Precision and recall, density and coverage, as metrics: how real samples look, and how much of the data they show."""
+"""Precision and recall, density and coverage: how real samples look, and how much of the data they cover."""
 
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class _OfNeighbours(Metric):
-    """What the two have in common: their names, in the order in which they are shown, and the k of their balls."""
+    """The common part: the names of the figures, in the order shown, and the k of the balls."""
 
     needs = frozenset({"rows", "neighbours"})
     shown: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""The real side of every figure: what is known of the real pictures, computed once and kept."""
+"""Statistics of the real pictures, which every figure needs, computed once and cached."""
 
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
@@ -21,18 +21,13 @@ from metrics.picture_set import PictureSet
 from metrics.row_store import RowStore, some_rows
 
 CLASSIFIER_HOLD_OUT = 5
-"""One in so many real pictures is kept from the classifier, to state its accuracy."""
+"""One in this many real pictures is held out from the classifier, to measure its accuracy."""
 
 
 class RealStatistics:
-    """What figures need to know of the real pictures; each part is computed once and kept in a cache folder.
+    """Statistics of the real pictures; each part is computed once and kept in the cache `folder`.
 
-    Args:
-        pictures: The real pictures.
-        extractor: Of the features.
-        folder: Of the cache.
-        batch_size: Pictures a pass of the network.
-        quiet: No progress bars.
+    The network takes `batch_size` pictures at a time; `quiet` shows no progress bars.
     """
 
     def __init__(
@@ -44,11 +39,10 @@ class RealStatistics:
 
     @property
     def count(self) -> int:
-        """How many real pictures there are."""
         return self.pictures.count
 
     def prepare(self, needs: AbstractSet[Need]) -> None:
-        """Computes what is needed, in one pass of the network, so that nothing is computed twice."""
+        """Computes what is needed, in one pass of the network."""
         if "rows" in needs:
             self.rows  # noqa: B018 - computed on first access
         if "neighbours" in needs:
@@ -93,12 +87,12 @@ class RealStatistics:
 
     @cached_property
     def labels(self) -> Tensor:
-        """The labels, int64 (N,); -1 where there are none."""
+        """The labels, int64 (N,); -1 if there are none."""
         return _tensor(self._labelled["labels"])
 
     @property
     def neighbours(self) -> np.ndarray:
-        """The rows that neighbours are sought among, at most `NEIGHBOURS`, drawn with a fixed seed."""
+        """The rows among which neighbours are searched, at most `NEIGHBOURS`, drawn with a fixed seed."""
         return some_rows(self.rows)
 
     @property
@@ -113,10 +107,10 @@ class RealStatistics:
 
     @cached_property
     def classifier(self) -> tuple[LinearDiscriminant, float]:
-        """A classifier fitted to the labelled features, and its accuracy on those that were kept from it."""
+        """A classifier fitted to the labelled features, and its accuracy on those held out from it."""
         rows, labels = self.rows, self.labels
         held_out = torch.arange(self.count) % CLASSIFIER_HOLD_OUT == 0
-        # A seeded order first: labels may come in turns, as those of drawn shapes do.
+        # In a seeded order, because labels may be periodic, as those of drawn shapes are.
         order = torch.from_numpy(np.random.RandomState(0).permutation(self.count))
         statistics = DiscriminantStatistics.empty(self.pictures.num_classes, self.extractor.dimension)
         for part in order[~held_out].sort().values.split(4096):
@@ -128,7 +122,7 @@ class RealStatistics:
         return fitted, right / int(held_out.sum())
 
     def _features(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """The features of all pictures, batch by batch; from the cached rows where they are there already."""
+        """The features of all pictures, batch by batch; from the cached rows if they are loaded."""
         if "_labelled" in vars(self):
             for start in range(0, self.count, self.batch_size):
                 yield torch.from_numpy(np.array(self.rows[start : start + self.batch_size])), None
@@ -143,10 +137,7 @@ class RealStatistics:
 class GivenStatistics:
     """A reference of which only mean and covariance are known, as others publish them.
 
-    Attributes:
-        gaussian: Mean and covariance.
-        count: Pictures behind them; 0 where the file does not say.
-        fingerprint: Of the file.
+    `count` is the number of pictures behind them, 0 if the file does not say, and the fingerprint that of the file.
     """
 
     gaussian: GaussianStatistics
@@ -158,5 +149,5 @@ class GivenStatistics:
 
 
 def _tensor(array: np.ndarray) -> Tensor:
-    """A copy in memory: torch does not take read-only maps."""
+    """A copy in memory, because torch does not take read-only maps."""
     return torch.from_numpy(np.array(array))

@@ -1,4 +1,4 @@
-"""Features on disk, where there are too many for memory."""
+"""Features on disk, for when they do not fit in memory."""
 
 import tempfile
 from pathlib import Path
@@ -11,12 +11,9 @@ from metrics.picture_set import drawn
 
 
 class RowStore:
-    """Features on disk, float32 (count, dimension): a memory map over a file without a name, gone with its last user.
+    """Features on disk, float32 (count, dimension): a memory map over an anonymous file, deleted with its last user.
 
-    Args:
-        count: Rows.
-        dimension: Of a row.
-        folder: Where the file lies; made if missing.
+    The file lies in `folder`, which is created if missing.
     """
 
     def __init__(self, count: int, dimension: int, folder: Path) -> None:
@@ -25,10 +22,10 @@ class RowStore:
         self.rows: np.ndarray = np.memmap(self._file, np.float32, "w+", shape=(count, dimension))
 
     def write(self, start: int, features: Tensor) -> None:
-        """Features float (n, dimension) as rows `start` and on."""
+        """Stores features, float (n, dimension), as the rows from `start` on."""
         self.rows[start : start + len(features)] = features.detach().float().cpu().numpy()
 
 
 def some_rows(rows: np.ndarray) -> np.ndarray:
-    """Rows that neighbours are sought among: all, or `NEIGHBOURS` of them, drawn with a fixed seed."""
+    """The rows among which neighbours are searched: all, or `NEIGHBOURS` of them, drawn with a fixed seed."""
     return rows if len(rows) <= NEIGHBOURS else rows[drawn(len(rows), NEIGHBOURS)]

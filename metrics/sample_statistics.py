@@ -1,4 +1,4 @@
-"""The samples' side of every figure: one pass over them, in as many parts as there are processes."""
+"""Statistics of samples, which every figure needs: one pass over them, shared by all processes."""
 
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
@@ -21,7 +21,7 @@ from metrics.row_store import RowStore, some_rows
 
 
 class Part(NamedTuple):
-    """What one rank has seen, without the features: small enough to be sent. The fields are `SampleStatistics`'."""
+    """What one rank has seen, without the features: small enough to send. The fields are `SampleStatistics`'."""
 
     share: range
     seen: int
@@ -33,18 +33,18 @@ class Part(NamedTuple):
 
 
 class SampleStatistics:
-    """What one pass over samples keeps of them.
+    """Statistics from one pass over samples.
 
-    Memory does not grow with the number of samples but for one number a label, a mode and a pair; features go to disk,
-    and only where they are needed.
+    Memory grows with the number of samples only by one number per label, mode and pair. Features go to `folder`, and
+    only if they are needed.
 
     Args:
-        needs: What is to be kept.
+        needs: What to keep.
         extractor: Of the features.
         total: Samples over all ranks.
         share: The indices of this rank.
-        folder: For what does not belong in memory.
-        modes: The mode of each of some samples, where modes are needed.
+        folder: For features on disk.
+        modes: Gives the mode of each of some samples, if modes are needed.
         device: Of the LPIPS network.
     """
 
@@ -75,11 +75,10 @@ class SampleStatistics:
 
     @property
     def complete(self) -> bool:
-        """Whether every sample was seen."""
         return self.seen == self.total
 
     def update(self, pictures: Tensor, labels: Tensor | None) -> None:
-        """Takes the next of this rank's samples: uint8 (n, C, H, W), and the classes that were asked for."""
+        """Adds the next of this rank's samples: uint8 (n, C, H, W), and the classes that they were drawn for."""
         features = self.extractor(pictures)
         start = self.share.start + self.seen
         if "gaussian" in self.needs:
@@ -104,21 +103,20 @@ class SampleStatistics:
 
     @cached_property
     def neighbours(self) -> np.ndarray:
-        """The features that neighbours are sought among."""
+        """The features among which neighbours are searched."""
         return some_rows(self.rows)
 
     def neighbour_figures(self, real: RealStatistics) -> NeighbourFigures:
-        """Precision, recall, density and coverage: computed at the first call, as each costs nearly what all cost."""
+        """Precision, recall, density and coverage, computed once, because each costs nearly as much as all."""
         if self._of_neighbours is None:
             self._of_neighbours = neighbour_figures(self.neighbours, real.neighbours, real_distances=real.distances)
         return self._of_neighbours
 
     def part(self) -> Part:
-        """What other ranks are told of this one's samples."""
         return Part(self.share, self.seen, self.gaussian, self.scores, self.labels, self.modes, self.pairs)
 
     def merge(self, others: Sequence[Part], store: RowStore | None) -> None:
-        """Takes in the parts of the ranks after this one, in their order; `store` has the features of all samples."""
+        """Adds the parts of the ranks after this one, in their order; `store` holds the features of all samples."""
         self.store = store
         for part in others:
             self.seen += part.seen
@@ -131,6 +129,6 @@ class SampleStatistics:
 
 
 def share_of(count: int, rank: int, world: int) -> range:
-    """A rank's part of range(count): no index twice, none left out, and pairs (2i, 2i + 1) never parted."""
+    """A rank's part of range(count): every index once, and both of a pair (2i, 2i + 1) on the same rank."""
     pairs = (count + 1) // 2
     return range(2 * (pairs * rank // world), min(2 * (pairs * (rank + 1) // world), count))

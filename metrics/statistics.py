@@ -1,4 +1,4 @@
-"""Statistics files as others publish them: an npz of `mu` and `sigma`, and of whatever else they like."""
+"""Statistics files as others publish them: an npz of `mu` and `sigma`, and perhaps more."""
 
 import hashlib
 import json
@@ -14,14 +14,10 @@ from metrics.real_statistics import GivenStatistics
 
 
 def known_statistics(path: Path, extractor: Extractor) -> GivenStatistics | None:
-    """The statistics in an npz, for an extractor's features; None where it holds no `mu` (but pictures, say).
+    """The statistics in an npz, for an extractor's features; None if it holds no `mu` (but pictures, for instance).
 
-    A file of ours says whose features it describes, and how many pictures; one of another's is taken at its word, as
-    long as the dimension is right.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or is of other features; the line names it.
+    Atelier's files say which features and how many pictures they describe. Other files are trusted if the dimension is
+    right. FileNotFoundError if there is no such file; ValueError, naming it, if it is damaged, or of other features.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file of statistics at {path}")

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def load(path: str | Path, device: str = "cpu") -> GenerativeModel:
-    """The model of a checkpoint, in evaluation mode; the checkpoint describes itself, no config is needed.
+    """The model of a checkpoint, in evaluation mode. The checkpoint describes itself, so no config is needed.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no whole checkpoint of ours.
+        ValueError: if it is not a complete checkpoint of Atelier.
     """
     # Imported here, so that `import models` stays cheap for verbs that need no network.
     from models.training.base import GenerativeModel
@@ -32,7 +32,7 @@ def load(path: str | Path, device: str = "cpu") -> GenerativeModel:
     except ValueError as error:
         raise ValueError(f"{path}: {shorten(str(error), 300)}") from error
     if not isinstance(model, GenerativeModel):
-        raise ValueError(f"{path}: it describes a {type(model).__name__}, which is no model")
+        raise ValueError(f"{path}: it describes a {type(model).__name__}, which is not a model")
     model.on_load_checkpoint(checkpoint)
     try:
         model.load_state_dict(checkpoint.get("state_dict", {}))

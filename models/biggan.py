@@ -2,14 +2,14 @@
 
 python main.py fit --config configs/biggan_fashion_mnist.yaml
 
-The two settings for 32 px that others compare with are arguments of one architecture. BigGAN-PyTorch's script: width 64
-for both networks, class embeddings of each layer's own, the whole latent at the start, no attention. StudioGAN's: width
-96 for G and 48 for D (its table halves D's multipliers instead), one shared embedding, hierarchical latents, attention
-at 16 px, and epsilons of 1e-4 and 1e-6. (StudioGAN's discriminator also applies its in-place ReLU to the shortcut of
-the later blocks; here, as in BigGAN-PyTorch, the shortcut sees the block's input.)
+The two common settings for 32 px are arguments of one architecture. BigGAN-PyTorch's script: width 64 for both
+networks, class embeddings for each layer, the whole latent at the start, no attention. StudioGAN's: width 96 for G and
+48 for D (its table halves D's multipliers instead), one shared embedding, hierarchical latents, attention at 16 px, and
+epsilons of 1e-4 and 1e-6. (StudioGAN's discriminator also applies its in-place ReLU to the shortcut of the later
+blocks; here, as in BigGAN-PyTorch, the shortcut sees the block's input.)
 
 Names in BigGAN-PyTorch's state dicts and here; every weight has the same shape, `u0` (1, n) is `u` (n,), `sv0` is only
-reported there:
+logged there:
     conv_sc -> shortcut    bn1, bn2 -> norm1, norm2    bn1.stored_mean -> norm1.norm.running_mean (var likewise)
     shared -> embedding    output_layer.0 -> norm (gain -> weight)    output_layer.2 -> conv
     theta, phi, g, o -> attention.project.theta, .phi, .g, attention.out
@@ -33,15 +33,17 @@ from models.parts.layers import (
     SpectralEmbedding,
     SpectralLinear,
     Statistics,
+    at_least_float32,
     normalising_by,
     standing_statistics,
     without_spectral_norm,
 )
 from models.parts.losses import Hinge
 from models.parts.regularizers import MicroBatch, Penalty, non_orthogonality
-from models.training.gan import GAN, AdversarialTraining
+from models.training.gan import GAN
 from models.training.randomness import keyed_seed
 from settings.sampling import BigGANSettings, GANSettings
+from settings.training import AdversarialTraining
 
 GENERATOR_WIDTHS = {
     32: (4, 4, 4, 4),
@@ -50,7 +52,7 @@ GENERATOR_WIDTHS = {
     256: (16, 16, 8, 8, 4, 2, 1),
     512: (16, 16, 8, 8, 4, 2, 1, 1),
 }
-"""Channels, in widths, at 4 px and after each block, which doubles the side (tables 4-6, and the authors' code)."""
+"""Channels, in multiples of the width, at 4 px and after each block, which doubles the side (tables 4-6, and code)."""
 
 DISCRIMINATOR_WIDTHS = {
     32: (4, 4, 4, 4),
@@ -59,17 +61,13 @@ DISCRIMINATOR_WIDTHS = {
     256: (1, 2, 4, 8, 8, 16, 16),
     512: (1, 1, 2, 4, 8, 8, 16, 16),
 }
-"""Channels, in widths, after each block."""
+"""Channels, in multiples of the width, after each block."""
 
 
 class GeneratorBlock(nn.Module):
     """Doubles the side: (N, inputs, H, W) to (N, outputs, 2H, 2W) (figure 15b).
 
-    Args:
-        inputs: channels.
-        outputs: channels.
-        norm: makes a batch norm for a number of channels.
-        eps: of the spectral norms.
+    `norm` makes a batch norm for a number of channels; `eps` is that of the spectral norms.
     """
 
     def __init__(self, inputs: int, outputs: int, norm: Callable[[int], nn.Module], eps: float) -> None:
@@ -80,27 +78,17 @@ class GeneratorBlock(nn.Module):
         self.shortcut = SpectralConv2d(inputs, outputs, 1, eps=eps)
 
     def forward(self, x: Tensor, condition: Sequence[Tensor]) -> Tensor:
-        """`condition` is what the norms take besides the picture: nothing, or one tensor."""
+        """`condition` is what the norms take besides the features: nothing, or one tensor."""
         h = F.interpolate(F.relu(self.norm1(x, *condition)), scale_factor=2)
         h = self.conv2(F.relu(self.norm2(self.conv1(h), *condition)))
-        # A convolution of single pixels commutes with their repetition, and costs a quarter before it.
+        # A 1x1 convolution commutes with repeating pixels, and costs a quarter before it.
         return h + F.interpolate(self.shortcut(x), scale_factor=2)
 
 
 class Generator(nn.Module):
     """Latents (N, latent_dim) and labels (N,) to pictures (N, channels, resolution, resolution) in [-1, 1].
 
-    Args:
-        latent_dim: size of the latent.
-        width: channels of one multiplier.
-        channels: of the pictures.
-        resolution: a key of `GENERATOR_WIDTHS`.
-        classes: 0 for a generator without labels.
-        shared_dim: size of the class embedding that all norms share; None for embeddings of each norm's own.
-        hierarchical: the latent is cut into equal chunks, the first for the start, each other for a block's norms.
-        attention: sides in pixels; after the block that ends there comes self-attention.
-        norm_eps: of the batch norms.
-        eps: of the spectral norms.
+    Arguments as in `BigGAN`; `classes` is 0 for a generator without labels, `eps` belongs to the spectral norms.
     """
 
     def __init__(
@@ -120,10 +108,10 @@ class Generator(nn.Module):
         widths = [width * multiplier for multiplier in GENERATOR_WIDTHS[resolution]]
         self.hierarchical = hierarchical
         self.chunk = latent_dim // len(widths) if hierarchical else latent_dim
-        # What conditions a norm: nothing, the label itself, or a vector of embedding and chunk.
+        # A norm is conditioned on nothing, on the label itself, or on a vector of embedding and chunk.
         self.by_label = bool(classes) and shared_dim is None
         condition = (self.chunk if hierarchical else 0) + (shared_dim or 0 if classes else 0)
-        # The generator's embeddings have no spectral norm: with it, the authors found, training fails.
+        # The generator's embeddings have no spectral norm; with it, the authors found, training fails.
         self.embedding = nn.Embedding(classes, shared_dim) if classes and shared_dim else None
 
         def norm(features: int) -> nn.Module:
@@ -165,14 +153,9 @@ class Generator(nn.Module):
 
 
 class DiscriminatorBlock(nn.Module):
-    """Residual block, halving the side where `down`: (N, inputs, H, W) to (N, outputs, H/2, W/2) (figure 15c).
+    """Residual block, halving the side if `down`: (N, inputs, H, W) to (N, outputs, H/2, W/2) (figure 15c).
 
-    Args:
-        inputs: channels.
-        outputs: channels.
-        down: whether the side is halved.
-        first: the block sees the picture itself, and no activation comes before it.
-        eps: of the spectral norms.
+    The `first` block sees the picture itself, and has no activation before it; `eps` is that of the spectral norms.
     """
 
     def __init__(self, inputs: int, outputs: int, down: bool, first: bool, eps: float) -> None:
@@ -184,15 +167,15 @@ class DiscriminatorBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv2(F.relu(self.conv1(x if self.first else F.relu(x))))
-        # The mean of four and a convolution of single pixels commute; that of fewer pixels is cheaper.
+        # The mean of four pixels commutes with a 1x1 convolution, which is cheaper after it.
         return F.avg_pool2d(h, 2) + self.shortcut(F.avg_pool2d(x, 2)) if self.down else h + self.shortcut(x)
 
 
 class Discriminator(nn.Module):
     """Pictures (N, channels, resolution, resolution) and labels (N,) to logits (N,).
 
-    Conditional, it is a projection discriminator (Miyato & Koyama 2018, eq. 3): w . h + b + v_label . h, where h is the
-    sum of the last features over places.
+    If conditional, it is a projection discriminator (Miyato & Koyama 2018, eq. 3): w . h + b + v_label . h, where h is
+    the sum of the last features over places.
     """
 
     def __init__(
@@ -216,46 +199,47 @@ class Discriminator(nn.Module):
         for stage in self.blocks:
             for layer in stage.children():
                 x = layer(x)
-        features = F.relu(x).to(torch.promote_types(x.dtype, torch.float32)).sum((2, 3))
+        features = at_least_float32(F.relu(x)).sum((2, 3))
         with torch.autocast(x.device.type, enabled=False):  # a sum over places, and logits, are not for 16 bits
             logits = self.linear(features).squeeze(1)
             return logits if self.embed is None else logits + (self.embed(labels) * features).sum(1)
 
 
 class BigGAN(GAN):
-    """BigGAN, class-conditional where the data has labels. Parameters of generator and discriminator:
+    """BigGAN, class-conditional if the data has labels. Parameters of generator and discriminator:
 
     70,433,988 and 87,982,370 at 128 px, 1000 classes, width 96, latent 120, shared 128, hierarchical, attention at 64.
 
-    In training, fakes have the labels of the real batch. The authors' code draws them uniformly: the same distribution
-    where classes are balanced, and where they are not, the projection would learn the classes' frequencies instead.
+    In training, fakes have the labels of the real batch. The authors' code draws them uniformly. That is the same
+    distribution for balanced classes; otherwise the projection would learn the classes' frequencies instead.
 
-    A generator's average takes over the generator's power iterations and running batch statistics, as they are; in
-    sampling, each weight is divided by the singular value that one further iteration finds in the averaged weight. The
-    authors average these vectors too, which comes to nearly the same direction.
+    The average copies the generator's power iterations and running batch statistics. In sampling, each averaged weight
+    is divided by the singular value that one further iteration finds for it. The authors average these vectors too,
+    which gives nearly the same direction.
 
     Args:
         data_shape: (C, H, W); H = W, a power of two from 32 to 512.
-        num_classes: classes of the data, 0 for none.
+        num_classes: number of classes in the data, 0 for none.
         width: the generator's channels, of which each stage has a multiple.
-        d_width: the discriminator's, where it differs.
+        d_width: the discriminator's, if it differs.
         latent_dim: size of the latent.
-        conditional: whether both networks see the labels, where there are any.
-        shared_dim: size of one class embedding for all of the generator's norms; None gives each embeddings of its own.
-        hierarchical: each block's norms see a chunk of the latent; `latent_dim` must divide into chunks, one more than
-            blocks (log2(H) - 1).
+        conditional: whether both networks see the labels, if there are any.
+        shared_dim: size of one class embedding for all of the generator's norms; null gives each norm its own.
+        hierarchical: each block's norms see a chunk of the latent; the number of chunks, log2(H) - 1, one more than
+            there are blocks, must divide `latent_dim`.
         attention: sides, in pixels, at which both networks have self-attention.
-        initialization: of all weights: orthogonal (section 3), or from N(0, 0.02). Biases begin at 0.
+        initialization: of all weights: orthogonal (section 3), or normal, N(0, 0.02). Biases start at 0.
         norm_eps: of the batch norms.
         spectral_eps: of the spectral norms.
-        orthogonal: weight of the generator's penalty on non-orthogonal filters (eq. 3), 0 for none; the class embedding
-            is left out. Its gradient is twice that of the authors' code for the same weight, which leaves out a 2.
-        d_orthogonal: of the discriminator's.
-        adversarial: how the players are trained; the paper's, with its learning rates for batches of 2048, if left out.
+        orthogonal: weight of the generator's penalty on non-orthogonal filters (eq. 3), 0 for none, without the class
+            embedding. Its gradient is twice that of the authors' code for the same weight, which leaves out a 2.
+        d_orthogonal: the same for the discriminator.
+        adversarial: how the players are trained; by default as in the paper, with its learning rates for batches of
+            2048.
     """
 
     settings_class: ClassVar[type[GANSettings]] = BigGANSettings
-    joint_pass: ClassVar[bool] = True  # as the authors' code: so the power iteration advances once a step
+    joint_pass: ClassVar[bool] = True  # as the authors' code, so that the power iteration advances once per step
     lists_from_the_picture: ClassVar[tuple[str, ...]] = ("discriminator.blocks",)
 
     def __init__(
@@ -284,8 +268,8 @@ class BigGAN(GAN):
             )
         chunks = len(GENERATOR_WIDTHS[resolution])
         if hierarchical and latent_dim % chunks:
-            raise ValueError(f"latent_dim {latent_dim} does not divide into {chunks} chunks, as hierarchical asks")
-        classes = num_classes or 0 if conditional else 0  # the base says what is wrong with None
+            raise ValueError(f"latent_dim {latent_dim} is not divisible into {chunks} chunks, as hierarchical requires")
+        classes = num_classes or 0 if conditional else 0  # the base refuses None
         if hierarchical and classes and shared_dim is None:
             raise ValueError("hierarchical latents need a shared_dim: they are joined to the shared class embedding")
         if shared_dim is not None and shared_dim < 1:
@@ -312,7 +296,7 @@ class BigGAN(GAN):
         self._standing: dict[str, tuple[object, Statistics]] = {}
 
     def penalties(self) -> list[Penalty]:
-        """With those on filters that are not orthogonal, where they have a weight."""
+        """The regularizers, and penalties on filters that are not orthogonal, if they have a weight."""
         strengths = {"generator": self.orthogonal, "discriminator": self.d_orthogonal}
         own = [self._orthogonality(network, strength) for network, strength in strengths.items() if strength]
         return [*super().penalties(), *own]
@@ -328,10 +312,9 @@ class BigGAN(GAN):
     # Sampling.
 
     def deployed(self, settings: GANSettings | None = None) -> Deployed:
-        """The generator with its running statistics and plain layers: each weight has its singular value taken out.
+        """The generator with its running statistics and plain layers, whose weights are spectrally normalised.
 
-        Raises:
-            ValueError: for standing statistics, which belong to a truncation, and so to the caller's latents.
+        Raises ValueError for standing statistics, which depend on a truncation, and so on the caller's latents.
         """
         settings = settings or BigGANSettings()
         if isinstance(settings, BigGANSettings) and settings.standing_statistics:
@@ -346,7 +329,7 @@ class BigGAN(GAN):
             return super().from_latents(latents, labels, settings)
 
     def _standing_statistics(self, network: nn.Module, settings: BigGANSettings) -> Statistics:
-        """Those of these weights and settings; kept until either changes, for the average and the raw weights each."""
+        """The statistics for these weights and settings; kept until either changes, for ema and raw weights each."""
         key = (settings, fingerprint(network))
         if settings.weights not in self._standing or self._standing[settings.weights][0] != key:
             statistics = standing_statistics(network, self._standing_batches(settings))
@@ -354,7 +337,8 @@ class BigGAN(GAN):
         return self._standing[settings.weights][1]
 
     def _standing_batches(self, settings: BigGANSettings) -> Iterator[tuple[Tensor, Tensor]]:
-        seed = keyed_seed(settings.standing_seed, 1)  # those of the seed itself may be the samples that are asked for
+        seed = keyed_seed(settings.standing_seed, 1)  # the seed's own latents may be those of the requested samples
+
         for i in range(settings.standing_statistics):
             indices = range(i * settings.standing_batch, (i + 1) * settings.standing_batch)
             latents = self.draw_latents(indices, seed=seed, settings=settings)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from models.parts.arguments import classes_seen, square_pictures
-from models.parts.layers import BatchNorm2d, one_hot
+from models.parts.layers import BatchNorm2d, at_least_float32, one_hot
 from models.training.capabilities import HasLatentWeights
-from models.training.gan import GAN, AdversarialTraining
+from models.training.gan import GAN
 from settings.sampling import GANSettings
+from settings.training import AdversarialTraining
 
 
 def _multipliers(resolution: int) -> list[int]:
@@ -53,7 +54,7 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Samples (N, channels, resolution, resolution) to logits (N,).
 
-    Conditional, it has one output a class and reads that of the label (Mescheder et al. 2018, appendix D).
+    If conditional, it has one output per class and reads the label's (Mescheder et al. 2018, appendix D).
     """
 
     def __init__(self, width: int, channels: int, resolution: int, classes: int) -> None:
@@ -72,7 +73,7 @@ class Discriminator(nn.Module):
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         logits = self.layers(x).flatten(1)
         logits = (logits.gather(1, labels[:, None]) if self.classes else logits).squeeze(1)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))  # autocast leaves them in 16 bits
+        return at_least_float32(logits)
 
 
 class DCGAN(GAN, HasLatentWeights):
@@ -80,11 +81,11 @@ class DCGAN(GAN, HasLatentWeights):
 
     Args:
         data_shape: (C, H, W); H = W, a power of two from 16 up.
-        num_classes: classes of the data; used where `conditional`.
+        num_classes: number of classes in the data; used if `conditional`.
         width: channels of the stage next to the picture (ngf and ndf of the PyTorch example).
         latent_dim: size of the latent (nz).
         conditional: whether both networks see the labels.
-        adversarial: how the players are trained; the defaults are the PyTorch example's, with an average added.
+        adversarial: how the players are trained; by default as in the PyTorch example, plus an average.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class DCGAN(GAN, HasLatentWeights):
         self.width, self.conditional = width, conditional
 
     def latent_weights(self, settings: GANSettings | None = None) -> Tensor:
-        """What the first transposed convolution makes of a latent: (channels * 4 * 4, latent_dim), classes left out."""
+        """The first transposed convolution's map of a latent, (channels * 4 * 4, latent_dim), without the classes."""
         weight: Tensor = self.sampled_network(settings or GANSettings()).layers[0].weight
         return weight.detach()[: self.latent_dim].flatten(1).T
 

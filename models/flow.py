@@ -2,20 +2,20 @@
 
 python main.py fit --config configs/glow_fashion_mnist.yaml
 
-A flow is a bijection f between data and standard normal noise, log p(x) = log N(f(x); 0, 1) + log |det df/dx|; it is
-trained by that, and sampled by the inverse. Pictures are dequantised: their bytes get uniform noise. Of vectors, such
-as points of the plane, both are one level of couplings, without dequantisation.
+A flow is a bijection f between data and standard normal noise, with log p(x) = log N(f(x); 0, 1) + log |det df/dx|. It
+is trained on that, and sampled by its inverse. Pictures are dequantised: uniform noise is added to their bytes. For
+vectors, such as points in the plane, both models are one level of couplings, without dequantisation.
 
-Where we depart from the papers and their code. RealNVP: its batch norms between couplings are ActNorms, set from the
-first batch (a density that depends on its batch is none); those within its networks, the mask that they see there, and
-the penalty of weight norms' scales are left out, and their last convolution begins at zero; a coupling scales and then
-shifts, as in the paper's eq. 9, where the code shifts first; the range of scales is a number a channel that begins at
-1, where the code has one a coupling.
+Departures from the papers and their code. RealNVP: the batch norms between couplings are ActNorms, set from the first
+batch (a density must not depend on its batch). The batch norms within its networks, the mask as their input, and the
+penalty on weight norms' scales are left out, and the last convolution starts at zero. A coupling scales and then
+shifts, as in the paper's eq. 9; the code shifts first. The range of scales is a number per channel that starts at 1;
+the code has one per coupling.
 
-Glow: its couplings scale by no less than `least_scale`; its code (openai/glow) also tells every 3x3 convolution where
-the picture's border is, by one more channel, and learns the last level's mean and scale (`learntop`), here those of
-standard noise; it keeps a third of an ActNorm's log-scale as the parameter, so that Adam's steps of it are larger; its
-1x1 convolutions are whole matrices, here LU, as in the paper's section 3.2.
+Glow: couplings scale by no less than `least_scale`. The code (openai/glow) also tells every 3x3 convolution where the
+picture's border is, by another channel, and learns the last level's mean and scale (`learntop`), here those of standard
+noise. It keeps a third of an ActNorm's log-scale as the parameter, so that Adam's steps are larger. Its 1x1
+convolutions are whole matrices; here they are LU, as in the paper's section 3.2.
 """
 
 import math
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from media.pictures import LEVELS
-from models.parts.arguments import UNKNOWN_DATA, picture_shape
+from models.parts.arguments import UNKNOWN_DATA, at_least, picture_shape
 from models.parts.flow_layers import (
     ActNorm,
     Chain,
@@ -47,21 +47,23 @@ from models.parts.flow_networks import ResidualNetwork, ZeroConv2d, glow_network
 from models.parts.output_distributions import DEQUANTIZED_LOG_WIDTH, dequantized
 from models.training.capabilities import Encodes, HasLatents, HasLikelihood
 from models.training.randomness import normals
-from models.training.single_loss import Optimization, SingleLoss
+from models.training.single_loss import SingleLoss
 from settings.likelihood import LikelihoodSettings
 from settings.sampling import FlowSettings
+from settings.training import Optimization
 
 TO_CONTINUOUS = (LEVELS - 1) / LEVELS
-"""Pictures in [-1, 1] times this are the middles of the intervals that `dequantized` spreads their bytes over."""
+"""Pictures in [-1, 1] times this lie in the middle of the intervals that `dequantized` spreads their bytes over."""
 
 
 class Flow(SingleLoss, HasLatents, Encodes, HasLikelihood):
-    """What RealNVP and Glow share: all but the network.
+    """Everything that RealNVP and Glow share, that is all but the network.
 
-    The latent is the noise, (N, D), that of the finest scale first; D is the number of values of a sample.
+    The latent is the noise, (N, D), with that of the finest scale first; D is the number of values in a sample.
     """
 
     settings_class: ClassVar[type[FlowSettings]] = FlowSettings
+    network: MultiScale
 
     def __init__(
         self, data_shape: Sequence[int], num_classes: int, network: MultiScale, optimization: Optimization
@@ -73,7 +75,7 @@ class Flow(SingleLoss, HasLatents, Encodes, HasLikelihood):
     # Density.
 
     def log_density(self, values: Tensor, weights: str = "raw") -> Tensor:
-        """log p of continuous values (N, *data_shape), in nats: float32 (N,), or float64 as the network is."""
+        """log p of continuous values (N, *data_shape), in nats: float32 (N,), or float64 like the network."""
         network = self.chosen_network(weights)
         if self.of_pictures:
             values = values.contiguous(memory_format=torch.channels_last)
@@ -81,7 +83,7 @@ class Flow(SingleLoss, HasLatents, Encodes, HasLikelihood):
         return log_det - 0.5 * (noise.square().sum(1) + self.latent_dim * math.log(2 * math.pi))
 
     def loss(self, x: Tensor, labels: Tensor) -> Tensor:
-        """-log p in bits a dimension, (N,): of pictures, a bound of their bytes'; of vectors, of their density."""
+        """-log p in bits per dimension, (N,): for pictures, a bound for their bytes; for vectors, of their density."""
         bits = -self._training_log_prob(x) / (self.latent_dim * math.log(2))
         self.observe("train_bits_per_dim", bits)
         return bits
@@ -105,9 +107,9 @@ class Flow(SingleLoss, HasLatents, Encodes, HasLikelihood):
     def log_likelihood(
         self, x: Tensor, labels: Tensor, generators: Sequence[torch.Generator], settings: LikelihoodSettings
     ) -> Tensor:
-        """Of vectors, the density. Of pictures log 1/K sum_k p(x + u_k) / 256ths' volume, with K = `settings.draws`.
+        """The density of vectors. For pictures log 1/K sum_k p(x + u_k) times the bytes' volume, K = `settings.draws`.
 
-        E log of the mean is at most log of the E: a lower bound for every K, which more draws bring closer.
+        E log of the mean is at most log of the E: a lower bound for every K, which more draws tighten.
         """
         if not self.of_pictures:
             return self.log_density(x.to(self.dtype), settings.weights)
@@ -123,35 +125,32 @@ class Flow(SingleLoss, HasLatents, Encodes, HasLikelihood):
         return (settings.temperature * normals(generators, self.latent_dim)).to(self.device, non_blocking=True)
 
     def from_latents(self, latents: Tensor, labels: Tensor, settings: FlowSettings) -> Tensor:
-        network = self.chosen_network(settings.weights)
-        assert isinstance(network, MultiScale)
-        values = network.inverse(latents.to(self.dtype))
-        # A trained flow puts next to nothing outside; one that is not, anything.
+        values = self.chosen_network(settings.weights).inverse(latents.to(self.dtype))
+        # A trained flow puts next to nothing outside [-1, 1]; an untrained one may put anything there.
         return (values / TO_CONTINUOUS).clamp(-1, 1) if self.of_pictures else values
 
     def to_latents(self, x: Tensor, labels: Tensor, settings: FlowSettings) -> Tensor:
-        """Of pictures, those of the middle of each byte's interval. A flow loses nothing of x."""
+        """The latents of vectors, or of the middle of each byte's interval. A flow loses nothing of x."""
         values = (x * TO_CONTINUOUS if self.of_pictures else x).to(self.dtype)
-        noise: Tensor = self.chosen_network(settings.weights)(values)[0]
-        return noise
+        return self.chosen_network(settings.weights)(values)[0]
 
 
 class RealNVP(Flow):
     """RealNVP: couplings under checkerboard masks, squeezed, and under channel masks, at several scales.
 
-    Each scale but the last (section 3.6) has `couplings` of either kind, the squeeze between them, and half of what
-    comes out leaves; the last has one checkerboard coupling more, and no squeeze. Vectors have one scale, of couplings
-    whose masks take turns in keeping either half.
+    Each scale but the last (section 3.6) has `couplings` of both kinds, with the squeeze between them, and half of the
+    channels leave after it; the last has one more checkerboard coupling, and no squeeze. Vectors have one scale of
+    couplings, whose masks alternately keep either half.
 
     Args:
         data_shape: (C, H, W) of pictures, (C,) of vectors.
-        num_classes: classes of the data; not used.
+        num_classes: number of classes in the data; not used.
         levels: scales; the picture's side is halved `levels` - 1 times. 1 for vectors.
-        couplings: of either kind in each scale.
-        width: channels of the residual networks, or hidden units of vectors' networks.
+        couplings: of each kind, in each scale.
+        width: channels of the residual networks, or hidden units of the vectors' networks.
         blocks: residual blocks of each network; not used for vectors.
-        widen: whether those channels double with each squeeze, as the paper's do (section 3.6).
-        alpha: how far pictures' values are kept from 0 and 1 before their logit is taken.
+        widen: whether those channels double with each squeeze, as in the paper (section 3.6).
+        alpha: how far pictures' values are kept from 0 and 1 before the logit.
         optimization: how it is trained.
     """
 
@@ -168,7 +167,7 @@ class RealNVP(Flow):
         optimization: Optimization | None = None,
     ) -> None:
         if not 0 < alpha < 0.5:
-            raise ValueError(f"alpha must lie between 0 and 0.5, and is {alpha}")
+            raise ValueError(f"alpha must lie between 0 and 0.5, not {alpha}")
         shape = _checked(data_shape, levels, halvings=levels - 1, width=width, couplings=couplings, blocks=blocks)
         chains, splits, shapes = [], [], []
         channels = width
@@ -208,16 +207,16 @@ def _realnvp_step(mask: Tensor, channels: int, width: int, blocks: int) -> list[
 class Glow(Flow):
     """Glow: levels of a squeeze and steps of ActNorm, invertible 1x1 convolution and affine coupling (its figure 2).
 
-    Of vectors, one level, without the squeeze, whose 1x1 convolutions are matrices and whose networks are dense.
+    Vectors have one level without a squeeze, matrices instead of 1x1 convolutions, and dense networks.
 
     Args:
         data_shape: (C, H, W) of pictures, (C,) of vectors.
-        num_classes: classes of the data; not used.
-        levels: L of the paper; the picture's side is halved so often. 1 for vectors.
+        num_classes: number of classes in the data; not used.
+        levels: L of the paper, how often the picture's side is halved. 1 for vectors.
         steps_per_level: K of the paper.
         width: hidden channels of the networks in the couplings.
-        least_scale: couplings scale by no less, so that their inverses, and samples with them, stay finite; the
-            paper's own has 0, and such values often leave no sample whole before training is well advanced.
+        least_scale: least scale of a coupling, so that its inverse, and samples with it, stay finite; the paper's is 0,
+            and such values often leave no sample intact before training is well advanced.
         optimization: how it is trained.
     """
 
@@ -232,7 +231,7 @@ class Glow(Flow):
         optimization: Optimization | None = None,
     ) -> None:
         if not 0 <= least_scale < 1:
-            raise ValueError(f"least_scale must lie in [0, 1), and is {least_scale}")
+            raise ValueError(f"least_scale must lie in [0, 1), not {least_scale}")
         shape = _checked(data_shape, levels, halvings=levels, width=width, steps_per_level=steps_per_level)
         chains, splits, shapes = [], [], []
         for level in range(levels):
@@ -256,16 +255,10 @@ class Glow(Flow):
 
 
 def _checked(data_shape: Sequence[int], levels: int, halvings: int, **counts: int) -> tuple[int, ...]:
-    """The shape of a sample, if these arguments fit it.
-
-    Raises:
-        ValueError: naming what does not.
-    """
+    """The shape of a sample. Raises ValueError, with its name, for an argument that does not fit it."""
     if data_shape is None:
         raise ValueError(UNKNOWN_DATA)
-    for name, count in {"levels": levels, **counts}.items():
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, not {count}")
+    at_least(1, levels=levels, **counts)
     if len(data_shape) == 1:
         if data_shape[0] < 2:
             raise ValueError("a coupling needs vectors of at least 2 values")
@@ -275,7 +268,7 @@ def _checked(data_shape: Sequence[int], levels: int, halvings: int, **counts: in
     channels, height, width = picture_shape(data_shape)
     if height % 2**halvings or width % 2**halvings:
         raise ValueError(
-            f"levels: {levels} halves the side {halvings} times, and pictures of {height}x{width} cannot be: lower "
+            f"levels: {levels} halves the side {halvings} times, but pictures of {height}x{width} cannot be: lower "
             "model.levels, or set data.resolution"
         )
     return channels, height, width

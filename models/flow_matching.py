@@ -2,8 +2,8 @@
 
 python main.py fit --config configs/flow_matching_fashion_mnist.yaml
 
-An objective says along which path noise and data are joined, what the network learns of it, and which velocity follows.
-Everything else is common: dequantised pictures, guidance, solvers, latents, the likelihood.
+An objective determines the path between noise and data, what the network learns of it, and the resulting velocity. The
+rest is common: dequantised pictures, guidance, solvers, latents, the likelihood.
 """
 
 import dataclasses
@@ -16,50 +16,51 @@ import torch
 from torch import Tensor, nn
 
 from media.pictures import LEVELS
-from models.parts.arguments import UNKNOWN_DATA, at_least_1, classes_seen, picture_shape
+from models.parts.arguments import UNKNOWN_DATA, at_least, classes_seen, picture_shape
 from models.parts.ode import integrate, integrate_density
 from models.parts.output_distributions import DEQUANTIZED_LOG_WIDTH, HALF_STEP, dequantized
 from models.parts.unet import MLP, UNet
 from models.training.capabilities import Encodes, HasLatents, HasLikelihood
 from models.training.randomness import normals
-from models.training.single_loss import Optimization, SingleLoss
+from models.training.single_loss import SingleLoss
 from settings.configurable import Configurable
 from settings.fields import check_choice
 from settings.likelihood import FlowMatchingLikelihood
 from settings.sampling import FlowMatchingSettings, Solver
+from settings.training import Optimization
 
 Network: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""What a network makes of noisy samples (N, ...) and the level of each, (N,)."""
+"""A network's output for noisy samples (N, ...) and the noise level of each, (N,)."""
 
 EXACT_UP_TO = 3
-"""Values of a sample up to which "auto" takes the exact divergence, which costs as many gradients."""
+"""Samples with at most this many values get the exact divergence from "auto"; it costs one gradient for each."""
 
 
 class Objective(Configurable, ABC):
-    """The path between noise and data, and what is learnt of it."""
+    """The path between noise and data, and what the network learns of it."""
 
     prior_std: float = 1.0
-    """Of the noise where the path begins: a latent of standard normal values times this."""
+    """The noise at the start of the path is a standard normal latent times this."""
     singular_end: bool = False
-    """Whether the velocity has no value at the last time."""
+    """Whether the velocity is undefined at the last time."""
 
     @abstractmethod
     def loss(self, network: Network, x: Tensor, noise: Tensor, chance: Tensor) -> Tensor:
-        """The loss (N,) of data and standard normal noise (N, ...), at the times that `chance`, in [0, 1), stands for.
+        """The loss (N,) of data and standard normal noise (N, ...), at times given by `chance`, in [0, 1).
 
-        It is a mean over a sample's values, where the authors' codes of EDM add them up: for Adam the same.
+        It is a mean over a sample's values. The EDM authors' code sums over them; for Adam that is the same.
         """
 
     @abstractmethod
     def velocity(self, network: Network, x: Tensor, time: float) -> Tensor:
-        """dx/dtime of the probability-flow ODE at places (N, ...)."""
+        """dx/dtime of the probability-flow ODE at points (N, ...)."""
 
     @abstractmethod
     def times(self, steps: int) -> list[float]:
         """steps + 1 times, from noise to data."""
 
     def density_times(self, steps: int) -> list[float]:
-        """steps + 1 times, from data to noise, at all of which there is a velocity."""
+        """steps + 1 times, from data to noise, with a velocity at each."""
         return self.times(steps)[::-1]
 
 
@@ -67,10 +68,10 @@ class ConditionalOT(Objective):
     """Straight paths (Lipman et al. 2023, section 4.1, example II): x_t = (1 - (1 - sigma_min) t) x_0 + t x_1.
 
     Time 0 is noise x_0 and time 1 data x_1, as in the paper; the network learns dx_t/dt = x_1 - (1 - sigma_min) x_0.
-    What the ODE ends with is the data blurred by `sigma_min`, and so is the density: 0, the default, blurs nothing.
+    The ODE ends in the data blurred by `sigma_min`, and so does the density.
 
     Args:
-        sigma_min: standard deviation of that blur, in the data's units.
+        sigma_min: standard deviation of that blur, in the data's units; 0, the default, blurs nothing.
     """
 
     def __init__(self, sigma_min: float = 0.0) -> None:
@@ -84,7 +85,7 @@ class ConditionalOT(Objective):
         return (1 - (1 - self.sigma_min) * time) * noise + time * x
 
     def target(self, x: Tensor, noise: Tensor) -> Tensor:
-        """The path's derivative by time, the same all along it."""
+        """The path's derivative by time, which is constant."""
         return x - (1 - self.sigma_min) * noise
 
     def loss(self, network: Network, x: Tensor, noise: Tensor, chance: Tensor) -> Tensor:
@@ -102,13 +103,13 @@ class EDM(Objective):
     """Denoising at all noise levels (Karras et al. 2022, table 1, column "Ours"); time is the noise's sigma.
 
     dx/dsigma = (x - D(x; sigma)) / sigma. Sampling goes from `sigma_max` to `sigma_min` and on to 0. The likelihood is
-    that of data blurred by `sigma_min`, for which the noise at `sigma_max` counts as normal with that deviation.
+    that of data blurred by `sigma_min`, and takes the noise at `sigma_max` as normal with that deviation.
 
     Args:
         p_mean: mean of ln(sigma) in training.
         p_std: its standard deviation.
         sigma_data: the data's standard deviation.
-        sigma_min: the last noise level but 0.
+        sigma_min: the last noise level before 0.
         sigma_max: the first.
         rho: how much the steps shorten towards low noise levels.
     """
@@ -142,7 +143,7 @@ class EDM(Objective):
         return _as_column(c_skip, x) * x + _as_column(c_out, x) * network(_as_column(c_in, x) * x, c_noise)
 
     def loss(self, network: Network, x: Tensor, noise: Tensor, chance: Tensor) -> Tensor:
-        """lambda(sigma) |D - x|^2, written as |F - its target|^2, which eq. 8 shows to be the same."""
+        """lambda(sigma) |D - x|^2, written as |F - its target|^2, which is the same by eq. 8."""
         tiny = torch.finfo(chance.dtype).eps
         sigma = (self.p_mean + self.p_std * torch.special.ndtri(chance.clamp(tiny, 1 - tiny))).exp()
         c_skip, c_out, c_in, c_noise = self.preconditioning(sigma)
@@ -167,7 +168,7 @@ class EDM(Objective):
 
 
 def _as_column(values: Tensor, x: Tensor) -> Tensor:
-    """Values (N,), one a sample, in the shape that multiplies samples (N, ...)."""
+    """Values (N,), one per sample, shaped to multiply samples (N, ...)."""
     return values.view(-1, *(1,) * (x.ndim - 1))
 
 
@@ -178,20 +179,20 @@ class FlowMatching(SingleLoss, HasLatents, Encodes, HasLikelihood):
 
     Args:
         data_shape: (C, H, W) with H = W, or (D,).
-        num_classes: classes of the data; used where `conditional`.
-        objective: the path and what is learnt of it; `ConditionalOT` where left out.
-        width: channels that the multipliers multiply; of an MLP, its hidden units.
+        num_classes: number of classes in the data; used if `conditional`.
+        objective: the path and what is learned of it; by default `ConditionalOT`.
+        width: channels that the multipliers multiply; for an MLP, its hidden units.
         multipliers: of the U-Net's resolutions, from the pictures' own down.
-        blocks: residual blocks of each resolution; of an MLP, its hidden layers.
-        attention: sides in pixels at which the U-Net attends.
+        blocks: residual blocks of each resolution; for an MLP, its hidden layers.
+        attention: sides in pixels at which the U-Net has attention.
         dropout: of the U-Net's blocks.
-        adaptive_scale: the U-Net's embedding scales and shifts, where otherwise it is added.
+        adaptive_scale: the U-Net's embedding scales and shifts; otherwise it is added.
         conditional: whether the network sees the labels.
         label_dropout: share of training samples that lose their label; above 0 the model can be guided.
-        dequantize: pictures' bytes are spread evenly over their 256ths in training, without which a density of them
-            has no bound and bits a dimension mean little. Vectors are never.
-        sampler_steps: steps of the ODE where the settings name none.
-        solver: likewise.
+        dequantize: spreads pictures' bytes evenly over their 256ths in training, without which their density has no
+            bound and bits per dimension mean little. Vectors are never dequantised.
+        sampler_steps: steps of the ODE if the settings name none.
+        solver: of the ODE if the settings name none.
         optimization: how the network is trained.
     """
 
@@ -224,7 +225,7 @@ class FlowMatching(SingleLoss, HasLatents, Encodes, HasLikelihood):
         for name, share in (("label_dropout", label_dropout), ("dropout", dropout)):
             if not 0 <= share < 1:
                 raise ValueError(f"{name} must lie in [0, 1), not {share}")
-        at_least_1(width=width, blocks=blocks, sampler_steps=sampler_steps)
+        at_least(1, width=width, blocks=blocks, sampler_steps=sampler_steps)
         check_choice("solver", solver, Solver)
         classes = classes_seen(num_classes, conditional)
         network: nn.Module
@@ -260,7 +261,7 @@ class FlowMatching(SingleLoss, HasLatents, Encodes, HasLikelihood):
         return self.objective.loss(lambda x, level: self.network(x, level, labels), x, noise, chance)
 
     def _some_dropped(self, labels: Tensor) -> Tensor:
-        """The labels, a share of them replaced by `num_classes`, which stands for none."""
+        """The labels, with a share of them replaced by `num_classes`, which stands for no label."""
         if not self.label_dropout:
             return labels
         dropped = torch.rand(len(labels), device=labels.device) < self.label_dropout
@@ -269,34 +270,31 @@ class FlowMatching(SingleLoss, HasLatents, Encodes, HasLikelihood):
     # Sampling.
 
     def settled(self, settings: FlowMatchingSettings) -> FlowMatchingSettings:
-        """With the model's own steps and solver where the settings name none."""
-        steps, solver = settings.sampler_steps or self.sampler_steps, settings.solver or self.solver
+        """The settings, with the model's own steps and solver if they name none."""
+        steps, solver = self._steps_and_solver(settings)
         return dataclasses.replace(settings, sampler_steps=steps, solver=solver)
 
+    def _steps_and_solver(self, settings: FlowMatchingSettings) -> tuple[int, Solver]:
+        return settings.sampler_steps or self.sampler_steps, settings.solver or self.solver
+
     def latents_from(self, generators: Sequence[torch.Generator], settings: FlowMatchingSettings) -> Tensor:
-        """The standard normal noise that `sample` begins with, flat: (N, values of a sample)."""
+        """The standard normal noise that `sample` starts with, flat: (N, values of a sample)."""
         return normals(generators, math.prod(self.data_shape)).to(self.device).to(self.dtype)
 
     def from_latents(self, latents: Tensor, labels: Tensor, settings: FlowMatchingSettings) -> Tensor:
-        settings = self.settled(settings)
-        assert settings.sampler_steps is not None
-        assert settings.solver is not None
-        times, solver = self.objective.times(settings.sampler_steps), settings.solver
+        steps, solver = self._steps_and_solver(settings)
         start = latents.to(self.dtype).view(-1, *self.data_shape) * self.objective.prior_std
         if self.draws_pictures:
             start = start.contiguous(memory_format=torch.channels_last)
-        end = integrate(self._velocity(labels, settings), start, times, solver, self.objective.singular_end)
+        times, velocity = self.objective.times(steps), self._velocity(labels, settings)
+        end = integrate(velocity, start, times, solver, self.objective.singular_end)
         return self._as_pictures(end) if self.draws_pictures else end
 
     def to_latents(self, x: Tensor, labels: Tensor, settings: FlowMatchingSettings) -> Tensor:
-        """From which the ODE leads to x, but for the solver's steps; of bytes, to the middle of each."""
-        settings = self.settled(settings)
-        assert settings.sampler_steps is not None
-        assert settings.solver is not None
+        """The start from which the ODE leads to x, up to the solver's error; of bytes, to the middle of each."""
+        steps, solver = self._steps_and_solver(settings)
         start = (self._from_pictures(x) if self.draws_pictures else x).to(self.dtype)
-        velocity = self._velocity(labels, settings)
-        times = self.objective.density_times(settings.sampler_steps)
-        end = integrate(velocity, start, times, settings.solver)
+        end = integrate(self._velocity(labels, settings), start, self.objective.density_times(steps), solver)
         return (end / self.objective.prior_std).flatten(1).float()
 
     def _velocity(self, labels: Tensor, settings: FlowMatchingSettings) -> Callable[[Tensor, float], Tensor]:
@@ -311,14 +309,14 @@ class FlowMatching(SingleLoss, HasLatents, Encodes, HasLikelihood):
         both = torch.cat([labels, torch.full_like(labels, self.num_classes)])
 
         def guided(x: Tensor, level: Tensor) -> Tensor:
-            # Of what the network gives: velocities are linear in it, so that theirs is guided alike.
+            # It guides the network's output: velocities are linear in it, so they are guided alike.
             with_label, without = network(torch.cat([x, x]), torch.cat([level, level]), both).chunk(2)
             return without + guidance * (with_label - without)
 
         return lambda x, time: self.objective.velocity(guided, x, time)
 
     def _as_pictures(self, x: Tensor) -> Tensor:
-        """What the ODE ends with, as pictures: a value within a byte's 256th of [-1, 1] rounds to that byte."""
+        """The ODE's end as pictures: a value within a byte's 256th of [-1, 1] rounds to that byte."""
         if self.dequantize:
             x = (((x + 1) * (LEVELS / 2)) - 0.5) * (2 / (LEVELS - 1)) - 1
         return x.clamp(-1, 1)
@@ -333,20 +331,18 @@ class FlowMatching(SingleLoss, HasLatents, Encodes, HasLikelihood):
         bound = " of a lower bound by uniform dequantisation" if self.draws_pictures else ""
         return f"estimate{bound}, probability-flow ODE solved as the settings say"
 
-    def _is_exact(self, settings: FlowMatchingLikelihood) -> bool:
-        small = math.prod(self.data_shape) <= EXACT_UP_TO
-        return settings.divergence == "exact" or (settings.divergence == "auto" and small)
-
     def log_likelihood(
         self, x: Tensor, labels: Tensor, generators: Sequence[torch.Generator], settings: FlowMatchingLikelihood
     ) -> Tensor:
         velocity = self._velocity(labels, FlowMatchingSettings(settings.weights, settings.precision))
         times = self.objective.density_times(settings.steps)
         total = x.new_zeros(len(x), dtype=torch.float64)
+        small = math.prod(self.data_shape) <= EXACT_UP_TO
+        exact = settings.divergence == "exact" or (settings.divergence == "auto" and small)
         for _ in range(settings.draws):
             start, log_width = self._continuous(x.to(self.dtype), generators)
             probe = None
-            if not self._is_exact(settings):
+            if not exact:
                 signs = [torch.randint(2, self.data_shape, generator=generator) * 2 - 1 for generator in generators]
                 probe = torch.stack(signs).to(start)
             end, integral = integrate_density(velocity, start, times, settings.solver, probe)
@@ -354,9 +350,9 @@ class FlowMatching(SingleLoss, HasLatents, Encodes, HasLikelihood):
         return total / settings.draws
 
     def _continuous(self, x: Tensor, generators: Sequence[torch.Generator]) -> tuple[Tensor, float]:
-        """Samples as the ODE has them, and the logarithm of the volume that one of them stands for.
+        """Samples in the ODE's space, and the logarithm of the volume that each of them stands for.
 
-        Without `dequantize` the network saw bytes as points of a grid; the density is taken over the cells around them.
+        Without `dequantize` the network saw bytes as points of a grid; the density is that of the cells around them.
         """
         if not self.draws_pictures:
             return x, 0.0

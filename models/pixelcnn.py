@@ -1,12 +1,12 @@
-"""PixelCNN++ (Salimans, Karpathy, Chen & Kingma 2017): pixels one after another, by convolutions that look back only.
+"""PixelCNN++ (Salimans, Karpathy, Chen & Kingma 2017): pixels one after another, by convolutions that only look back.
 
-Two streams of gated residual blocks in the shape of a U (section 2.3 and 2.4, figure 2): the upper sees the rows above
-a pixel, the left one also the pixels to its left, and takes the upper's features in at every block.
+Two streams of gated residual blocks form a U (section 2.3 and 2.4, figure 2). The upper one sees the rows above a
+pixel. The left one also sees the pixels to its left, and takes the upper one's features in every block.
 
-Weights are normalised and set from the first batch, as the authors' are (Salimans & Kingma 2016). Where we depart from
-their code (openai/pixel-cnn): the first convolutions look at a shifted picture instead of being shifted themselves, so
-that the outermost row and column get a bias; what is drawn is rounded to bytes before the next pixel sees it (see
-models/parts/mixture.py); grey pictures have mixtures of one channel; no classes.
+Weights are normalised and set from the first batch, like the authors' (Salimans & Kingma 2016). Departures from their
+code (openai/pixel-cnn): the first convolutions take a shifted picture instead of being shifted themselves, so that the
+outermost row and column get a bias; drawn values are rounded to bytes before the next pixel sees them (see
+models/parts/mixture.py); grey pictures have mixtures of one channel; there are no classes.
 """
 
 import contextlib
@@ -22,25 +22,27 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
 from models.parts.arguments import picture_shape
+from models.parts.layers import at_least_float32
 from models.parts.mixture import drawn, log_probability, parameters_needed
 from models.training.capabilities import HasLikelihood
-from models.training.single_loss import Optimization, SingleLoss
+from models.training.single_loss import SingleLoss
 from settings.likelihood import LikelihoodSettings
 from settings.sampling import PixelCNNSettings
+from settings.training import Optimization
 
 UPPER, LEFT = (2, 3), (2, 2)
-"""Kernels (rows, columns) of the two streams: the row above and the own one; columns to both sides, or to the left."""
+"""Kernels (rows, columns) of the two streams: the row above and its own; columns to both sides, or to the left."""
 
 
-# Computing a picture at once, or by parts while it is drawn.
+# Computing a whole picture, or parts of it while it is drawn.
 
 
 @dataclass
 class Part:
-    """Where in a map of features something is computed: a row, or one pixel of it; and what is known of all before.
+    """The part of a feature map that is computed, a row or one pixel of it, and what is known before it.
 
-    While a picture is drawn, nothing is computed twice (Ramachandran et al. 2017): every convolution keeps its input,
-    the upper stream advances by rows and the left one by pixels, and coarser levels only where they have a new place.
+    While a picture is drawn, nothing is computed twice (Ramachandran et al. 2017). Every convolution keeps its input.
+    The upper stream advances by rows, the left one by pixels, and coarser levels only when they reach a new place.
     """
 
     row: int
@@ -49,10 +51,10 @@ class Part:
     height: int
     width: int
     known: dict[nn.Module, Tensor] = field(default_factory=dict)
-    """What each layer keeps, of the whole map."""
+    """The map that each layer keeps."""
 
     def coarser(self) -> "Part | None":
-        """The same place at half the resolution; None where that has been computed already."""
+        """The same place at half the resolution; None if that has been computed already."""
         if self.row % 2 or (self.column or 0) % 2:
             return None
         column = None if self.column is None else self.column // 2
@@ -62,19 +64,15 @@ class Part:
         """The layer's map, (N, C, height + above, width + beside), zeros at first."""
         if layer not in self.known:
             shape = (len(like), like.shape[1], self.height + above, self.width + beside)
-            # What is read is a window of a few pixels, all channels: laid out so, they lie together.
+            # Reads take a window of a few pixels with all channels, which lie together in this layout.
             self.known[layer] = like.new_zeros(shape).to(memory_format=torch.channels_last)
         return self.known[layer]
 
 
 class CausalConv2d(nn.Conv2d):
-    """A convolution that sees its own row and those above; columns to both sides of its own, or to the left.
+    """A convolution over its own row and those above it, and over columns to both sides, or to the left.
 
-    Args:
-        inputs: channels.
-        outputs: channels.
-        kernel: `UPPER` or `LEFT`.
-        stride: 1, or 2 to halve the resolution.
+    `kernel` is `UPPER` or `LEFT`; a stride of 2 halves the resolution.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], stride: int = 1) -> None:
@@ -90,13 +88,13 @@ class CausalConv2d(nn.Conv2d):
         return self.at(part, x)
 
     def keep(self, x: Tensor, part: Part) -> None:
-        """Remembers the input (N, C, 1, columns) of a part."""
+        """Stores the input (N, C, 1, columns) of a part."""
         column = part.column or 0
         kept = part.kept(self, x, self.above, self.left + self.right)
         kept[:, :, part.row + self.above, self.left + column : self.left + column + x.shape[3]] = x[:, :, 0]
 
     def at(self, part: Part, x: Tensor) -> Tensor:
-        """The output at a part whose input, last of them `x`, is remembered."""
+        """The output at a part whose input, `x` included, is stored."""
         column = part.column or 0
         rows, columns = self.kernel_size
         kept = part.kept(self, x, self.above, self.left + self.right)
@@ -105,9 +103,9 @@ class CausalConv2d(nn.Conv2d):
 
 
 class Grown(nn.ConvTranspose2d):
-    """A transposed convolution that doubles the resolution; a pixel's features go to the four that it becomes.
+    """A transposed convolution that doubles the resolution: a pixel's features go to the four that it becomes.
 
-    Those of the upper stream go to the columns beside them too.
+    Those of the upper stream also go to the columns beside them.
     """
 
     def __init__(self, channels: int, kernel: tuple[int, int]) -> None:
@@ -115,7 +113,7 @@ class Grown(nn.ConvTranspose2d):
         super().__init__(channels, channels, kernel, 2, padding=(0, beside), output_padding=(0, beside))
 
     def kept(self, x: Tensor | None, part: Part, like: Tensor) -> Tensor:
-        """The output at a part, (N, C, 1, columns), of the coarse features there, if they are new (else None)."""
+        """The output at a part, (N, C, 1, columns), from the coarse features there, or None if they are not new."""
         kept = part.kept(self, like)
         column = part.column or 0
         if x is not None:
@@ -130,13 +128,10 @@ def concat_elu(x: Tensor) -> Tensor:
 
 
 class GatedBlock(nn.Module):
-    """x + a * sigmoid(b), with a and b two convolutions away from x; `aside` is added between them.
+    """x + a * sigmoid(b), with a and b two convolutions away from x, between which `aside` is added.
 
-    Args:
-        channels: of x.
-        aside: channels of the features that are taken in, by a 1x1 convolution; 0 for none.
-        kernel: `UPPER` or `LEFT`.
-        dropout: between the convolutions.
+    `aside` is the number of channels of further features, added by a 1x1 convolution; 0 for none. Dropout lies between
+    the convolutions.
     """
 
     def __init__(self, channels: int, aside: int, kernel: tuple[int, int], dropout: float) -> None:
@@ -157,7 +152,7 @@ class GatedBlock(nn.Module):
 
 @dataclass
 class Trace:
-    """The features after each block of a level and, within, of those coarser than it."""
+    """The features after each block of a level, and those of the coarser levels inside it."""
 
     down: list[Tensor]
     up: list[Tensor]
@@ -171,17 +166,10 @@ class Trace:
 
 
 class Level(nn.Module):
-    """A stream at one resolution: blocks on the way down, the coarser levels, blocks on the way up.
+    """A stream at one resolution: blocks on the way down, `coarser` levels, blocks on the way up.
 
-    A block on the way up takes in what came out of one on the way down, the last first. In the left stream every block
-    also takes in what the upper's own block there gives.
-
-    Args:
-        channels: of all features.
-        blocks: on the way down; on the way up one more, but in the coarsest level.
-        coarser: levels within this one.
-        kernel: `UPPER` or `LEFT`.
-        dropout: of the blocks.
+    A block on the way up takes the output of one on the way down, the last first; there is one more of them, except in
+    the coarsest level. In the left stream every block also takes the output of the upper stream's block at its place.
     """
 
     def __init__(self, channels: int, blocks: int, coarser: int, kernel: tuple[int, int], dropout: float) -> None:
@@ -195,7 +183,7 @@ class Level(nn.Module):
         self.grow = Grown(channels, kernel) if coarser else None
 
     def forward(self, x: Tensor, beside: Trace | None = None, part: Part | None = None) -> Trace:
-        """The features of a whole map, or of a part of it, whose `beside` holds just that part of the upper stream."""
+        """The features of a whole map, or of a part of it, whose `beside` is the same part of the upper stream."""
         down, up, inner = [x], [], None
         for number, block in enumerate(self.down):
             down.append(block(down[-1], beside.down[number + 1] if beside else None, part))
@@ -226,20 +214,12 @@ class Level(nn.Module):
 
 
 class PixelNetwork(nn.Module):
-    """Parameters of each pixel's mixture, given the pixels above and to the left.
-
-    Args:
-        channels: of the pictures.
-        width: channels of all features.
-        blocks: of a stream, at each of the three levels, on the way down.
-        mixtures: components a pixel.
-        dropout: of the blocks.
-    """
+    """The parameters of each pixel's mixture, given the pixels above and to the left; arguments as in `PixelCNN`."""
 
     def __init__(self, channels: int, width: int, blocks: int, mixtures: int, dropout: float) -> None:
         super().__init__()
         self.channels = channels
-        # One more channel, of ones, tells the picture from what lies around it.
+        # Another channel, of ones, distinguishes the picture from its surroundings.
         self.upper_first = nn.Conv2d(channels + 1, width, (2, 3))
         self.above_first = nn.Conv2d(channels + 1, width, (1, 3))
         self.left_first = nn.Conv2d(channels + 1, width, (2, 1))
@@ -270,7 +250,7 @@ class PixelNetwork(nn.Module):
         number, height, width = uniforms.shape[:3]
         framed = self.framed(uniforms.new_zeros(number, self.channels, height, width))
         known: dict[nn.Module, Tensor] = {}
-        with parametrize.cached():  # weights are normalised once, not for each pixel
+        with parametrize.cached():  # normalises weights once, not for each pixel
             for row in range(height):
                 upper = self.upper_row(framed, Part(row, None, height, width, known))
                 for column in range(width):
@@ -280,12 +260,12 @@ class PixelNetwork(nn.Module):
         return framed[:, : self.channels, 2:, 1:-1].contiguous()
 
     def upper_row(self, framed: Tensor, part: Part) -> Trace:
-        """The upper stream's features in a row, of framed pictures that are known above it."""
+        """The upper stream's features in a row, from framed pictures that are known above it."""
         features: Trace = self.upper(self.upper_first(framed[:, :, part.row : part.row + 2]), None, part)
         return features
 
     def pixel(self, framed: Tensor, upper: Trace, part: Part) -> Tensor:
-        """The parameters (N, P) of a pixel, of framed pictures that are known before it."""
+        """The parameters (N, P) of a pixel, from framed pictures that are known before it."""
         row, column = part.row, part.column
         assert column is not None
         above = self.above_first(framed[:, :, row + 1 : row + 2, column : column + 3])
@@ -297,12 +277,12 @@ class PixelNetwork(nn.Module):
 
 
 def convolutions(network: nn.Module) -> list[nn.Conv2d | nn.ConvTranspose2d]:
-    """All of a network, in the order of its modules."""
+    """All convolutions of a network, in the order of its modules."""
     return [layer for layer in network.modules() if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))]
 
 
 def normalize_weight(layer: nn.Conv2d | nn.ConvTranspose2d) -> None:
-    """Makes a weight g v / |v| for each channel that comes out: v from N(0, 0.05), g one, and no bias."""
+    """Makes a weight g v / |v| for each output channel: v from N(0, 0.05), g one, and no bias."""
     nn.init.normal_(layer.weight, 0.0, 0.05)
     weight_norm(layer, dim=int(isinstance(layer, nn.ConvTranspose2d)))
     nn.init.ones_(gain(layer))
@@ -319,8 +299,8 @@ def gain(layer: nn.Module) -> nn.Parameter:
 
 @contextlib.contextmanager
 def initializing(network: nn.Module) -> Iterator[None]:
-    """Within, a forward pass sets gains and biases so that what each convolution makes of that batch has mean 0 and
-    standard deviation 1, a tenth for a block's second (section 3 of Salimans & Kingma 2016; the authors' code).
+    """Inside, a forward pass sets gains and biases so that the output of each convolution for that batch has mean 0 and
+    standard deviation 1, or 0.1 for a block's second (section 3 of Salimans & Kingma 2016; the authors' code).
     """
     small = {block.second for block in network.modules() if isinstance(block, GatedBlock)}
     hooks = [
@@ -335,8 +315,8 @@ def initializing(network: nn.Module) -> Iterator[None]:
 
 
 def _set_from(deviation: float, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    """A forward hook: sets the layer by its output (N, C, H, W), and gives what it makes of the same input now."""
-    full = output.to(torch.promote_types(output.dtype, torch.float32))
+    """A forward hook: sets the layer by its output (N, C, H, W), and returns its new output for the same input."""
+    full = at_least_float32(output)
     mean = full.mean((0, 2, 3))
     scale = deviation / torch.sqrt(full.var((0, 2, 3), correction=0) + 1e-10)
     gains = gain(layer)
@@ -355,15 +335,17 @@ class PixelCNN(SingleLoss, HasLikelihood):
 
     Args:
         data_shape: (C, H, W); both sides multiples of 4.
-        num_classes: of the data; not used.
+        num_classes: number of classes in the data; not used.
         width: channels of all features.
-        blocks: gated residual blocks of a stream at each of the three levels, on the way down.
-        mixtures: logistics a pixel.
-        dropout: within the blocks, while training.
+        blocks: gated residual blocks on the way down, in each stream and at each of the three levels.
+        mixtures: logistics per pixel.
+        dropout: within the blocks, in training.
         optimization: how the network is trained.
     """
 
     settings_class = PixelCNNSettings
+    likelihood_kind = "exact"
+    network: PixelNetwork
 
     def __init__(
         self,
@@ -377,7 +359,7 @@ class PixelCNN(SingleLoss, HasLikelihood):
     ) -> None:
         channels, height, side = picture_shape(data_shape)
         if height % 4 or side % 4:
-            raise ValueError(f"PixelCNN halves pictures twice, and {height}x{side} does not: set data.resolution")
+            raise ValueError(f"PixelCNN halves pictures twice, but {height}x{side} cannot be: set data.resolution")
         if min(width, blocks, mixtures) < 1:
             raise ValueError("width, blocks and mixtures must be at least 1")
         network = PixelNetwork(channels, width, blocks, mixtures, dropout)
@@ -385,29 +367,23 @@ class PixelCNN(SingleLoss, HasLikelihood):
         self.width, self.blocks, self.mixtures, self.dropout = width, blocks, mixtures, dropout
 
     def on_first_batch(self, x: Tensor, labels: Tensor) -> None:
-        """Once in the network's life: neither a run that resumes nor one that begins with another's weights again."""
-        assert isinstance(self.network, PixelNetwork)
+        """Sets the weights once and for all: neither a resumed nor a fine-tuned run does so again."""
         if not self.network.initialized:
             with initializing(self.network):
                 self.network(x)
             self.network.initialized.fill_(1)
 
     def loss(self, x: Tensor, labels: Tensor) -> Tensor:
-        """The negative log-probability of a picture, in nats a value: (N,)."""
+        """The negative log-probability of a picture, in nats per value: (N,)."""
         found = -log_probability(x.permute(0, 2, 3, 1), self.network(x)).sum((1, 2)) / x[0].numel()
         self.observe("train_bits_per_dim", found / math.log(2))
         return found
 
     def generate(self, generators: Sequence[torch.Generator], labels: Tensor, settings: PixelCNNSettings) -> Tensor:
-        network = self.chosen_network(settings.weights)
-        assert isinstance(network, PixelNetwork)
+        network: PixelNetwork = self.chosen_network(settings.weights)
         channels, height, width = self.data_shape
         uniforms = [torch.rand(height, width, 1 + channels, generator=generator) for generator in generators]
         return network.draw(torch.stack(uniforms).to(self.device), settings.temperature)
-
-    @property
-    def likelihood_kind(self) -> str:
-        return "exact"
 
     def log_likelihood(
         self, x: Tensor, labels: Tensor, generators: Sequence[torch.Generator], settings: LikelihoodSettings

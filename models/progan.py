@@ -2,10 +2,10 @@
 
 python main.py fit --config configs/progan_fashion_mnist.yaml
 
-On the same weights both networks equal those of pytorch_GAN_zoo, but for three departures. Biases stand outside the
-runtime scale, as in the authors' code, and not within. The groups of the minibatch statistic are the authors' too. The
-discriminator blends at 8 px as everywhere else, where theirs leaves the blending out. Adam keeps its state when the
-networks grow, which the others reset: a new layer's state begins with its first gradient in any case.
+On the same weights both networks equal those of pytorch_GAN_zoo, with three exceptions. As in the authors' code, biases
+lie outside the runtime scale, and the groups of the minibatch statistic are theirs. The discriminator also blends at
+8 px, where the zoo's does not. Adam keeps its state when the networks grow, which the others reset; a new layer's state
+starts with its first gradient in any case.
 """
 
 import bisect
@@ -21,16 +21,17 @@ from torch import Tensor, nn
 
 from models.parts.arguments import check_minibatch_group, classes_seen, square_pictures, stage_widths
 from models.parts.deployed import Deployed
-from models.parts.layers import one_hot, pixel_norm, with_minibatch_deviation
+from models.parts.layers import at_least_float32, one_hot, pixel_norm, with_minibatch_deviation
 from models.parts.losses import Wasserstein
 from models.parts.regularizers import GradientPenalty
 from models.training.base import Batch
-from models.training.gan import GAN, AdversarialTraining, layers_within
+from models.training.gan import GAN, layers_within
 from settings.sampling import GANSettings
+from settings.training import AdversarialTraining
 
 
 class EqualizedConv2d(nn.Conv2d):
-    """A convolution whose weights begin as N(0, 1) and are scaled by He's constant at runtime (section 4.1).
+    """A convolution whose weights start as N(0, 1) and are scaled by He's constant at runtime (section 4.1).
 
     Adam's steps do not depend on a gradient's scale, so all weights learn at one speed, relative to their range.
     """
@@ -44,7 +45,7 @@ class EqualizedConv2d(nn.Conv2d):
 
 
 class EqualizedLinear(nn.Linear):
-    """The same for a fully connected layer."""
+    """A linear layer with the same scaling."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features)
@@ -55,7 +56,7 @@ class EqualizedLinear(nn.Linear):
 
 
 def equalize(layer: nn.Conv2d | nn.Linear) -> float:
-    """Weights from N(0, 1), biases 0; gives the runtime scale sqrt(2 / fan-in) (He et al. 2015, eq. 10)."""
+    """Sets weights from N(0, 1), biases to 0; returns the runtime scale sqrt(2 / fan-in) (He et al. 2015, eq. 10)."""
     nn.init.normal_(layer.weight)
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
@@ -67,19 +68,19 @@ def activate(x: Tensor) -> Tensor:
 
 
 def doubled(x: Tensor) -> Tensor:
-    """Pictures or features at twice the size, each pixel four times."""
+    """Pictures or features at twice the size, by repeated pixels."""
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 class Growing(nn.Module):
-    """A network for pictures of 4 * 2^stage px. The layers of every stage are there from the start.
+    """A network for pictures of 4 * 2^stage px. It has the layers of all stages from the start.
 
-    Those of later stages get no gradient, and no optimizer state, before they are used.
+    Later stages get no gradient, and no optimizer state, before they are used.
     """
 
     stage: int = 0
     alpha: float = 1.0
-    """How far the stage has faded in: 0 is the stage before, its pictures doubled; 1 this stage alone."""
+    """How far the stage has faded in: 0 is the previous stage, its pictures doubled; 1 is this stage alone."""
 
 
 class Generator(Growing):
@@ -106,7 +107,7 @@ class Generator(Growing):
                 x = pixel_norm(activate(conv(x)))
         picture = self.to_rgb[self.stage](x)
         if self.alpha < 1:
-            # The picture is made before it is doubled: the same values at a quarter of the work.
+            # The picture is made before it is doubled: the same values for a quarter of the work.
             picture = torch.lerp(doubled(self.to_rgb[self.stage - 1](before)), picture, self.alpha)
         return picture
 
@@ -114,7 +115,7 @@ class Generator(Growing):
 class Discriminator(Growing):
     """Pictures (N, channels, 4 * 2^stage, 4 * 2^stage) to logits (N,); table 2 of the paper, right.
 
-    Conditional, it has one output a class and reads that of the label (Mescheder et al. 2018, appendix D).
+    If conditional, it has one output per class and reads the label's (Mescheder et al. 2018, appendix D).
     """
 
     def __init__(self, widths: Sequence[int], channels: int, classes: int, minibatch_group: int | None) -> None:
@@ -143,40 +144,42 @@ class Discriminator(Growing):
                 h = torch.lerp(before, h, self.alpha)
         logits = self.last(activate(self.inner(h.flatten(1))))
         logits = (logits.gather(1, labels[:, None]) if self.classes else logits).squeeze(1)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))  # autocast leaves them in 16 bits
+        return at_least_float32(logits)
 
 
 class ProGAN(GAN):
     """Progressive growing: 23,086,795 and 23,087,249 parameters at 1024 px with the defaults.
 
-    Training begins at 4 px. Each stage is trained, then the next resolution, twice as large, is faded in (section 2,
-    figure 2); the last stage lasts as long as the fit. The stage and the fade are functions of the samples seen, so a
-    checkpoint holds them, and a run resumes in the midst of a fade as anywhere. A step trains what its first sample
-    finds. Steps are cut short before the next resolution, which so begins at its sample exactly, if that is a multiple
-    of the smallest step (data.batch_size x D steps x accumulation). Otherwise it waits for the end of the smallest step
-    that its sample falls into: no step has two resolutions.
+    Training starts at 4 px. After each stage, the next resolution, twice as large, is faded in (section 2, figure 2);
+    the last stage lasts until the end of the fit. Stage and fade are functions of the samples seen, so a run can resume
+    at any point. A step uses the stage and fade of its first sample, and no step has two resolutions. Steps are
+    shortened before the next resolution, so that it starts exactly at its sample, if that is a multiple of the smallest
+    step (data.batch_size x D steps x accumulation). Otherwise it starts after the smallest step that contains its
+    sample.
 
-    `sample` and `decode` always give finished pictures of `data_shape`, the stage's own doubled until they are that
-    size (nearest neighbour) and cut off at -1 and 1: a grid shows what the networks can do so far, and quality is
-    always that of the final resolution. `logits` takes such pictures, and shrinks them to the stage's size.
+    `sample` and `decode` always return pictures of `data_shape`: those of the stage, enlarged to that size (nearest
+    neighbour) and clamped to [-1, 1]. So a grid shows what the networks can draw so far, and quality is always that of
+    the final resolution. `logits` takes such pictures, and shrinks them to the stage's size.
 
     Args:
         data_shape: (C, H, W); H = W, a power of two from 4 up.
-        num_classes: classes of the data; used where `conditional`.
+        num_classes: number of classes in the data; used if `conditional`.
         channel_base: a stage has channel_base / resolution channels,
         channel_max: but never more than this.
         latent_dim: size of the latent.
-        minibatch_group: samples over which the discriminator takes its minibatch standard deviation; None leaves the
+        minibatch_group: samples over which the discriminator takes its minibatch standard deviation; null leaves the
             statistic out.
         conditional: whether both networks see the labels.
-        stable_kimg: thousand samples for which a resolution is trained alone: one number, or one for each resolution
-            but the last.
-        fade_kimg: thousand samples in which the next one is faded in: one number, or one for each resolution but the
-            first.
-        batch_factors: for each resolution, how many times data.batch_size one of its batches is; 1 for all if left out.
-        adversarial: how the players are trained; the defaults are pytorch_GAN_zoo's (WGAN-GP with drift), but for the
-            half-life of the average.
+        stable_kimg: thousand samples for which a resolution is trained alone: one number, or one per resolution but the
+            last.
+        fade_kimg: thousand samples over which the next resolution is faded in: one number, or one per resolution but
+            the first.
+        batch_factors: batch size of each resolution, as a multiple of data.batch_size; by default 1 for all.
+        adversarial: how the players are trained; by default as in pytorch_GAN_zoo (WGAN-GP with drift), except for the
+            average's half-life.
     """
+
+    discriminator: Discriminator
 
     def __init__(
         self,
@@ -221,9 +224,8 @@ class ProGAN(GAN):
         self.grow()
 
     def discriminator_layers(self) -> list[nn.Module]:
-        """Those of the final size, from its picture on: a model that is still smaller lacks the first of them."""
+        """The layers of the final size, from its picture on; a smaller model does not use the first of them yet."""
         network = self.discriminator
-        assert isinstance(network, Discriminator)
         return [
             network.from_rgb[-1],
             *(layer for block in reversed(network.blocks) for layer in layers_within(block)),
@@ -250,7 +252,7 @@ class ProGAN(GAN):
         return min(samples, math.ceil(left / least) * least)
 
     def grow(self) -> None:
-        """Gives the networks the stage, and how far it has faded in, of the samples seen."""
+        """Sets the networks' stage and fade from the samples seen."""
         for network in self.modules():
             if isinstance(network, Growing):
                 network.stage, network.alpha = self.stage_at(self.samples_seen), self.alpha_at(self.samples_seen)
@@ -263,16 +265,16 @@ class ProGAN(GAN):
         super().on_load_checkpoint(checkpoint)
         self.grow()
 
-    # Pictures of the stage's size, and of the final one.
+    # Pictures at the stage's size, and at the final size.
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """The step of every GAN, on real pictures as the stage has them."""
+        """The step of every GAN, on real pictures at the stage's size."""
         super().training_step((self.of_the_stage(batch[0]), batch[1]), batch_idx)
 
     def of_the_stage(self, x: Tensor) -> Tensor:
-        """Pictures of `data_shape` as the stage has them, averaged over squares; fading in, with less detail.
+        """Pictures of `data_shape` at the stage's size, averaged over squares; less detailed while it fades in.
 
-        What the new resolution adds comes in with alpha: neither player sees more of it than the generator can draw.
+        The new resolution's detail fades in with alpha, so that no player sees more detail than the generator can draw.
         """
         stage, alpha = self.stage_at(self.samples_seen), self.alpha_at(self.samples_seen)
         shrink = x.shape[-1] // (4 * 2**stage)
@@ -280,11 +282,11 @@ class ProGAN(GAN):
         return torch.lerp(doubled(F.avg_pool2d(x, 2)), x, alpha) if alpha < 1 else x
 
     def logits(self, x: Tensor, y: Tensor) -> Tensor:
-        """How real the discriminator holds pictures (N, *data_shape), (N,); its minibatch statistic is of these."""
+        """How real the discriminator finds pictures (N, *data_shape), (N,); its minibatch statistic is of these."""
         return super().logits(self.of_the_stage(x), y)
 
     def deployed(self, settings: GANSettings | None = None) -> Deployed:
-        """The generator at this stage of its growth; its pictures have `data_shape` all the same."""
+        """The generator at its current stage; its pictures still have `data_shape`."""
         draw = functools.partial(pictures, size=self.data_shape[1:])
         return Deployed(self.sampled_network(settings or GANSettings()), draw)
 
@@ -293,16 +295,12 @@ class ProGAN(GAN):
 
 
 def pictures(generator: nn.Module, z: Tensor, labels: Tensor, size: Sequence[int]) -> Tensor:
-    """What a generator draws at its stage, cut off at -1 and 1, since it comes from a linear layer, and enlarged."""
+    """The generator's pictures at its stage, clamped to [-1, 1], since it ends in a linear layer, and enlarged."""
     return F.interpolate(generator(z, labels).clamp(-1, 1), tuple(size), mode="nearest")
 
 
 def _each(name: str, kimg: float | list[float], count: int) -> list[float]:
-    """The `count` numbers of a setting that may be given as one for all.
-
-    Raises:
-        ValueError: if there are more or fewer, or one is negative.
-    """
+    """The `count` numbers of a setting that may be one number for all. ValueError if they do not fit."""
     values = kimg if isinstance(kimg, list) else [kimg] * count
     if len(values) != count or any(value < 0 for value in values):
         raise ValueError(f"{name} needs one number, or {count} for this resolution, none of them negative, not {kimg}")

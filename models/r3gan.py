@@ -2,12 +2,12 @@
 
 python main.py fit --config configs/r3gan_fashion_mnist.yaml
 
-Its loss and penalties are `losses.RelativisticPairing`, `regularizers.R1` and `R2`; here are the two networks, grouped
-residual blocks without any normalisation. On the same weights they, the losses, the penalties and a whole step equal
-those of the authors' code. A training step departs from it in three things: both players see the same real pictures,
-where the authors draw the generator's anew (so that they consume two for each that they count); under mixed precision,
-penalties are computed in float32, by passes and with augmentations of their own, where the authors' share those of the
-loss, in bf16 at the high resolutions (`precision: as_loss` does as they do); and samples are clamped to [-1, 1].
+The loss and the penalties are `losses.RelativisticPairing`, `regularizers.R1` and `R2`; this file has the two networks,
+grouped residual blocks without normalisation. On the same weights they, the losses, the penalties and a whole step
+equal those of the authors' code. A training step differs in three ways. Both players see the same real pictures,
+whereas the authors draw new ones for the generator (and so consume two for each that they count). Under mixed
+precision, penalties compute in float32, with passes and augmentations of their own, whereas the authors' share the
+loss's pass, in bf16 at the high resolutions (`precision: as_loss` does the same). And samples are clamped to [-1, 1].
 
 Names in the authors' state dicts (after `Model.`) and here; every weight has the same shape:
     G: MainLayers.0.Layers.0.Basis, .LinearLayer -> basis, linear    EmbeddingLayer -> embed    AggregationLayer ->
@@ -29,23 +29,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.parts.arguments import at_least_1, classes_seen, highest_sides, picture_shape
+from models.parts.arguments import at_least, classes_seen, highest_sides, picture_shape
 from models.parts.deployed import Deployed
 from models.parts.layers import autocast_dtype, one_hot
 from models.parts.losses import RelativisticPairing
 from models.parts.ops import downsample2d, low_pass, upsample2d
 from models.parts.regularizers import R1, R2
-from models.training.gan import GAN, AdversarialTraining, layers_within
+from models.training.gan import GAN, layers_within
 from settings.sampling import GANSettings
+from settings.training import AdversarialTraining
 
 SLOPE = 0.2
-"""Of the leaky ReLU at negative numbers."""
+"""The leaky ReLU's slope below zero."""
 GAIN = math.sqrt(2 / (1 + SLOPE**2))
-"""What keeps the variance through that ReLU (He et al. 2015, eq. 14)."""
+"""The gain that keeps the variance through that ReLU (He et al. 2015, eq. 14)."""
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution that keeps the size and computes in its input's format; weights begin as N(0, gain^2 / fan-in)."""
+    """A convolution that keeps the size and computes in its input's dtype; weights start as N(0, gain^2 / fan-in)."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int, groups: int = 1, bias: bool = False, gain: float = 1.0
@@ -63,13 +64,8 @@ class ResidualBlock(nn.Module):
     """x + conv1x1(act(grouped conv3x3(act(conv1x1(x))))), an inverted bottleneck (section 3.3, figure 3).
 
     Without normalisation, its initialisation keeps the variance (fix-up, Zhang et al. 2019): the last convolution
-    begins as 0, so that the block is the identity, and the others are scaled by depth^(-1/4) (L^(-1/(2m-2)), m = 3).
-
-    Args:
-        width: channels of what comes in and goes out.
-        groups: of the 3x3 convolution.
-        expansion: the inner channels are so many times the width.
-        depth: residual blocks of the whole network.
+    starts at 0, so that the block is the identity, and the others are scaled by depth^(-1/4) (L^(-1/(2m-2)), m = 3).
+    The depth is the number of residual blocks in the whole network.
     """
 
     def __init__(self, width: int, groups: int, expansion: int, depth: int) -> None:
@@ -87,14 +83,14 @@ class ResidualBlock(nn.Module):
 
 @dataclass(frozen=True)
 class Sizes:
-    """What both networks are built by."""
+    """The sizes that both networks share."""
 
     widths: tuple[int, ...]
     """Channels at 4 px, 8 px, ..."""
     groups: tuple[int, ...]
     """Of the blocks at 4 px, 8 px, ..."""
     blocks: int
-    """Residual blocks a resolution."""
+    """Residual blocks per resolution."""
     expansion: int
     """Of a block's inner channels."""
     channels: int
@@ -102,15 +98,13 @@ class Sizes:
     classes: int
     """0 for none."""
     low_sides: tuple[int, ...]
-    """Under autocast, sides in pixels whose layers compute in its 16 bits."""
+    """Sides in pixels whose layers use 16 bits under autocast."""
 
 
 class Generator(nn.Module):
-    """Latents (N, latent_dim) and labels (N,) to pictures (N, channels, resolution, resolution), beyond [-1, 1] too.
+    """Latents (N, latent_dim) and labels (N,) to unclamped pictures (N, channels, resolution, resolution).
 
-    Args:
-        latent_dim: size of the latent, and of the labels' embedding beside it.
-        sizes: which the discriminator shares.
+    The labels' embedding has `latent_dim` values too.
     """
 
     def __init__(self, latent_dim: int, sizes: Sizes) -> None:
@@ -134,7 +128,7 @@ class Generator(nn.Module):
             x = self.linear(z)[:, :, None, None] * self.basis
             x = self.stages[0](x.contiguous(memory_format=torch.channels_last))
             for i, resize in enumerate(self.resize, start=1):
-                # Widths change at the lower of two resolutions, where it is cheaper.
+                # Widths change at the lower of the two resolutions, where it is cheaper.
                 x = upsample2d(resize(x.to(low if 4 << i in self.low_sides else full)), self.resample_filter)
                 x = self.stages[i](x)
             return self.to_rgb(x).to(full)
@@ -143,7 +137,7 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Pictures (N, channels, resolution, resolution) and labels (N,) to logits (N,): the generator's mirror image.
 
-    Conditional, it is a projection discriminator (Miyato & Koyama 2018).
+    If conditional, it is a projection discriminator (Miyato & Koyama 2018).
     """
 
     def __init__(self, sizes: Sizes) -> None:
@@ -170,7 +164,7 @@ class Discriminator(nn.Module):
                 x = resize(downsample2d(x, self.resample_filter))
                 side //= 2
                 x = self.stages[i](x.to(low if side in self.low_sides else full))
-            # One 4x4 filter a channel: the sum of products, without a convolution that CPUs are slow at.
+            # One 4x4 filter per channel: a sum of products, without a convolution, which is slow on CPUs.
             x = self.linear((x.to(full) * self.basis.weight[:, 0]).sum((2, 3)))
             if self.embed is None:
                 return x.squeeze(1)
@@ -183,7 +177,7 @@ def initialise(weight: Tensor, gain: float = 1.0) -> None:
 
 
 def linear(inputs: int, outputs: int, gain: float = 1.0) -> nn.Linear:
-    """A linear layer without bias, initialised as the convolutions are."""
+    """A linear layer without bias, initialised like the convolutions."""
     layer = nn.Linear(inputs, outputs, bias=False)
     initialise(layer.weight, gain)
     return layer
@@ -196,7 +190,7 @@ def stage(number: int, sizes: Sizes) -> nn.Sequential:
 
 
 def resizing(before: int, after: int) -> nn.Module:
-    """What changes the width from one resolution to the next."""
+    """Changes the width from one resolution to the next."""
     return nn.Identity() if before == after else Conv2d(before, after, 1)
 
 
@@ -208,20 +202,21 @@ class R3GAN(GAN):
 
     Args:
         data_shape: (C, H, W); H = W = 4 * 2^(number of widths - 1).
-        num_classes: classes of the data; used where `conditional`.
+        num_classes: number of classes in the data; used if `conditional`.
         widths: channels at 4 px, 8 px, ..., of both networks.
         groups: of the 3x3 convolutions at 4 px, 8 px, ...; each divides its width times `expansion`.
-        blocks: residual blocks a resolution.
+        blocks: residual blocks per resolution.
         expansion: a block's inner channels, as a multiple of its width.
         latent_dim: size of the latent.
         conditional: whether both networks see the labels.
-        low_resolutions: under mixed precision, how many of the highest resolutions, 8 px and up, compute in 16 bits.
-            The authors: three of four at 32 px, four at 64 and 256 px. fp16 has too small a range: take bf16.
-        adversarial: how the players are trained; the paper's loss and penalties, constant settings, if left out.
+        low_resolutions: how many of the highest resolutions, from 8 px up, use 16 bits under mixed precision. The
+            authors: three of four at 32 px, four at 64 and 256 px. The range of fp16 is too small: use bf16.
+        adversarial: how the players are trained; by default the paper's loss and penalties, with constant settings.
     """
 
     lists_from_the_picture: ClassVar[tuple[str, ...]] = ("discriminator.stages", "discriminator.resize")
     generator: Generator
+    discriminator: Discriminator
 
     def __init__(
         self,
@@ -237,16 +232,16 @@ class R3GAN(GAN):
         adversarial: AdversarialTraining | None = None,
     ) -> None:
         channels, height, resolution = picture_shape(data_shape)
-        at_least_1(blocks=blocks, expansion=expansion, latent_dim=latent_dim)
+        at_least(1, blocks=blocks, expansion=expansion, latent_dim=latent_dim)
         if not widths or min(widths) < 1:
             raise ValueError(f"widths are channels, at least 1 at each resolution from 4 px up, not {list(widths)}")
         if height != resolution or resolution != 4 << len(widths) - 1:
             raise ValueError(
-                f"widths names {len(widths)} resolutions, 4 to {4 << len(widths) - 1} px, and pictures are "
+                f"widths names {len(widths)} resolutions, 4 to {4 << len(widths) - 1} px, but pictures are "
                 f"{height}x{resolution}: set data.resolution, or another number of widths and groups"
             )
         if len(groups) != len(widths):
-            raise ValueError(f"groups and widths are one for each resolution, not {len(groups)} and {len(widths)}")
+            raise ValueError(f"groups and widths need one number per resolution, not {len(groups)} and {len(widths)}")
         for width, count in zip(widths, groups, strict=True):
             if count < 1 or width * expansion % count:
                 raise ValueError(f"groups must divide {width} channels times expansion {expansion}, and {count} do not")
@@ -265,13 +260,12 @@ class R3GAN(GAN):
         return pictures(self.sampled_network(settings), latents.to(self.dtype), labels)
 
     def deployed(self, settings: GANSettings | None = None) -> Deployed:
-        """The generator, whose pictures are cut off at -1 and 1."""
+        """The generator, with pictures clamped to [-1, 1]."""
         return Deployed(self.sampled_network(settings or GANSettings()), pictures)
 
     def discriminator_layers(self) -> list[nn.Module]:
-        """from_rgb, the convolutions of residual blocks and, where widths differ, between sides; basis, linear."""
+        """from_rgb, the convolutions of residual blocks and between sides, if widths differ; basis, linear."""
         network = self.discriminator
-        assert isinstance(network, Discriminator)
         parts = [network.from_rgb, network.stages[0]]
         for resize, later in zip(network.resize, network.stages[1:], strict=True):
             parts += [resize, later]
@@ -279,6 +273,5 @@ class R3GAN(GAN):
 
 
 def pictures(generator: nn.Module, z: Tensor, labels: Tensor) -> Tensor:
-    """What a generator draws, cut off at -1 and 1."""
-    drawn: Tensor = generator(z, labels)
-    return drawn.clamp(-1, 1)
+    """The generator's pictures, clamped to [-1, 1]."""
+    return generator(z, labels).clamp(-1, 1)

@@ -3,8 +3,8 @@
 python main.py fit --config configs/stylegan2_fashion_mnist.yaml
 
 On the same weights both networks, R1 and the path lengths equal those of the authors' PyTorch code. A training step
-differs in its order: the discriminator comes first here, as everywhere in Atelier; and fakes have the labels of the
-real batch, where the authors draw labels from the data anew.
+differs in two ways: the discriminator comes first, as in every GAN here, and fakes have the labels of the real batch,
+whereas the authors draw labels from the data again.
 
 Names in the authors' state dicts and here; every weight has the same shape:
     mapping.embed, mapping.fc0 ... -> mapping.embed, mapping.layers.0 ...    mapping.w_avg -> w_average
@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.parts.arguments import (
-    at_least_1,
+    at_least,
     check_minibatch_group,
     classes_seen,
     highest_sides,
@@ -41,21 +41,22 @@ from models.parts.ops import bias_act, low_pass, modulated_conv2d, resampled_con
 from models.parts.ranks import joint_mean
 from models.parts.regularizers import R1, MicroBatch, Penalty, path_lengths
 from models.training.capabilities import HasStyles
-from models.training.gan import GAN, AdversarialTraining, layers_within
+from models.training.gan import GAN, layers_within
 from models.training.randomness import keyed_generator
 from settings.sampling import GANSettings, StyleGAN2Settings
+from settings.training import AdversarialTraining
 
 Activation: TypeAlias = Literal["linear", "lrelu"]
 
 Noise: TypeAlias = Sequence[Tensor] | Literal["random", "const", "none"]
-"""What the layers add to each pixel: (N, 1, H, W) for each of `Synthesis.noise_sides`; drawn from the global generator;
-the same picture for every sample, which the network keeps; or nothing."""
+"""The noise that layers add to each pixel: (N, 1, H, W) for each of `Synthesis.noise_sides`; "random" draws it from the
+global generator; "const" takes the network's own, the same for every sample; "none" adds nothing."""
 
 
 class EqualizedLinear(nn.Module):
-    """A linear layer whose weights begin as N(0, 1) / lr_multiplier, scaled at runtime by lr_multiplier / sqrt(inputs).
+    """A linear layer whose weights start as N(0, 1) / lr_multiplier, scaled at runtime by lr_multiplier / sqrt(inputs).
 
-    So Adam's steps change all layers' outputs at one speed, times `lr_multiplier` (Karras et al. 2018, section 4.1).
+    Adam then changes all layers' outputs at one speed, times `lr_multiplier` (Karras et al. 2018, section 4.1).
     """
 
     def __init__(
@@ -78,16 +79,9 @@ class EqualizedLinear(nn.Module):
 
 
 class EqualizedConv2d(nn.Module):
-    """A convolution whose weights begin as N(0, 1), scaled at runtime by 1 / sqrt(fan-in); halves the side if `down`.
+    """A convolution whose weights start as N(0, 1), scaled at runtime by 1 / sqrt(fan-in); halves the side if `down`.
 
-    Args:
-        inputs: channels.
-        outputs: channels.
-        kernel: size, odd.
-        activation: after the bias.
-        down: whether the side is halved.
-        bias: whether there is one.
-        clamp: bound of the output's magnitude, None for none.
+    `clamp` limits the magnitude of the output, None does not; the kernel's size is odd.
     """
 
     def __init__(
@@ -108,7 +102,7 @@ class EqualizedConv2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
 
     def forward(self, x: Tensor, resample_filter: Tensor, gain: float = 1.0) -> Tensor:
-        """`gain` multiplies the output, and its bound."""
+        """`gain` multiplies the output and its limit."""
         x = resampled_conv2d(x, (self.weight * self.scale).to(x.dtype), resample_filter, down=self.down)
         return bias_act(x, self.bias, self.activation, gain, None if self.clamp is None else self.clamp * gain)
 
@@ -116,12 +110,7 @@ class EqualizedConv2d(nn.Module):
 class Mapping(nn.Module):
     """Latents (N, latent_dim) and labels (N,) to intermediate latents (N, outputs) (section 2; Karras et al. 2019, 2).
 
-    Args:
-        latent_dim: 0 for a network of labels alone.
-        outputs: size of what comes out, and of all between.
-        classes: 0 for none.
-        layers: how many.
-        lr_multiplier: of these layers.
+    All layers have `outputs` units. `latent_dim` is 0 for a network of labels alone, `classes` 0 for no labels.
     """
 
     def __init__(self, latent_dim: int, outputs: int, classes: int, layers: int, lr_multiplier: float = 0.01) -> None:
@@ -144,16 +133,7 @@ class Mapping(nn.Module):
 
 
 class StyledConv2d(nn.Module):
-    """A modulated convolution of 3 x 3 with noise (section 2.2, figure 2c).
-
-    Args:
-        inputs: channels.
-        outputs: channels.
-        w_dim: size of the intermediate latent.
-        side: of its output, in pixels.
-        up: whether the side is doubled.
-        clamp: bound of the output's magnitude, None for none.
-    """
+    """A modulated 3x3 convolution with noise, with an output of this side, doubled if `up` (section 2.2, figure 2c)."""
 
     def __init__(self, inputs: int, outputs: int, w_dim: int, side: int, up: bool, clamp: float | None) -> None:
         super().__init__()
@@ -173,7 +153,7 @@ class StyledConv2d(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """A modulated convolution of single pixels, without demodulation, to a picture (figure 7b)."""
+    """A modulated 1x1 convolution to a picture, without demodulation (figure 7b)."""
 
     def __init__(self, inputs: int, channels: int, w_dim: int, clamp: float | None) -> None:
         super().__init__()
@@ -188,16 +168,7 @@ class ToRGB(nn.Module):
 
 
 class SynthesisBlock(nn.Module):
-    """The layers of one resolution. The first, of 4 px, has one convolution, the others two; one doubles the side.
-
-    Args:
-        inputs: channels, None for the first.
-        outputs: channels.
-        channels: of the picture.
-        w_dim: size of the intermediate latent.
-        side: in pixels.
-        clamp: bound of the layers' outputs.
-    """
+    """The layers of one resolution. The first, 4 px, has one convolution (`inputs` is None), the others have two."""
 
     def __init__(
         self, inputs: int | None, outputs: int, channels: int, w_dim: int, side: int, clamp: float | None
@@ -210,9 +181,9 @@ class SynthesisBlock(nn.Module):
     def forward(
         self, x: Tensor, picture: Tensor | None, ws: Tensor, noises: Sequence[Tensor | None], resample_filter: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Features and the picture so far, of half the side but in the first block, to those of this side.
+        """The features and the picture so far, at half the side except in the first block, to those of this side.
 
-        `ws` (N, layers, w_dim) and `noises` are those of the convolutions; the last latent is the picture's.
+        `ws` (N, layers, w_dim) and `noises` are those of the convolutions; the last latent is for the picture.
         """
         if self.conv0 is not None:
             x = self.conv0(x, ws[:, 0], noises[0], resample_filter)
@@ -224,12 +195,8 @@ class SynthesisBlock(nn.Module):
 class Synthesis(nn.Module):
     """Intermediate latents (N, layers, w_dim) to pictures (N, channels, resolution, resolution), by skips (figure 7b).
 
-    Args:
-        w_dim: size of the intermediate latent.
-        widths: channels at 4 px, 8 px, ...
-        channels: of the pictures.
-        clamp: bound of the layers' outputs.
-        low_sides: under autocast, sides in pixels whose layers compute in its 16 bits.
+    `widths` are channels at 4 px, 8 px, ... Layers' outputs are limited to `clamp`; those whose side is one of
+    `low_sides`, in pixels, use 16 bits under autocast.
     """
 
     def __init__(
@@ -244,7 +211,7 @@ class Synthesis(nn.Module):
         )
         self.resample_filter: Tensor
         self.register_buffer("resample_filter", low_pass(1, 3, 3, 1), persistent=False)
-        # A block's picture reads the latent of the next block's first convolution: only the last has its own.
+        # A block's picture shares the latent of the next block's first convolution; only the last has its own.
         self.layers = 2 * len(widths)
         self.noise_sides = [4, *(4 << i for i in range(1, len(widths)) for _ in range(2))]
 
@@ -252,7 +219,7 @@ class Synthesis(nn.Module):
         low = autocast_dtype(ws)
         with torch.autocast(ws.device.type, enabled=False):
             noises = self._noise(ws.shape[0], noise)
-            # Not len(ws), which a tracer takes for a constant.
+            # Not len(ws), which tracing would make a constant.
             x = self.const.expand(ws.shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
             picture: Tensor | None = None
             for i, block in enumerate(self.blocks):
@@ -277,7 +244,7 @@ class Synthesis(nn.Module):
 
 
 class Generator(nn.Module):
-    """Latents (N, latent_dim) and labels (N,) to pictures (N, channels, resolution, resolution), beyond [-1, 1] too."""
+    """Latents (N, latent_dim) and labels (N,) to unclamped pictures (N, channels, resolution, resolution)."""
 
     def __init__(self, mapping: Mapping, synthesis: Synthesis, w_dim: int) -> None:
         super().__init__()
@@ -287,11 +254,11 @@ class Generator(nn.Module):
 
     @torch.no_grad()
     def track(self, w: Tensor, beta: float) -> None:
-        """Moves the average of intermediate latents towards the mean of `w` (N, w_dim), over all ranks."""
+        """Moves the average of intermediate latents towards the mean of `w` (N, w_dim) over all ranks."""
         self.w_average.copy_(torch.lerp(joint_mean(w.mean(0)), self.w_average, beta))
 
     def ws(self, z: Tensor, labels: Tensor, settings: StyleGAN2Settings | None = None) -> Tensor:
-        """Intermediate latents of every layer, (N, layers, w_dim), truncated; float32 under autocast too."""
+        """Intermediate latents of every layer, (N, layers, w_dim), truncated; float32 even under autocast."""
         with torch.autocast(z.device.type, enabled=False):
             ws = broadcast(self.mapping(z, labels), self.synthesis.layers)
             if settings is None or settings.truncation_psi == 1:
@@ -299,7 +266,7 @@ class Generator(nn.Module):
             return self.truncated(ws, settings.truncation_psi, settings.truncation_cutoff)
 
     def truncated(self, ws: Tensor, psi: float, cutoff: int | None) -> Tensor:
-        """`ws` (N, layers, w_dim), the first `cutoff` layers, all if None, moved towards the average."""
+        """`ws` (N, layers, w_dim), with the first `cutoff` layers (None: all) moved towards the average."""
         nearer = torch.lerp(self.w_average, ws, psi)
         return nearer if cutoff is None else torch.cat([nearer[:, :cutoff], ws[:, cutoff:]], dim=1)
 
@@ -319,24 +286,15 @@ class DiscriminatorBlock(nn.Module):
     def forward(self, x: Tensor, resample_filter: Tensor) -> Tensor:
         if self.skip is None:
             return self.conv1(self.conv0(x, resample_filter), resample_filter)
-        half = math.sqrt(0.5)  # two summands of variance 1 come to 1
+        half = math.sqrt(0.5)  # the sum of two branches of variance 1 then has variance 1
         return self.skip(x, resample_filter, half) + self.conv1(self.conv0(x, resample_filter), resample_filter, half)
 
 
 class Discriminator(nn.Module):
     """Pictures (N, channels, resolution, resolution) and labels (N,) to logits (N,).
 
-    Conditional, it is a projection discriminator (Miyato & Koyama 2018) whose class vectors a mapping network makes.
-
-    Args:
-        widths: channels at 4 px, 8 px, ...
-        channels: of the pictures.
-        classes: 0 for none.
-        residual: whether the blocks are.
-        minibatch_group: samples over which the minibatch standard deviation is taken; None leaves the statistic out.
-        clamp: bound of the convolutions' outputs.
-        low_sides: under autocast, sides in pixels whose layers compute in its 16 bits.
-        mapping_layers: of the class vectors.
+    If conditional, it is a projection discriminator (Miyato & Koyama 2018) with class vectors from a mapping network.
+    `widths`, `clamp` and `low_sides` are those of `Synthesis`; without a `minibatch_group` there is no such statistic.
     """
 
     def __init__(
@@ -394,48 +352,49 @@ def mixed(w: Tensor, other: Tensor, cutoff: int, layers: int) -> Tensor:
 class StyleGAN2(GAN, HasStyles):
     """StyleGAN2. Parameters: 30,370,060 and 29,012,513 at 1024 px with the defaults.
 
-    Penalties are lazy, as published (appendix B): every so many steps a network makes one for its penalties alone after
-    that for its loss, and Adam's learning rate and betas are corrected for all. With an interval of 1 they are added to
-    the loss, and nothing is corrected. The path length's interval counts for the generator even where its weight is 0
-    and no such step is made, as in the authors' code, whose smallest setting was trained so.
+    Penalties are lazy, as published (appendix B): a network makes a separate step for its penalties at regular
+    intervals, after that for its loss, and Adam's learning rate and betas are corrected for all steps. With an interval
+    of 1 they are added to the loss, and nothing is corrected. The path length's interval counts for the generator even
+    if its weight is 0 and no such step is made, as in the authors' code, whose smallest setting was trained that way.
 
-    Noise of sample i, where it is random, is a function of its latent: `decode` draws it as `sample` does, whatever the
-    batch. Intermediate latents, which can be moved too, come from `to_w`; `from_w` makes pictures of them.
+    Random noise of sample i is a function of its latent, so `decode` draws the same as `sample`, whatever the batch.
+    `to_w` gives intermediate latents, which can be moved too; `from_w` makes pictures of them.
 
-    The authors choose their settings for a resolution, a number of devices and a batch (`auto`): batch
+    The authors choose their settings by resolution, number of devices and batch (`auto`): batch
     max(min(devices * min(4096 / resolution, 32), 64), devices), group min(batch / devices, 4), channel_base 32768 from
     512 px and 16384 below, learning rate 2e-3 from 1024 px and 2.5e-3 below, R1's gamma 0.0002 * resolution^2 / batch,
     ema_halflife_kimg batch * 10 / 32, ema_rampup 0.05, mapping_layers 2.
 
     Args:
         data_shape: (C, H, W); H = W, a power of two from 8 up.
-        num_classes: classes of the data; used where `conditional`.
+        num_classes: number of classes in the data; used if `conditional`.
         channel_base: at a resolution both networks have channel_base / resolution channels,
         channel_max: but never more than this.
         latent_dim: size of the latent.
         w_dim: size of the intermediate latent.
         mapping_layers: of the generator's mapping network.
-        architecture: of the discriminator, residual or not; "resnet" or "orig".
-        minibatch_group: samples over which the discriminator takes its minibatch standard deviation; None leaves the
+        architecture: of the discriminator: "resnet" or "orig", residual or not.
+        minibatch_group: samples over which the discriminator takes its minibatch standard deviation; null leaves the
             statistic out.
         conditional: whether both networks see the labels.
-        clamp: bound of the convolutions' outputs, which fp16 needs; None for none.
-        low_resolutions: under mixed precision, how many of the highest resolutions, 8 px and up, compute in 16 bits.
-        mixing: probability that a batch's layers from a random one on take the styles of other latents.
-        w_average_beta: what the average of the intermediate latents keeps in one pass of the generator.
+        clamp: limit of the convolutions' outputs, which fp16 needs; null for none.
+        low_resolutions: how many of the highest resolutions, from 8 px up, use 16 bits under mixed precision.
+        mixing: probability that the layers from a random one on take the styles of other latents, per batch.
+        w_average_beta: share of the intermediate latents' average that is kept in one pass of the generator.
         path_length_weight: of the penalty (section 3.2), 0 for none.
         path_length_every: its interval in generator steps.
         path_length_decay: of the average length towards a batch's.
         path_length_shrink: the penalty's batch is a training batch divided by this.
-        ops: how the passes of the losses compute: as they are written here (reference), by torch.compile (compiled), or
-            by it on CUDA where it works (auto).
-        adversarial: how the players are trained; the paper's, with an average of 10 kimg, if left out. Its regularizers
-            must have one interval.
+        ops: how the losses' passes compute: "reference" as written here, "compiled" by torch.compile, "auto" by it on
+            CUDA if it works.
+        adversarial: how the players are trained; by default as in the paper, with a half-life of 10 kimg for the
+            average. Its regularizers must have one interval.
     """
 
     settings_class: ClassVar[type[GANSettings]] = StyleGAN2Settings
     lists_from_the_picture: ClassVar[tuple[str, ...]] = ("discriminator.blocks",)
     generator: Generator
+    discriminator: Discriminator
 
     def __init__(
         self,
@@ -464,8 +423,8 @@ class StyleGAN2(GAN, HasStyles):
         check_minibatch_group(minibatch_group)
         if not 0 <= mixing <= 1:
             raise ValueError(f"mixing is a probability, not {mixing}")
-        at_least_1(
-            mapping_layers=mapping_layers, path_length_every=path_length_every, path_length_shrink=path_length_shrink
+        at_least(
+            1, mapping_layers=mapping_layers, path_length_every=path_length_every, path_length_shrink=path_length_shrink
         )
         if adversarial is None:
             adversarial = AdversarialTraining(NonSaturating(), [R1(10.0, every=16)], lr=2e-3, beta1=0.0, beta2=0.99)
@@ -492,13 +451,12 @@ class StyleGAN2(GAN, HasStyles):
         self._synthesize, self._discriminate = Compiled(generator.synthesis, ops), Compiled(discriminator, ops)
         self.path_length_mean: Tensor
         self.register_buffer("path_length_mean", torch.zeros(()))
-        self.lazy_correction("discriminator")  # refuses regularizers of several intervals
+        self.lazy_correction("discriminator")  # refuses regularizers with several intervals
 
     def discriminator_layers(self) -> list[nn.Module]:
-        """As stylegan2-ada-pytorch counts for `--freezed`: from_rgb, then conv0, conv1 and skip, where there is
-        one, of each block; 10 are three residual blocks. What follows at 4 px cannot be frozen, as there.
+        """As stylegan2-ada-pytorch counts for `--freezed`: from_rgb, then conv0, conv1 and skip, if it has one, of each
+        block; 10 are three residual blocks. As there, the layers at 4 px cannot be frozen.
         """
-        assert isinstance(self.discriminator, Discriminator)
         return [self.discriminator.from_rgb, *layers_within(self.discriminator.blocks)]
 
     # Training.
@@ -511,7 +469,7 @@ class StyleGAN2(GAN, HasStyles):
         return self._discriminate(x, labels)
 
     def training_ws(self, labels: Tensor) -> Tensor:
-        """Intermediate latents of a training batch, (N, layers, w_dim), styles mixed; their average is tracked."""
+        """Intermediate latents of a training batch, (N, layers, w_dim), with mixed styles; tracks their average."""
         mapping, layers = self.generator.mapping, self.generator.synthesis.layers
         with torch.autocast(self.device.type, enabled=False):
             w = mapping(self.training_latents(len(labels)), labels)
@@ -522,7 +480,7 @@ class StyleGAN2(GAN, HasStyles):
             return mixed(w, mapping(self.training_latents(len(labels)), labels), cutoff, layers)
 
     def mixing_cutoff(self) -> int:
-        """The first layer of another style, the number of layers for none: one for a batch, the same on all ranks."""
+        """The first layer with another style, or the number of layers for none; the same for a batch on all ranks."""
         layers = self.generator.synthesis.layers
         generator = self.step_generator(1)
         if float(torch.rand((), generator=generator)) >= self.mixing:
@@ -532,7 +490,7 @@ class StyleGAN2(GAN, HasStyles):
     def penalties(self) -> list[Penalty]:
         """The regularizers, lazy ones in steps of their own, and the generator's path lengths.
 
-        Those are of each micro-batch, for the memory that two would take. Their interval counts at weight 0, too.
+        Path lengths are computed per micro-batch, because of the memory. Their interval counts even at weight 0.
         """
 
         def value(of: MicroBatch) -> Tensor:
@@ -545,7 +503,7 @@ class StyleGAN2(GAN, HasStyles):
         ]
 
     def _path_length_penalty(self, labels: Tensor) -> Tensor:
-        """(|J^T y| - a)^2, its mean over a smaller batch; the average length a moves first (eq. 4)."""
+        """(|J^T y| - a)^2, averaged over a smaller batch; the average length a is updated first (eq. 4)."""
         ws = self.training_ws(labels[: max(len(labels) // self.path_length_shrink, 1)])
         pictures = self.generator.synthesis(ws)
         lengths = path_lengths(pictures, ws, torch.randn_like(pictures) / math.sqrt(pictures[0, 0].numel()))
@@ -561,10 +519,9 @@ class StyleGAN2(GAN, HasStyles):
         return pictures(self.sampled_network(settings), latents.to(self.dtype), labels, settings, noise)
 
     def deployed(self, settings: StyleGAN2Settings | None = None) -> Deployed:
-        """The generator with its truncation, and with noise that is the same for every sample, or none.
+        """The generator with its truncation, and with constant noise or none.
 
-        Raises:
-            ValueError: for random noise, which a function of the latents alone cannot draw.
+        Raises ValueError for random noise, which a function of the latents alone cannot draw.
         """
         settings = settings or StyleGAN2Settings(noise="const")
         if settings.noise == "random":
@@ -585,15 +542,10 @@ class StyleGAN2(GAN, HasStyles):
     def from_w(
         self, ws: Tensor, *, noise: Sequence[Tensor] | None = None, settings: StyleGAN2Settings | None = None
     ) -> Tensor:
-        """Pictures (N, *data_shape) of intermediate latents (N, layers, w_dim), which are truncated no further.
+        """Pictures (N, *data_shape) of intermediate latents (N, layers, w_dim), without further truncation.
 
-        Differentiable by `ws` and `noise`, and so not cut off at -1 and 1: for projection. Random noise is, where none
-        is given, a function of `ws`.
-
-        Args:
-            ws: intermediate latents.
-            noise: (N, 1, H, W) for each of `generator.synthesis.noise_sides`, in place of the settings'.
-            settings: weights, precision and noise.
+        Differentiable by `ws` and `noise`, and so not clamped to [-1, 1], for projection. `noise`, (N, 1, H, W) for
+        each of `noise_sides`, replaces the settings', which, if random, is a function of `ws`.
         """
         settings = settings or StyleGAN2Settings()
         with self.sampling(settings):
@@ -603,20 +555,19 @@ class StyleGAN2(GAN, HasStyles):
 
     @property
     def noise_sides(self) -> Sequence[int]:
-        """Side in pixels of each layer's noise."""
         return self.generator.synthesis.noise_sides
 
     def style_weights(self, settings: StyleGAN2Settings | None = None) -> list[Tensor]:
         """The affine maps A (inputs, w_dim) of the styled convolutions, from 4 px up, as they are applied.
 
-        One a layer of w, but for the last, whose style only a picture's convolution reads.
+        There is one per layer of w except the last, which only a picture's convolution reads.
         """
         synthesis: Synthesis = self.sampled_network(settings or StyleGAN2Settings()).synthesis
         affines = [layer.affine for layer in synthesis.modules() if isinstance(layer, StyledConv2d)]
         return [affine.weight.detach() * affine.scale for affine in affines]
 
     def _sampling_noise(self, latents: Tensor, settings: StyleGAN2Settings) -> Noise:
-        """The settings' noise; where it is random, each sample's own, a function of its latent."""
+        """The settings' noise; random noise is a function of each sample's latent."""
         if settings.noise != "random":
             return settings.noise
         sides = self.generator.synthesis.noise_sides
@@ -625,12 +576,12 @@ class StyleGAN2(GAN, HasStyles):
 
 
 def pictures(generator: Generator, z: Tensor, labels: Tensor, settings: StyleGAN2Settings, noise: Noise) -> Tensor:
-    """What a generator draws, styles truncated as the settings say; cut off at -1 and 1."""
+    """The generator's pictures, with styles truncated as the settings say, clamped to [-1, 1]."""
     return generator.synthesis(generator.ws(z, labels, settings), noise).clamp(-1, 1)
 
 
 def noise_of(latent: Tensor, sides: Sequence[int]) -> list[Tensor]:
-    """Standard normal (1, side, side) for each side, as a function of a latent's bits; float32 on the CPU."""
+    """Standard normal noise (1, side, side) for each side, a function of the latent's bits; float32 on the CPU."""
     digest = hashlib.blake2b(latent.contiguous().numpy().tobytes(), digest_size=8).digest()
     generator = keyed_generator(int.from_bytes(digest, "little"))
     return [torch.randn(1, side, side, generator=generator) for side in sides]

@@ -1,6 +1,6 @@
 """A decoder-only transformer over tokens: characters, the bytes of pictures, or another model's codes of them.
 
-p(x) = p(x_1) p(x_2 | x_1) ... p(x_L | x_1 ... x_{L-1}) (Vaswani et al. 2017; of pictures' bytes, Child et al. 2019; as
+p(x) = p(x_1) p(x_2 | x_1) ... p(x_L | x_1 ... x_{L-1}) (Vaswani et al. 2017; for pictures' bytes, Child et al. 2019; as
 a prior over codes, van den Oord, Vinyals & Kavukcuoglu 2017). The blocks are today's usual ones: normalisation before
 each part (Xiong et al. 2020) by the root mean square (Zhang & Sennrich 2019), SwiGLU (Shazeer 2020) and rotary
 positions (Su et al. 2021).
@@ -17,24 +17,26 @@ from torch import Tensor, nn
 from media.pictures import LEVELS, from_levels, to_levels
 from models.parts.arguments import UNKNOWN_DATA, classes_seen, picture_shape
 from models.parts.attention import Attention, Memory
+from models.parts.layers import at_least_float32
 from models.parts.tokens import chosen, restricted
 from models.training.base import GenerativeModel
 from models.training.capabilities import HasCodes, HasLikelihood
-from models.training.single_loss import Optimization, SingleLoss
+from models.training.single_loss import SingleLoss
 from settings.likelihood import LikelihoodSettings
 from settings.sampling import TransformerSettings
+from settings.training import Optimization
 
 SEQUENCE_BASE = 10_000.0
-"""Of rotary positions along a sequence (Su et al. 2021, section 3.2.2)."""
+"""The base of rotary positions along a sequence (Su et al. 2021, section 3.2.2)."""
 GRID_BASE = 100.0
-"""Of those along the rows and columns of a picture, which are short (Heo et al. 2024, section 3)."""
+"""The base along the rows and columns of a picture, which are short (Heo et al. 2024, section 3)."""
 
 
 # The network.
 
 
 def places(grid: Sequence[int]) -> Tensor:
-    """Where each token of a grid in raster order stands: int64 (tokens, axes)."""
+    """The place of each token of a grid in raster order: int64 (tokens, axes)."""
     axes = [torch.arange(size) for size in grid]
     return torch.cartesian_prod(*axes).view(-1, len(grid))
 
@@ -46,13 +48,10 @@ def turns(positions: Tensor, pairs: int, base: float) -> Tensor:
 
 
 def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns the pairs (x_i, x_{i + D/2}) of each vector by its position's angles, so that the product of two depends on
-    the difference of their positions only (Su et al. 2021, eq. 34).
+    """Turns the pairs (x_i, x_{i + D/2}) of each vector by its position's angles, so that the product of two vectors
+    depends only on the difference of their positions (Su et al. 2021, eq. 34).
 
-    Args:
-        x: (N, heads, tokens, D).
-        cos: (tokens, D/2); of the angles.
-        sin: likewise.
+    x is (N, heads, tokens, D); cos and sin, of the angles, are (tokens, D/2).
     """
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).to(x.dtype)
@@ -61,11 +60,7 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class Block(nn.Module):
     """x + attention(norm(x)), then x + SwiGLU(norm(x)); a token sees itself and those before it.
 
-    Args:
-        width: size of a token's vector.
-        heads: of the attention.
-        hidden: size of the gated layer.
-        dropout: of both parts' outputs.
+    `width` is the size of a token's vector, `hidden` of the gated layer. Dropout applies to both parts' outputs.
     """
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
@@ -90,16 +85,10 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """Logits of every token given those before it.
 
-    Args:
-        num_tokens: values of a token.
-        grid: the tokens' shape, in whose raster order they are drawn: (length,) of text, (rows, columns[, channels]) of
-            pictures. On a grid, rotary positions are those of row and column, and each axis has learned vectors: a
-            picture's borders matter, text goes on.
-        starts: first inputs, of which each sample has one: its class's.
-        width: size of a token's vector.
-        depth: number of blocks.
-        heads: of each attention.
-        dropout: within the blocks and of their input.
+    Tokens have `num_tokens` values and are drawn in the raster order of `grid`: (length,) of text, (rows, columns[,
+    channels]) of pictures. On a grid, rotary positions are those of row and column, and each axis has learned vectors
+    too, because a picture has borders, whereas text goes on. A sample's first input is one of `starts` vectors, that of
+    its class.
     """
 
     def __init__(
@@ -109,7 +98,7 @@ class Decoder(nn.Module):
         self.length = math.prod(grid)
         self.tokens, self.starts = nn.Embedding(num_tokens, width), nn.Embedding(starts, width)
         self.axes = nn.ModuleList(nn.Embedding(size, width) for size in grid) if len(grid) > 1 else nn.ModuleList()
-        # SwiGLU has three matrices for two: two thirds of the usual 4 x width keep the number of weights.
+        # SwiGLU has three matrices instead of two: two thirds of the usual 4 x width keep the number of weights.
         hidden = math.ceil(8 * width / 3 / 8) * 8
         self.blocks = nn.ModuleList(Block(width, heads, hidden, dropout) for _ in range(depth))
         self.norm = nn.RMSNorm(width, eps=1e-6)
@@ -129,7 +118,7 @@ class Decoder(nn.Module):
         self.register_buffer("sin", angles.sin().float(), persistent=False)
         self.apply(initialize)
         for name, weight in self.named_parameters():
-            # GPT-2: what adds up along the depth begins the smaller the deeper.
+            # GPT-2: the more blocks add to the residual path, the smaller their weights at the start.
             if name.endswith(("attention.out.weight", "mlp_out.weight")):
                 nn.init.normal_(weight, 0.0, 0.02 / math.sqrt(2 * depth))
 
@@ -143,7 +132,7 @@ class Decoder(nn.Module):
         return logits
 
     def next_logits(self, inputs: Tensor, at: int, memories: Sequence[Memory]) -> Tensor:
-        """Logits (N, num_tokens) of token `at`, given the input before it, (N, width), and what memories hold."""
+        """Logits (N, num_tokens) of token `at`, given the input before it, (N, width), and the memories."""
         x = (inputs + self._of_places(at, at + 1))[:, None]
         for block, memory in zip(self.blocks, memories, strict=True):
             x = block(x, self.cos[at : at + 1], self.sin[at : at + 1], memory)
@@ -151,7 +140,7 @@ class Decoder(nn.Module):
         return logits
 
     def _of_places(self, start: int, stop: int) -> Tensor:
-        """The learned vectors of the places of tokens [start, stop), (tokens, width); zeros of a sequence."""
+        """The learned vectors of the places of tokens [start, stop), (tokens, width); zeros for a sequence."""
         zeros = self.tokens.weight.new_zeros(stop - start, self.tokens.embedding_dim)
         here = self.places[start:stop]
         return sum((axis(here[:, number]) for number, axis in enumerate(self.axes)), zeros)
@@ -170,7 +159,7 @@ class Decoder(nn.Module):
 
 
 def initialize(layer: nn.Module) -> None:
-    """Weights from N(0, 0.02), as GPT-2's."""
+    """Weights from N(0, 0.02), like GPT-2's."""
     if isinstance(layer, (nn.Linear, nn.Embedding)):
         nn.init.normal_(layer.weight, 0.0, 0.02)
 
@@ -181,26 +170,28 @@ def initialize(layer: nn.Module) -> None:
 class Transformer(SingleLoss, HasLikelihood):
     """A transformer whose tokens are the data's own, a picture's bytes, or another model's codes of it.
 
-    Where the data gives tokens (`vocabulary_size`), those are learned. Of pictures it is the 256-valued bytes, row by
-    row and of each pixel all channels, or, with `codes_from`, the codes that a trained model with `HasCodes` writes
-    them as. That model is kept whole, frozen, within this one, so that a checkpoint samples by itself.
+    If the data give tokens (`vocabulary_size`), it learns those. Of pictures it learns the 256-valued bytes, row by row
+    and all channels of each pixel in turn, or, with `codes_from`, the codes of a trained model with `HasCodes`. That
+    model is part of this one, whole and frozen, so that a checkpoint can sample by itself.
 
     Args:
         data_shape: (length,) of tokens, (C, H, W) of pictures.
-        num_classes: classes of the data; used where `conditional`.
-        vocabulary_size: tokens there are, of data that gives tokens; 0 for pictures. Linked from the data.
-        alphabet: the character of each token, where they are characters. Linked from the data.
-        codes_from: a checkpoint, or a run's folder, of a model with codes, over which this one is then a prior; kept as
+        num_classes: number of classes in the data; used if `conditional`.
+        vocabulary_size: number of tokens, if the data give tokens; 0 for pictures. Linked from the data.
+        alphabet: the character of each token, if they are characters. Linked from the data.
+        codes_from: a checkpoint, or a run's folder, of a model with codes, for which this one is then a prior; kept as
             that model itself.
         width: size of a token's vector; `heads` divides it into even parts.
         depth: number of blocks.
         heads: of each attention.
-        dropout: while training.
-        conditional: whether a sample begins with a token of its class.
+        dropout: in training.
+        conditional: whether a sample starts with a token of its class.
         optimization: how the network is trained.
     """
 
     settings_class = TransformerSettings
+    likelihood_kind = "exact"
+    network: Decoder
 
     def __init__(
         self,
@@ -221,16 +212,16 @@ class Transformer(SingleLoss, HasLikelihood):
         if min(width, depth, heads) < 1:
             raise ValueError(f"width, depth and heads must be at least 1, not {width}, {depth} and {heads}")
         if width % heads or width // heads % 4:
-            raise ValueError(f"width: {width} does not divide into {heads} heads of a multiple of 4 each")
+            raise ValueError(f"width: {width} is not divisible into {heads} heads of a multiple of 4 each")
         if vocabulary_size and codes_from is not None:
-            raise ValueError("codes_from: this data set gives tokens already; codes are those of pictures")
+            raise ValueError("codes_from: this dataset gives tokens already; codes are those of pictures")
         if alphabet is not None and len(alphabet) != vocabulary_size:
             raise ValueError(f"alphabet: needs a character for each of {vocabulary_size} tokens, has {len(alphabet)}")
         coder = opened(codes_from) if isinstance(codes_from, str) else codes_from
         grid: tuple[int, ...]
         if vocabulary_size:
             if len(data_shape) != 1:
-                raise ValueError(f"vocabulary_size: tokens are a sequence, and the data's shape is {tuple(data_shape)}")
+                raise ValueError(f"vocabulary_size: tokens are a sequence, but the data's shape is {tuple(data_shape)}")
             num_tokens, grid = vocabulary_size, tuple(data_shape)
         elif coder is not None:
             num_tokens, grid = codes_of(coder, data_shape)
@@ -254,7 +245,7 @@ class Transformer(SingleLoss, HasLikelihood):
             self.codes_from.eval()
         return self
 
-    # Between samples and tokens.
+    # Samples and tokens.
 
     @torch.no_grad()
     def to_tokens(self, x: Tensor) -> Tensor:
@@ -268,7 +259,7 @@ class Transformer(SingleLoss, HasLikelihood):
 
     @torch.no_grad()
     def from_tokens(self, tokens: Tensor) -> Tensor:
-        """The samples (N, *data_shape) that tokens int64 (N, length) stand for."""
+        """The samples (N, *data_shape) of tokens int64 (N, length)."""
         if self.vocabulary_size:
             return tokens
         if self.codes_from is None:
@@ -279,21 +270,16 @@ class Transformer(SingleLoss, HasLikelihood):
     # The contract.
 
     def loss(self, x: Tensor, labels: Tensor) -> Tensor:
-        """The mean negative log-probability of a sample's tokens, in nats a token: (N,)."""
+        """The mean negative log-probability of a sample's tokens, in nats per token: (N,)."""
         tokens = self.to_tokens(x)
         found = -log_probability(self.network, tokens, self._classes(labels)) / tokens.shape[1]
         self.observe("train_bits_per_token", found / math.log(2))
         return found
 
     def generate(self, generators: Sequence[torch.Generator], labels: Tensor, settings: TransformerSettings) -> Tensor:
-        network = self.chosen_network(settings.weights)
-        assert isinstance(network, Decoder)
+        network: Decoder = self.chosen_network(settings.weights)
         uniforms = torch.stack([torch.rand(network.length, generator=generator) for generator in generators])
         return self.from_tokens(network.draw(self._classes(labels), uniforms.to(self.device), settings))
-
-    @property
-    def likelihood_kind(self) -> str:
-        return "exact"
 
     @property
     def why_no_likelihood(self) -> str | None:
@@ -316,19 +302,13 @@ class Transformer(SingleLoss, HasLikelihood):
 
 
 def log_probability(network: nn.Module, tokens: Tensor, classes: Tensor) -> Tensor:
-    """Of whole sequences, in nats: (N,), in float32 at least whatever autocast computes in."""
-    logits = network(tokens, classes)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    """The log-probability of whole sequences, in nats: (N,), in float32 at least whatever autocast computes in."""
+    logits = at_least_float32(network(tokens, classes))
     return -F.cross_entropy(logits.transpose(1, 2), tokens, reduction="none").sum(1)
 
 
 def opened(path: str) -> GenerativeModel:
-    """The model of a checkpoint.
-
-    Raises:
-        FileNotFoundError: if there is none, saying what to do.
-        ValueError: if it cannot be read, or is none of ours.
-    """
+    """The model of a checkpoint. Raises FileNotFoundError or ValueError, with a remedy, if it cannot be read."""
     from models import load
 
     if not Path(path).is_file():
@@ -340,11 +320,11 @@ def opened(path: str) -> GenerativeModel:
 
 
 def codes_of(coder: GenerativeModel, data_shape: Sequence[int]) -> tuple[int, tuple[int, ...]]:
-    """How many codes a model has and the shape of a sample's; freezes it.
+    """The number of codes of a model, and the shape of a sample's; freezes the model.
 
-    Raises:
-        ValueError: if it has no codes, or was trained on pictures of another shape.
+    Raises ValueError if it has no codes, or was trained on pictures of another shape.
     """
+
     if not isinstance(coder, HasCodes):
         raise ValueError(f"codes_from: a {type(coder).__name__} has no codes; name the checkpoint of a VQ-VAE")
     if tuple(coder.data_shape) != tuple(data_shape):

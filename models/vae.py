@@ -12,36 +12,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.parts import output_distributions as distributions
-from models.parts.arguments import classes_seen, square_pictures
+from models.parts import variational
+from models.parts.arguments import at_least, classes_seen, square_pictures
 from models.parts.deployed import Deployed
-from models.parts.layers import one_hot
+from models.parts.layers import at_least_float32, one_hot
 from models.parts.schedules import Schedule, value_at
-from models.parts.variational import (
-    active_units,
-    divergence_from_prior,
-    importance_bound,
-    normal_log_density,
-    reparametrize,
-    with_free_bits,
-)
 from models.training.capabilities import Encodes, HasLatentWeights, HasLikelihood
 from models.training.randomness import normals
-from models.training.single_loss import Optimization, SingleLoss
+from models.training.single_loss import SingleLoss
 from settings.likelihood import LikelihoodSettings
 from settings.sampling import VAESettings
+from settings.training import Optimization
 
 Likelihood: TypeAlias = Literal["discretized_logistic", "gaussian", "squared_error", "bernoulli"]
 Scale: TypeAlias = float | Literal["pixel", "channel"]
 
 LEAST_LOG_SCALE = -7.0
-"""Below this a scale of a byte's distribution is cut off, as in PixelCNN++: a quarter of a byte's bin."""
+"""The least log-scale of a byte's distribution, as in PixelCNN++: the scale is then a quarter of a byte's bin."""
 
 SMALLEST_SIDE = 4
 """Strided convolutions halve pictures while their side is even and greater than this: 28 to 7, 32 and 64 to 4."""
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(relu(conv(relu(x)))); it begins as the identity, so that no normalisation is needed."""
+    """x + conv(relu(conv(relu(x)))). It starts as the identity, so that no normalisation is needed."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -54,7 +48,7 @@ class ResidualBlock(nn.Module):
 
 
 def sides(side: int) -> list[int]:
-    """The sides that pictures pass through on their way to the latent, the picture's first."""
+    """The sides from the picture to the latent, the picture's first."""
     found = [side]
     while found[-1] % 2 == 0 and found[-1] > SMALLEST_SIDE:
         found.append(found[-1] // 2)
@@ -62,7 +56,7 @@ def sides(side: int) -> list[int]:
 
 
 def widths(width: int, stages: int) -> list[int]:
-    """Channels after each halving: doubled each time, to no more than four times the first."""
+    """Channels after each halving: doubled each time, up to four times the first."""
     return [width * min(2**stage, 4) for stage in range(stages)]
 
 
@@ -87,14 +81,14 @@ class Encoder(nn.Module):
         if self.classes:
             features = torch.cat([features, one_hot(labels, self.classes).to(features.dtype)], dim=1)
         found = self.posterior(features)
-        mean, log_variance = found.to(torch.promote_types(found.dtype, torch.float32)).chunk(2, 1)
+        mean, log_variance = at_least_float32(found).chunk(2, 1)
         return mean, log_variance
 
 
 class Decoder(nn.Module):
-    """Latents (N, latent_dim) to the parameters (N, C, H, H) of their pictures' distribution.
+    """Latents (N, latent_dim) to the parameters (N, C, H, H) of their pictures' distribution, in float32.
 
-    They are its mean (the logits, of a Bernoulli distribution) and the logarithm of its scale, in float32.
+    They are its mean (for a Bernoulli distribution, the logits) and the logarithm of its scale.
     """
 
     def __init__(
@@ -127,8 +121,7 @@ class Decoder(nn.Module):
         if self.classes:
             z = torch.cat([z, one_hot(labels, self.classes).to(z.dtype)], dim=1)
         x = self.unflatten(self.start(z)).contiguous(memory_format=torch.channels_last)
-        found = self.layers(x)
-        found = found.to(torch.promote_types(found.dtype, torch.float32))
+        found = at_least_float32(self.layers(x))
         if self.scale == "pixel":
             mean, log_scale = found.chunk(2, 1)
         else:
@@ -163,31 +156,33 @@ class Autoencoder(nn.Module):
 
 
 class VAE(SingleLoss, HasLatentWeights, Encodes, HasLikelihood):
-    """A latent of normal prior, a decoder to pictures, and an encoder that finds its normal posterior.
+    """A decoder from a latent with a normal prior to pictures, and an encoder that finds its normal posterior.
 
-    The loss of a picture, in nats, is -E[log p(x | z)] + beta KL(q(z | x) ‖ p(z)), with one draw of z. Nothing is
-    normalised by batches, so that a picture's loss depends on itself alone.
+    The loss of a picture, in nats, is -E[log p(x | z)] + beta KL(q(z | x) ‖ p(z)), with one sample of z. Nothing is
+    normalised over batches, so a picture's loss depends on itself alone.
 
     Args:
         data_shape: (C, H, W); H = W, even and at least 8: 28, 32, 64, ...
-        num_classes: classes of the data; used where `conditional`.
-        width: channels of the stage next to the picture; those after it have twice, then four times as many.
-        blocks: residual blocks a stage, in either network.
+        num_classes: number of classes in the data; used if `conditional`.
+        width: channels of the stage next to the picture; the next ones have twice, then four times as many.
+        blocks: residual blocks per stage, in both networks.
         latent_dim: size of the latent.
         beta: weight of the divergence (Higgins et al. 2017), or a schedule of it; 1 is the bound itself.
-        free_nats: what each latent dimension may diverge for nothing, averaged over a micro-batch: it keeps dimensions
-            from being given up (Kingma et al. 2016; a bit is log 2 = 0.69 nats). 0 for none.
+        free_nats: divergence of each latent dimension, averaged over a micro-batch, that costs nothing, so that
+            dimensions are not given up (Kingma et al. 2016; a bit is log 2 = 0.69 nats). 0 for none.
         likelihood: of a picture given its latent. discretized_logistic, gaussian: distributions cut into the 256 bins
-            of bytes. squared_error: the sum of squares over 2 scale^2, a normal density's but for a constant, as most
-            published VAEs have it. bernoulli: the cross-entropy of values taken as probabilities. The last two are no
-            probabilities of bytes: such models have no bits a dimension.
-        scale: the distribution's scale in [-1, 1]: "pixel" where the decoder predicts it, "channel" for a learned one
-            a channel, or a number. bernoulli has none, and squared_error takes only a number.
+            of bytes. squared_error: the sum of squares over 2 scale^2, a normal density up to a constant, as in most
+            published VAEs. bernoulli: the cross-entropy of values taken as probabilities. The last two are no
+            probabilities of bytes, so such models have no bits per dimension.
+        scale: the distribution's scale in [-1, 1]: "pixel" if the decoder predicts it, "channel" for a learned one per
+            channel, or a number. bernoulli has none, and squared_error takes only a number.
         conditional: whether both networks see the labels (Sohn, Lee & Yan 2015).
-        optimization: how it is trained; Adam at 1e-3 where left out.
+        optimization: how it is trained; by default Adam at 1e-3.
     """
 
     settings_class: ClassVar[type[VAESettings]] = VAESettings
+    likelihood_kind = "lower bound, of `draws` importance samples from the encoder (1: the ELBO, more: IWAE)"
+    network: Autoencoder
 
     def __init__(
         self,
@@ -204,7 +199,17 @@ class VAE(SingleLoss, HasLatentWeights, Encodes, HasLikelihood):
         optimization: Optimization | None = None,
     ) -> None:
         channels, side = square_pictures(data_shape, "a VAE", least=8, power=False)
-        _check(width, blocks, latent_dim, free_nats, likelihood, scale)
+        at_least(1, width=width, latent_dim=latent_dim)
+        at_least(0, blocks=blocks)
+        if free_nats < 0:
+            raise ValueError(f"free_nats must not be negative, not {free_nats}")
+        if not isinstance(scale, str) and scale <= 0:
+            raise ValueError(f"scale must be positive, not {scale}")
+        if likelihood == "squared_error" and isinstance(scale, str):
+            raise ValueError(
+                f"likelihood: squared_error needs a number as scale, not {scale!r}: learned, a density without bins "
+                "has no bound; set scale, or likelihood: gaussian"
+            )
         classes = classes_seen(num_classes, conditional)
         used_scale: Scale = 1.0 if likelihood == "bernoulli" else scale
         network = Autoencoder(
@@ -220,21 +225,20 @@ class VAE(SingleLoss, HasLatentWeights, Encodes, HasLikelihood):
     # Training.
 
     def loss(self, x: Tensor, labels: Tensor) -> Tensor:
-        encoder, decoder = self._networks("raw")
-        mean, log_variance = encoder(x, labels)
-        z = reparametrize(mean, log_variance, torch.randn_like(mean))
-        reconstruction = -decoder.log_likelihood(x, z, labels)
-        divergence = divergence_from_prior(mean, log_variance)
+        mean, log_variance = self.network.encoder(x, labels)
+        z = variational.reparametrize(mean, log_variance, torch.randn_like(mean))
+        reconstruction = -self.network.decoder.log_likelihood(x, z, labels)
+        divergence = variational.divergence_from_prior(mean, log_variance)
         self._report(reconstruction, divergence, mean)
         beta = value_at(self.beta, self.samples_seen)
-        return reconstruction + beta * with_free_bits(divergence, self.free_nats)
+        return reconstruction + beta * variational.with_free_bits(divergence, self.free_nats)
 
     @torch.no_grad()
     def _report(self, reconstruction: Tensor, divergence: Tensor, mean: Tensor) -> None:
         divergence = divergence.sum(1)
         self.observe("reconstruction", reconstruction)
         self.observe("kl", divergence)
-        self.observe("active_units", active_units(mean))
+        self.observe("active_units", variational.active_units(mean))
         if self.why_no_likelihood is None:
             self.observe(
                 "train_bits_per_dim", (reconstruction + divergence) / (math.log(2) * math.prod(self.data_shape))
@@ -243,13 +247,7 @@ class VAE(SingleLoss, HasLatentWeights, Encodes, HasLikelihood):
     # The contract.
 
     def networks(self) -> dict[str, nn.Module]:
-        encoder, decoder = self._networks("raw")
-        return {"encoder": encoder, "decoder": decoder}
-
-    def _networks(self, weights: str) -> tuple[Encoder, Decoder]:
-        network = self.chosen_network(weights)
-        assert isinstance(network, Autoencoder)
-        return network.encoder, network.decoder
+        return {"encoder": self.network.encoder, "decoder": self.network.decoder}
 
     # Latents.
 
@@ -262,60 +260,41 @@ class VAE(SingleLoss, HasLatentWeights, Encodes, HasLikelihood):
 
     def from_latents(self, latents: Tensor, labels: Tensor, settings: VAESettings) -> Tensor:
         """The decoder's means."""
-        return self._networks(settings.weights)[1].pictures(latents.to(self.dtype), labels)
+        return self.chosen_network(settings.weights).decoder.pictures(latents.to(self.dtype), labels)
 
     def to_latents(self, x: Tensor, labels: Tensor, settings: VAESettings) -> Tensor:
         """The posterior's means."""
-        return self._networks(settings.weights)[0](x.to(self.dtype), labels)[0].float()
+        return self.chosen_network(settings.weights).encoder(x.to(self.dtype), labels)[0].float()
 
     def latent_weights(self, settings: VAESettings | None = None) -> Tensor:
-        """What the decoder's first layer makes of a latent: (features, latent_dim), classes left out."""
-        weight = self._networks((settings or VAESettings()).weights)[1].start.weight
+        """The decoder's first linear map, (features, latent_dim), without the classes."""
+        weight: Tensor = self.chosen_network((settings or VAESettings()).weights).decoder.start.weight
         return weight.detach()[:, : self.latent_dim]
 
     def deployed(self, settings: VAESettings | None = None) -> Deployed:
-        """A copy of the averaged decoder (the raw one, if the settings say so) that stands by itself, for `export`."""
-        return Deployed(self._networks((settings or VAESettings()).weights)[1], Decoder.pictures)
+        """A standalone copy of the averaged decoder (or the raw one, if the settings say so), for `export`."""
+        return Deployed(self.chosen_network((settings or VAESettings()).weights).decoder, Decoder.pictures)
 
     # The likelihood.
-
-    @property
-    def likelihood_kind(self) -> str:
-        return "lower bound, of `draws` importance samples from the encoder (1: the ELBO, more: IWAE)"
 
     @property
     def why_no_likelihood(self) -> str | None:
         if self.likelihood not in ("bernoulli", "squared_error"):
             return None
         return (
-            f"a VAE of likelihood {self.likelihood} gives bytes no probability, and so no bits a dimension: "
+            f"a VAE with likelihood {self.likelihood} gives bytes no probability, and so no bits per dimension: "
             "train one with model.likelihood discretized_logistic or gaussian"
         )
 
     def log_likelihood(
         self, x: Tensor, labels: Tensor, generators: Sequence[torch.Generator], settings: LikelihoodSettings
     ) -> Tensor:
-        encoder, decoder = self._networks(settings.weights)
+        network = self.chosen_network(settings.weights)
         x = x.to(self.dtype)
-        mean, log_variance = encoder(x, labels)
+        mean, log_variance = network.encoder(x, labels)
         log_weights = []
         for _ in range(settings.draws):
-            z = reparametrize(mean, log_variance, self._normals(generators))
-            ratio = normal_log_density(z) - normal_log_density(z, mean, log_variance)
-            log_weights.append(decoder.log_likelihood(x, z, labels).double() + ratio.double().sum(1))
-        return importance_bound(torch.stack(log_weights))
-
-
-def _check(width: int, blocks: int, latent_dim: int, free_nats: float, likelihood: Likelihood, scale: Scale) -> None:
-    for name, value, least in (("width", width, 1), ("blocks", blocks, 0), ("latent_dim", latent_dim, 1)):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, not {value}")
-    if free_nats < 0:
-        raise ValueError(f"free_nats must not be negative, and is {free_nats}")
-    if not isinstance(scale, str) and scale <= 0:
-        raise ValueError(f"scale must be positive, not {scale}")
-    if likelihood == "squared_error" and isinstance(scale, str):
-        raise ValueError(
-            f"likelihood: squared_error needs a number as scale, not {scale!r}: learned, a density without bins "
-            "has no bound; set scale, or likelihood: gaussian"
-        )
+            z = variational.reparametrize(mean, log_variance, self._normals(generators))
+            ratio = variational.normal_log_density(z) - variational.normal_log_density(z, mean, log_variance)
+            log_weights.append(network.decoder.log_likelihood(x, z, labels).double() + ratio.double().sum(1))
+        return variational.importance_bound(torch.stack(log_weights))

@@ -2,11 +2,11 @@
 
 python main.py fit --config configs/vaegan_fashion_mnist.yaml
 
-Where we depart from andersbll/autoencoding_beyond_pixels: the discriminator is updated before the other two players, as
-in every GAN here, where theirs are simultaneous; no player waits while another is ahead (their margin of 0.35 around a
-loss of 0.68); the decoder's pass over the prior's latents has batch statistics of its own; no weight decay; 2048 units
-at the encoder's end as in the paper (their code has 1024), and the same channels at every size (they have 192 for 256
-in places at 32 px).
+It departs from andersbll/autoencoding_beyond_pixels as follows. The discriminator is updated before the other two
+players, as in every GAN here; theirs are simultaneous. No player waits while another is ahead (their margin of 0.35
+around a loss of 0.68). The decoder's pass over the prior's latents has its own batch statistics. There is no weight
+decay. The encoder ends in 2048 units as in the paper (their code has 1024), and the channels are the same at every size
+(they have 192 for 256 in places at 32 px).
 """
 
 import itertools
@@ -18,17 +18,18 @@ from torch import Tensor, nn
 
 from models.parts import output_distributions as distributions
 from models.parts.arguments import picture_shape
-from models.parts.layers import BatchNorm2d
+from models.parts.layers import BatchNorm2d, at_least_float32
 from models.parts.variational import divergence_from_prior, importance_bound, normal_log_density, reparametrize
 from models.training.capabilities import Encodes, HasLikelihood
 from models.training.ema import WeightAverage
-from models.training.gan import GAN, AdversarialTraining
+from models.training.gan import GAN
 from settings.likelihood import LikelihoodSettings
 from settings.sampling import GANSettings, SamplerSettings
+from settings.training import AdversarialTraining
 
 
 def stages(side: int) -> int:
-    """Halvings of a picture's side, at most three, down to no less than 4 px: 64 -> 8, 32 -> 4, 28 -> 7."""
+    """How often the picture's side is halved: at most three times, to no less than 4 px: 64 -> 8, 32 -> 4, 28 -> 7."""
     return next(n for n in (3, 2) if side % 2**n == 0 and side // 2**n >= 4)
 
 
@@ -37,7 +38,7 @@ def _normalised(channels: int) -> list[nn.Module]:
 
 
 def _connected(inputs: int, outputs: int) -> list[nn.Module]:
-    """A fully connected layer over (N, inputs), batch norm and ReLU: (N, outputs)."""
+    """A linear layer (N, inputs) to (N, outputs), with batch norm and ReLU."""
     linear = nn.Linear(inputs, outputs, bias=False)
     return [linear, nn.Unflatten(1, (outputs, 1, 1)), *_normalised(outputs), nn.Flatten()]
 
@@ -56,7 +57,7 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         h = self.layers(x)
-        return _at_least_float32(self.mean(h)), _at_least_float32(self.log_variance(h))
+        return at_least_float32(self.mean(h)), at_least_float32(self.log_variance(h))
 
 
 class Generator(nn.Module):
@@ -79,12 +80,8 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Samples (N, channels, side, side) to logits (N,), and to features on the way. It reads no labels.
 
-    Args:
-        width: of the paper's networks 64.
-        channels: of the pictures.
-        side: of the pictures, in pixels.
-        feature_layer: the convolution of stride 2, counted from 1, whose output, before its batch norm, is Dis_l(x):
-            so in the authors' code, 3 for CelebA and 2 for CIFAR-10.
+    `feature_layer` is the convolution of stride 2, counted from 1, whose output, before its batch norm, is Dis_l(x), as
+    in the authors' code: 3 for CelebA and 2 for CIFAR-10. The paper's networks have width 64.
     """
 
     def __init__(self, width: int, channels: int, side: int, feature_layer: int) -> None:
@@ -95,7 +92,7 @@ class Discriminator(nn.Module):
         for before, after in itertools.pairwise(widths):
             layers += [nn.Conv2d(before, after, 5, 2, 2, bias=False), *_normalised(after)]
         layers += [nn.Flatten(), *_connected(widths[-1] * (side >> n) ** 2, 8 * width), nn.Linear(8 * width, 1)]
-        end = 3 * feature_layer  # two layers at the picture, three a stage, of which the first is the convolution
+        end = 3 * feature_layer  # two layers at the picture, three per stage, the first of which is the convolution
         self.below, self.above = nn.Sequential(*layers[:end]), nn.Sequential(*layers[end:])
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
@@ -104,15 +101,15 @@ class Discriminator(nn.Module):
     def both(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features (N, ...) and logits (N,)."""
         features = self.below(x)
-        # Batch norms have ReLUs in place after them; the features themselves no layer overwrites.
-        return _at_least_float32(features), _at_least_float32(self.above(features).squeeze(1))
+        # ReLUs in place follow batch norms, so no layer overwrites the features themselves.
+        return at_least_float32(features), at_least_float32(self.above(features).squeeze(1))
 
 
 class PictureScale(nn.Module):
-    """The log-scale a channel of the logistic distribution around a decoded picture, for `log_likelihood` alone."""
+    """The log-scale per channel of the logistic distribution around a decoded picture, for `log_likelihood` alone."""
 
     GAIN = 30.0
-    """So much faster than a weight it moves: Adam's steps are as long as the learning rate, and it has far to go."""
+    """How much faster than a weight it moves: Adam's steps are as long as the learning rate, and it has far to go."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -120,40 +117,41 @@ class PictureScale(nn.Module):
 
     def forward(self) -> Tensor:
         """(C, 1, 1)."""
-        return _at_least_float32(self.scaled) * self.GAIN
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    """Out of autocast's 16 bits."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+        return at_least_float32(self.scaled) * self.GAIN
 
 
 class VAEGAN(GAN, Encodes, HasLikelihood):
-    """Variational autoencoder whose decoder is a GAN's generator and whose error is measured in D's features.
+    """A variational autoencoder whose decoder is a GAN's generator and whose error is measured in D's features.
 
-    Algorithm 1, with x~ = Dec(z), z ~ q(z | x), and a fake Dec(z_p), z_p ~ N(0, I): the encoder lowers
-    L_prior + L_llike, the decoder gamma L_llike + its adversarial losses of x~ and of the fake, the discriminator its
-    loss of the pairs (x, x~) and (x, fake), averaged. That weighs the two fakes together as much as the real picture,
-    as the authors' code does by default (`real_vs_gen_weight` 0.5; in its configs 0.66); in the paper's sum each
+    Algorithm 1, with x~ = Dec(z), z ~ q(z | x), and a fake Dec(z_p), z_p ~ N(0, I): the encoder minimises
+    L_prior + L_llike, the decoder gamma L_llike + its adversarial losses of x~ and of the fake, the discriminator the
+    mean of its losses of the pairs (x, x~) and (x, fake). The two fakes together thus weigh as much as the real
+    picture, as in the authors' code by default (`real_vs_gen_weight` 0.5; in its configs 0.66); in the paper's sum each
     counts once.
 
-    The discriminator sees all that it compares in one pass, as the authors' does, normalised by the same statistics.
+    As in the authors' code, the discriminator sees everything that it compares in one pass, normalised by the same
+    statistics.
 
-    Of 3 x 64 x 64 with the defaults: 4,693,155 parameters, 10,953,857 and the encoder's 35,112,768.
+    Parameters for 3 x 64 x 64 with the defaults: 4,693,155, 10,953,857 and the encoder's 35,112,768.
 
     Args:
         data_shape: (C, H, W); H = W, 16 to 64 px and divisible by 4.
-        num_classes: classes of the data; labels are not used.
-        width: channels of the encoder's first layer, which all others are multiples of; 64 in the paper. Even.
+        num_classes: number of classes in the data; labels are not used.
+        width: channels of the encoder's first layer, of which all others have multiples; 64 in the paper. Even.
         latent_dim: size of the latent, 128 in the paper.
         gamma: weight of L_llike, a sum over features, against the decoder's adversarial loss: 1e-5 for CelebA in the
             authors' code, 5e-6 for CIFAR-10 (`recon_vs_gan_weight` w, gamma = w / (1 - w)).
-        feature_layer: the l of Dis_l, as `Discriminator` counts; the last convolution where left out.
-        adversarial: how the players are trained. The default is RMSProp but for its bias correction, as Adam without
-            momentum is: 3e-4, decay 0.9. The loss is the non-saturating one; `losses.Minimax` is the paper's.
+        feature_layer: the l of Dis_l, as `Discriminator` counts; by default the last convolution.
+        adversarial: how the players are trained. The default, Adam without momentum at 3e-4 with decay 0.9, is RMSProp
+            with bias correction. The loss is non-saturating by default; `losses.Minimax` is the paper's.
     """
 
     joint_pass: ClassVar[bool] = True
+    likelihood_kind = (
+        "lower bound, of importance weighting (one draw: the ELBO) under a discretised logistic around the decoded "
+        "picture, scale fitted beside the networks"
+    )
+    discriminator: Discriminator
 
     def __init__(
         self,
@@ -181,8 +179,8 @@ class VAEGAN(GAN, Encodes, HasLikelihood):
             adversarial = AdversarialTraining(lr=3e-4, beta1=0.0, beta2=0.9)
         if adversarial.augmentation is not None:
             raise ValueError(
-                "VAEGAN compares a picture with its reconstruction in the discriminator, which an augmentation would "
-                "show differently: leave adversarial.augmentation out"
+                "VAEGAN compares a picture with its reconstruction in the discriminator, and an augmentation would "
+                "change them differently: leave adversarial.augmentation out"
             )
         generator = Generator(latent_dim, width, channels, side)
         discriminator = Discriminator(width, channels, side, layer)
@@ -214,12 +212,11 @@ class VAEGAN(GAN, Encodes, HasLikelihood):
         mean, log_variance = self.encoder(real)
         z = reparametrize(mean, log_variance, self.training_latents(len(real)))
         rebuilt = self.generator(z, labels)
-        assert isinstance(self.discriminator, Discriminator)
         features, logits = self.discriminator.both(torch.cat([real, rebuilt, fake]))
         of_real, of_rebuilt, _ = features.chunk(3)
         on_real, on_rebuilt, on_fake = logits.chunk(3)
         on_real, loss = on_real.detach(), self.adversarial.loss
-        # -log N(Dis_l(x) | Dis_l(x~), I) but for its constant (eq. 7-8); the real side is a fixed target.
+        # -log N(Dis_l(x) | Dis_l(x~), I) up to its constant (eq. 7-8); the real side is a fixed target.
         distance = 0.5 * (of_rebuilt - of_real.detach()).square().flatten(1).sum(1)
         prior = divergence_from_prior(mean, log_variance).sum(1)
         self.observe("kl", prior)
@@ -231,9 +228,9 @@ class VAEGAN(GAN, Encodes, HasLikelihood):
         }
 
     def _log_likelihood(self, x: Tensor, rebuilt: Tensor) -> Tensor:
-        """log p(x | z) of each value of a picture, by what z was decoded to."""
+        """log p(x | z) of each value of a picture, from the picture that z is decoded to."""
         with torch.autocast(self.device.type, enabled=False):
-            return distributions.logistic(x, _at_least_float32(rebuilt), self.scale())
+            return distributions.logistic(x, at_least_float32(rebuilt), self.scale())
 
     # Encoding and likelihood.
 
@@ -245,15 +242,7 @@ class VAEGAN(GAN, Encodes, HasLikelihood):
 
     def to_latents(self, x: Tensor, labels: Tensor, settings: GANSettings) -> Tensor:
         """The mean of q(z | x), (N, latent_dim)."""
-        mean: Tensor = self._encoder_of(settings)(x.to(self.dtype))[0]
-        return mean
-
-    @property
-    def likelihood_kind(self) -> str:
-        return (
-            "lower bound, of importance weighting (one draw: the ELBO) under a discretised logistic around the decoded "
-            "picture, scale fitted beside the networks"
-        )
+        return self._encoder_of(settings)(x.to(self.dtype))[0]
 
     def log_likelihood(
         self, x: Tensor, labels: Tensor, generators: Sequence[torch.Generator], settings: LikelihoodSettings

@@ -2,7 +2,7 @@
 
 python main.py fit --config configs/vqvae_fashion_mnist.yaml
 
-The networks and the loss are those of the authors' example in Sonnet 2, whose codebook follows averages.
+The networks and the loss are those of the authors' example in Sonnet 2, whose codebook follows moving averages.
 """
 
 from collections.abc import Sequence
@@ -12,12 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.parts.arguments import picture_shape
+from models.parts.arguments import at_least, picture_shape
+from models.parts.layers import at_least_float32
 from models.parts.quantizers import EMACodebook, Quantized, Quantizer, QuantizingModule, perplexity
 from models.parts.ranks import sum_over_ranks, world_size
 from models.training.capabilities import Encodes
-from models.training.single_loss import Optimization, SingleLoss
+from models.training.single_loss import SingleLoss
 from settings.sampling import SamplerSettings
+from settings.training import Optimization
 
 
 class ResidualBlock(nn.Module):
@@ -33,7 +35,7 @@ class ResidualBlock(nn.Module):
 
 
 def widths(width: int, halvings: int) -> list[int]:
-    """Channels after each halving: the first of several has half of the width."""
+    """Channels after each halving: half the width after the first, if there are several."""
     return [width // 2 if stage == 0 and halvings > 1 else width for stage in range(halvings)]
 
 
@@ -51,7 +53,7 @@ class Encoder(nn.Sequential):
 
 
 class Decoder(nn.Sequential):
-    """Quantized vectors (N, dim, h, h) to pictures (N, C, h 2^halvings, h 2^halvings), not cut off at -1 and 1."""
+    """Quantized vectors (N, dim, h, h) to pictures (N, C, h 2^halvings, h 2^halvings), not clamped to [-1, 1]."""
 
     def __init__(self, channels: int, width: int, inner: int, blocks: int, halvings: int, dim: int) -> None:
         layers: list[nn.Module] = [nn.Conv2d(dim, width, 3, padding=1)]
@@ -67,7 +69,7 @@ class QuantizedAutoencoder(nn.Module):
     """Both networks, with the quantizer between them."""
 
     variance: Tensor
-    """Of the values of the first batch: the unit of squared errors."""
+    """The variance of the values of the first batch: the unit of squared errors."""
 
     def __init__(self, encoder: Encoder, quantizer: QuantizingModule, decoder: Decoder) -> None:
         super().__init__()
@@ -75,29 +77,35 @@ class QuantizedAutoencoder(nn.Module):
         self.register_buffer("variance", torch.ones(()))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Quantized]:
-        """What is made of pictures x; their vectors before quantisation; what the quantizer made of these."""
+        """The reconstruction of pictures x; their vectors before quantisation; the quantizer's result."""
         z = self.encoder(x)
         found: Quantized = self.quantizer(z)
-        made = self.decoder(found.values)
-        return made.to(torch.promote_types(made.dtype, torch.float32)), z, found
+        return at_least_float32(self.decoder(found.values)), z, found
 
 
 class VQVAE(SingleLoss, Encodes):
     """An encoder to a grid of vectors, a quantizer, and a decoder from the quantized grid.
 
-    The loss of a picture is its mean squared error, over the variance of the data's values, and what the quantizer adds
-    to keep the encoder near its codes. It draws no samples: that takes a prior over the codes, which is another model.
+    The loss of a picture is its mean squared error, divided by the variance of the data's values, plus the quantizer's
+    loss, which keeps the encoder near its codes. It cannot draw samples; that takes a prior over the codes, which is
+    another model.
 
     Args:
         data_shape: (C, H, W); H = W, a multiple of 2^halvings.
-        num_classes: classes of the data; labels are not used.
-        quantizer: what makes codes of vectors; a codebook of 512 vectors of 64 values where left out.
+        num_classes: number of classes in the data; labels are not used.
+        quantizer: turns vectors into codes; by default a codebook of 512 vectors with 64 values.
         width: channels of the residual blocks; the stage next to the picture has half of them.
         residual_width: channels within a residual block.
-        blocks: residual blocks in either network.
+        blocks: residual blocks in each network.
         halvings: strided convolutions, each of which halves the side: of 32 px, 2 leave 8×8 codes.
-        optimization: how it is trained; Adam at 3e-4 where left out.
+        optimization: how it is trained; by default Adam at 3e-4.
     """
+
+    why_no_samples = (
+        "a VQ-VAE has no prior over its codes and cannot draw samples: it reconstructs; train a transformer on its "
+        "codes, whose config names this checkpoint"
+    )
+    network: QuantizedAutoencoder
 
     def __init__(
         self,
@@ -111,18 +119,13 @@ class VQVAE(SingleLoss, Encodes):
         optimization: Optimization | None = None,
     ) -> None:
         channels, height, side = picture_shape(data_shape)
-        for name, value, least in (
-            ("width", width, 2),
-            ("residual_width", residual_width, 1),
-            ("blocks", blocks, 0),
-            ("halvings", halvings, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, not {value}")
+        at_least(2, width=width)
+        at_least(1, residual_width=residual_width, halvings=halvings)
+        at_least(0, blocks=blocks)
         if height != side or side % 2**halvings:
             raise ValueError(
-                f"a VQ-VAE of {halvings} halvings needs square pictures whose side is a multiple of {2**halvings}, not "
-                f"{height}x{side}: set data.resolution, or halvings"
+                f"a VQ-VAE with {halvings} halvings needs square pictures whose side is a multiple of {2**halvings}, "
+                f"not {height}x{side}: set data.resolution, or halvings"
             )
         quantizer = EMACodebook() if quantizer is None else quantizer
         sizes = channels, width, residual_width, blocks, halvings, quantizer.dim
@@ -135,22 +138,20 @@ class VQVAE(SingleLoss, Encodes):
     # Training.
 
     def on_first_batch(self, x: Tensor, labels: Tensor) -> None:
-        """The codebook starts from the encoder's vectors; squared errors are measured by the values' variance."""
-        network = self._network("raw")
-        network.variance.copy_(x.var(correction=0).clamp(min=1e-6))
-        network.quantizer.initialize(network.encoder(x))
+        """Initializes the codebook with the encoder's vectors, and the unit of squared errors with the variance."""
+        self.network.variance.copy_(x.var(correction=0).clamp(min=1e-6))
+        self.network.quantizer.initialize(self.network.encoder(x))
 
     def loss(self, x: Tensor, labels: Tensor) -> Tensor:
-        network = self._network("raw")
-        made, z, found = network(x)
+        made, z, found = self.network(x)
         error = (made - x).square().flatten(1).mean(1)
         self._report(error, found)
         if self.training:
-            network.quantizer.note(z, found.codes)
+            self.network.quantizer.note(z, found.codes)
             self._noted = (self._noted + 1) % self.micro_batches
-            if not self._noted:  # once a step; the gradient of this micro-batch needs nothing that it changes
-                network.quantizer.update(sum_over_ranks, self.global_rank, world_size())
-        return error / network.variance + found.loss
+            if not self._noted:  # once per step; this micro-batch's gradient needs nothing that the update changes
+                self.network.quantizer.update(sum_over_ranks, self.global_rank, world_size())
+        return error / self.network.variance + found.loss
 
     @torch.no_grad()
     def _report(self, error: Tensor, found: Quantized) -> None:
@@ -160,34 +161,21 @@ class VQVAE(SingleLoss, Encodes):
         self.observe("squared_error", error)
         self.observe("quantizer_loss", found.loss)
         self.observe("perplexity", perplexity(counts))
-        self.observe("codes_used", (counts > 0).float())  # the share of codes that a micro-batch contains
+        self.observe("codes_used", (counts > 0).float())  # the share of codes that occur in a micro-batch
 
     # The contract.
 
     def networks(self) -> dict[str, nn.Module]:
-        network = self._network("raw")
-        return {"encoder": network.encoder, "decoder": network.decoder}
-
-    @property
-    def why_no_samples(self) -> str | None:
-        return (
-            "a VQ-VAE has no prior over its codes and draws no samples: it reconstructs; train a transformer on its "
-            "codes, whose config names this checkpoint"
-        )
+        return {"encoder": self.network.encoder, "decoder": self.network.decoder}
 
     def generate(self, generators: Sequence[torch.Generator], labels: Tensor, settings: SamplerSettings) -> Never:
         raise ValueError(self.why_no_samples)
 
-    def _network(self, weights: str) -> QuantizedAutoencoder:
-        network = self.chosen_network(weights)
-        assert isinstance(network, QuantizedAutoencoder)
-        return network
-
-    # Vectors and codes. Labels are not looked at.
+    # Vectors and codes. Labels are ignored.
 
     def to_latents(self, x: Tensor, labels: Tensor, settings: SamplerSettings) -> Tensor:
         """The vectors before quantisation, (N, dim, h, w)."""
-        return self._network(settings.weights).encoder(x.to(self.dtype)).float()
+        return self.chosen_network(settings.weights).encoder(x.to(self.dtype)).float()
 
     @torch.no_grad()
     def decode(
@@ -204,7 +192,7 @@ class VQVAE(SingleLoss, Encodes):
 
     @property
     def num_codes(self) -> int:
-        return self._network("raw").quantizer.num_codes
+        return self.network.quantizer.num_codes
 
     @torch.no_grad()
     def to_codes(self, x: Tensor, *, settings: SamplerSettings | None = None) -> Tensor:
@@ -213,22 +201,22 @@ class VQVAE(SingleLoss, Encodes):
         return self._codes_of(self.encode(x, settings=settings), settings)
 
     def _codes_of(self, latents: Tensor, settings: SamplerSettings) -> Tensor:
-        found: Quantized = self._network(settings.weights).quantizer(latents)
+        found: Quantized = self.chosen_network(settings.weights).quantizer(latents)
         return found.codes
 
     @torch.no_grad()
     def from_codes(self, codes: Tensor, *, settings: SamplerSettings | None = None) -> Tensor:
-        """The pictures (N, *data_shape), in [-1, 1], that codes int64 (N, *code_shape) stand for.
+        """The pictures (N, *data_shape), in [-1, 1], of codes int64 (N, *code_shape).
 
         Raises:
-            ValueError: for codes of another shape, or that there are not.
+            ValueError: for codes of another shape, or outside 0..num_codes - 1.
         """
         settings = settings or SamplerSettings()
         if codes.shape[1:] != self.code_shape:
-            raise ValueError(f"codes of shape {tuple(codes.shape[1:])}, and this model's are {self.code_shape}")
+            raise ValueError(f"codes of shape {tuple(codes.shape[1:])}, but this model's are {self.code_shape}")
         if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.num_codes:
             raise ValueError(f"codes must lie in 0..{self.num_codes - 1}")
-        network = self._network(settings.weights)
+        network = self.chosen_network(settings.weights)
         with self.sampling(settings):
             values = network.quantizer.values_of(codes).to(self.dtype)
             return network.decoder(values).float().clamp(-1, 1)

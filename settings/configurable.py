@@ -71,7 +71,9 @@ def build(description: object) -> Any:  # noqa: ANN401 - the type is named by th
 
 
 def completed(description: Plain) -> Plain:
-    """`description`, with the default of every argument that did not exist when it was written.
+    """`description` as it would be written today; it means the same.
+
+    Classes have today's paths, and arguments that did not exist when it was written have their defaults.
 
     Raises ValueError if a class path does not lead to a Configurable.
     """
@@ -82,7 +84,9 @@ def completed(description: Plain) -> Plain:
     inner = {key: completed(item) for key, item in description.items()}
     arguments = inner.get("init_args")
     if set(inner) == {"class_path", "init_args"} and isinstance(arguments, dict):
-        for name, parameter in inspect.signature(_owner(description)).parameters.items():
+        owner = _owner(description)
+        inner["class_path"] = f"{owner.__module__}.{owner.__qualname__}"
+        for name, parameter in inspect.signature(owner).parameters.items():
             if type(parameter.default) in (bool, int, float, str):
                 arguments.setdefault(name, parameter.default)
     return inner

@@ -39,12 +39,11 @@ def setting(
 
 def check(settings: Any) -> None:  # noqa: ANN401 - any dataclass
     """Raises ValueError, naming the setting, if a value does not fit its type or limits. None is always allowed."""
-    hints = get_type_hints(type(settings))
     for field in dataclasses.fields(settings):
         name, value = field.name, getattr(settings, field.name)
         if value is None:
             continue
-        for kind in _alternatives(hints[name]):
+        for kind in _alternatives(field.type):
             if get_origin(kind) is Literal:
                 check_choice(name, value, kind)
         least, above, most = (field.metadata.get(limit) for limit in ("least", "above", "most"))

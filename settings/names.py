@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-PACKAGES = ("models", "datamodules")
+PACKAGES = ("models", "datamodules", "settings")
 """Packages whose classes a config can name."""
 ROOTS = ("Configurable", "DataModule")
 """Base classes, direct or indirect, of every class that a config can name."""

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 
 from models.parts.layers import one_hot
 from models.training.base import Batch
-from models.training.gan import GAN, AdversarialTraining
+from models.training.gan import GAN
+from settings.training import AdversarialTraining
 
 TRAINING_SEED = 7
 
@@ -32,6 +33,15 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest file first: whoever gets it is not the last to end."""
     items.sort(key=lambda item: item.path.name != "test_readme.py")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def on_the_cpu() -> Iterator[None]:
+    """`--device auto` means the CPU here, whatever else the machine has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        patch.setattr(torch.backends.mps, "is_available", lambda: False)
+        yield
 
 
 class ToyGenerator(nn.Module):

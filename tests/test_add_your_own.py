@@ -1,4 +1,4 @@
-"""docs/add-your-own.md: its files are written out word for word, and its commands run."""
+"""docs/add-your-own.md: the test writes out its files word for word and runs its commands."""
 
 import importlib
 import json
@@ -11,10 +11,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import commands
 import datamodules
+import main as command_line
+import metrics
 import models
 import models.parts
 from main import main
+from metrics import evaluation
 
 REPOSITORY = Path(__file__).parents[1]
 PAGE = (REPOSITORY / "docs" / "add-your-own.md").read_text()
@@ -28,20 +32,22 @@ SMALL = {
         *("--trainer.devices=1", "--trainer.precision=32-true"),
     ],
     "sample": ["--num=4"],
+    "evaluate": ["--num_samples=16", "--reference_samples=16", "--resolution=32", "--cache_dir=cache"],
+    "mean": ["--batch_size=4"],
 }
-"""What keeps the page's commands short here."""
+"""Flags by verb that keep the page's commands short here."""
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with the page's files, whose packages add to ours; it is the working directory."""
+    """The working directory: a folder with the page's files, which are added to our packages."""
     for name, text in FILES.items():
         assert not (REPOSITORY / name).exists(), f"{name} is in the project: the page's own would not be tested"
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     monkeypatch.chdir(tmp_path)
-    packages = {package.__name__: package for package in (models, models.parts, datamodules)}
+    packages = {package.__name__: package for package in (models, models.parts, datamodules, metrics, commands)}
     folders = {name: tmp_path.joinpath(*name.split(".")) for name in packages}
     added = {f"{name}.{path.stem}" for name, folder in folders.items() for path in folder.glob("*.py")}
     for name, package in packages.items():
@@ -58,21 +64,31 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.delattr(f"{package}.{module}", raising=False)
 
 
-def test_a_model_or_data_set_is_two_files_and_a_loss_a_penalty_or_a_layer_one() -> None:
+@pytest.fixture
+def entries(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two lines that the page adds to files of ours."""
+    spread = importlib.import_module("metrics.feature_spread").FeatureSpread()
+    monkeypatch.setattr(evaluation, "METRICS", (*evaluation.METRICS, spread))
+    ((verb, line),) = re.findall(r'`"(\w+)": "(.+)",`', PAGE)
+    monkeypatch.setitem(command_line.VERBS, verb, line)
+
+
+def test_a_model_or_data_set_is_two_files_and_a_loss_a_penalty_a_layer_a_metric_or_a_verb_one() -> None:
     parts = [f"models/parts/{name}.py" for name in ("exponential", "between", "bumps")]
     data, model = ["datamodules/rings.py", "configs/data/rings.yaml"], ["models/toy.py", "configs/toy_rings.yaml"]
-    assert list(FILES) == [*data, *model, *parts, "my_models.py", "my_run.yaml"]
+    others = ["metrics/feature_spread.py", "commands/mean.py"]
+    assert list(FILES) == [*data, *model, *parts, *others, "my_models.py", "my_run.yaml"]
     assert max(len(text.splitlines()) for text in FILES.values()) <= 70
 
 
+@pytest.mark.usefixtures("entries")
 def test_the_commands_of_the_page_work(project: Path) -> None:
     commands = [shlex.split(line) for line in SHELL.splitlines()]
     assert [command[:3] for command in commands] == [
-        ["python", "main.py", verb] for verb in ("fit", "fit", "sample", "fit", "sample")
+        ["python", "main.py", verb] for verb in ("fit", "fit", "sample", "evaluate", "mean", "fit", "sample")
     ]
     for _, _, verb, *arguments in commands:
-        expanded = [name for word in arguments for name in (map(str, Path().glob(word)) if "*" in word else [word])]
-        assert main([verb, *expanded, *SMALL[verb]]) == 0
+        assert main([verb, *arguments, *SMALL[verb]]) == 0
 
     for name in ("toy_rings", "toy_small"):
         (run,) = (project / "runs" / name).iterdir()
@@ -90,6 +106,9 @@ def test_the_commands_of_the_page_work(project: Path) -> None:
         assert models.load(run / "checkpoints" / "last.ckpt").sample(range(3)).shape == (3, 1, 16, 16)
         assert Image.open(max((run / "samples").glob("*.png"))).size >= (8 * 16, 8 * 16)
     assert Image.open(project / "rings.png").size >= (2 * 16, 2 * 16)
+    (evaluated,) = (project / "runs" / "toy_rings").glob("*/evaluations/*.json")
+    assert json.loads(evaluated.read_text())["figures"]["feature_spread"]["better"] == "higher"
+    assert Image.open(project / "mean.png").size == (16, 16)
     (run,) = (project / "runs" / "my_run").iterdir()
     assert json.loads((run / "run.json").read_text())["model"]["class_path"] == "my_models.MyGAN"
-    assert (project / "mine.png").exists()
+    assert json.loads((project / "mine.png.json").read_text())["settings"]["contrast"] == 0.5

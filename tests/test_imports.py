@@ -32,7 +32,7 @@ ROOMS: dict[str, set[str]] = {
         *("models", "models.training", "models.parts"),
     },
     "commands.latents": {
-        *("commands.options", "commands.records", "datamodules", "metrics", "media"),
+        *("commands.options", "settings", "records", "datamodules", "metrics", "features", "media"),
         *("models", "models.training", "models.parts"),
     },
     "commands": {
@@ -43,6 +43,9 @@ ROOMS: dict[str, set[str]] = {
     "": {"commands", "commands.options"},
 }
 """Of each folder, the other folders that its files may import. A new folder is declared here, or breaks the rules."""
+
+FOR_TYPES = {"settings": {"models.parts", "models.parts.augment"}}
+"""Of a folder, what its files may import besides, under TYPE_CHECKING alone: nothing of it runs."""
 
 NOT_HERE = {
     **dict.fromkeys(
@@ -79,6 +82,8 @@ class Source:
     name: str
     tree: ast.Module
     imports: set[str]
+    types: set[str]
+    """What it imports for types alone, in the block of a TYPE_CHECKING that nothing else imports."""
 
 
 def sources(root: Path) -> dict[str, Source]:
@@ -94,11 +99,15 @@ def sources(root: Path) -> dict[str, Source]:
     for name, path in paths.items():
         tree = ast.parse(path.read_text(), str(path))
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        found[name] = Source(name, tree, set(imported(tree, package, set(paths))))
+        checking = [
+            node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        ]
+        types = {module for node in checking for module in imported(node, package, set(paths))}
+        found[name] = Source(name, tree, set(imported(tree, package, set(paths))), types)
     return found
 
 
-def imported(tree: ast.Module, package: str, modules: set[str]) -> Iterator[str]:
+def imported(tree: ast.AST, package: str, modules: set[str]) -> Iterator[str]:
     """The dotted names of imported modules, wherever in the file; `from a import b` is a.b where that is a module."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -136,6 +145,7 @@ def violations(root: Path) -> list[str]:
             there = room_of(module, ROOMS)
             sibling = here == there in ("models", "commands", "commands.latents") and module != here and name != here
             allowed = there in ROOMS[here] or (here == there and not sibling)
+            allowed |= module in source.types and there in FOR_TYPES.get(here, ())
             through = here.split(".")[0] in ("callbacks", "commands") and there.split(".")[0] == "models"
             if ours and not (allowed and (not through or module in CONTRACT)):
                 breaches.append(f"{name}: imports {module}")

@@ -1,4 +1,4 @@
-"""One plot of several runs: FD-EffNet, recall, r_t or ADA's p over kimg, whichever are named.
+"""Plots FD-EffNet, recall, r_t or ADA's p of several runs over kimg, as named.
 
 pip install -e '.[docs]'
 python docs/programs/compare_runs.py out.png fd_effnet,recall,r_t,ada_p none=runs/none/<id> ada=runs/ada/<id>
@@ -25,7 +25,7 @@ def curve(run: Path, key: str) -> list[tuple[float, float]]:
 
 
 def draw(runs: dict[str, Path], keys: list[str], out: Path) -> None:
-    """Writes the figure of the runs' folders, by name, to `out`: a panel for each curve."""
+    """Writes the plot of the named runs' folders to `out`, with a panel for each curve."""
     curves = {key: {name: found for name, run in runs.items() if (found := curve(run, key))} for key in keys}
     columns = 2 if len(curves) > 1 else 1
     lines = -(-len(curves) // columns)

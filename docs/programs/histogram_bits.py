@@ -1,4 +1,4 @@
-"""Bits a dimension of a data set's held-out pictures by the frequencies of its training pictures' values.
+"""Bits per dimension of a dataset's test pictures, from the frequencies of the training pictures' values.
 
 python docs/programs/histogram_bits.py configs/vae_fashion_mnist.yaml
 """
@@ -20,7 +20,7 @@ if __name__ == "__main__":
     data = data_from(parser.parse_args().config)
 
     def pictures(split: Literal["train", "test"]) -> Tensor:
-        """All of a split, uint8 (N, C, H, W)."""
+        """A whole split, uint8 (N, C, H, W)."""
         chunks = torch.arange(data.size(split)).split(1000)
         return torch.cat([to_uint8(data.examples(split, chunk.tolist())[0]) for chunk in chunks])
 

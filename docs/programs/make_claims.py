@@ -1,4 +1,4 @@
-"""What docs/claims.md measures: the parameters of the models that claims are made about, and what they keep in memory.
+"""Counts the parameters and the memory of the models in docs/claims.md.
 
 python docs/programs/make_claims.py
 """
@@ -22,14 +22,14 @@ CLAIMED = {
     "ProGAN, 1024 px": ("progan_celeba.yaml", (3, 1024, 1024), 0),
     "DCGAN, 64 px": ("dcgan_celeba64.yaml", (3, 64, 64), 0),
 }
-"""By name: config, shape of the data, classes."""
+"""Config, shape of the data and number of classes, by name."""
 
 ALL_RESOLUTIONS = {"batch_factors": [16, 16, 16, 8, 4, 2, 1, 1, 1]}
-"""Of ProGAN, whose config ends at 128 px: one for each resolution from 4 to 1024 px."""
+"""For ProGAN, whose config ends at 128 px: one factor for each resolution from 4 to 1024 px."""
 
 
 def counted(config: str, data_shape: tuple[int, ...], num_classes: int) -> tuple[dict[str, int], float]:
-    """Parameters by network, and GiB of weights, gradients, Adam's two moments and averages, all in float32."""
+    """Parameters by network, and the GiB of weights, gradients, Adam's two moments and averages, all in float32."""
     described = read_config(CONFIGS / config)["model"]
     arguments = {**described["init_args"], "data_shape": list(data_shape), "num_classes": num_classes}
     if "batch_factors" in arguments:
@@ -37,7 +37,7 @@ def counted(config: str, data_shape: tuple[int, ...], num_classes: int) -> tuple
     parser = ArgumentParser(parser_mode=MODE, exit_on_error=False)
     parser.add_subclass_arguments(GenerativeModel, "model")
     parsed = parser.parse_string(json.dumps({"model": {**described, "init_args": arguments}}))
-    with torch.device("meta"):  # shapes alone: nothing is initialized
+    with torch.device("meta"):  # shapes only: nothing is initialised
         model: GenerativeModel = parser.instantiate(parsed).model
     networks = {name: sum(p.numel() for p in net.parameters()) for name, net in model.networks().items()}
     averages = sum(p.numel() for net in model.averages().values() for p in net.parameters())

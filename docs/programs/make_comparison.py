@@ -1,4 +1,4 @@
-"""Screenshots of a comparison's page on a desk and on a phone, in a real browser: those of docs/compare.md, say.
+"""Screenshots of a comparison page at desktop and phone size, in a real browser, such as those of docs/compare.md.
 
 python docs/programs/make_comparison.py compare runs/<name> runs/<name>/<id> ...
 """

@@ -1,11 +1,11 @@
-"""Learned densities of points in the plane beside the true ones, for any model that has a likelihood.
+"""Plots learned densities of points in the plane beside the true ones, for any model with a likelihood.
 
 pip install -e '.[docs]'
 python docs/programs/make_densities.py docs/images/flow_matching_densities.png configs/flow_matching_moons.yaml configs/flow_matching_gaussians.yaml
 
-Each config's newest run in runs/ is taken, and trained first, as `python main.py fit` does, if there is none. Printed for each: the integral of the
-learned density over the grid, the mean log-likelihood of the test points under the truth and under the model, in nats,
-and the divergence KL(truth || model), which is their difference over the whole grid.
+The program uses each config's newest run in runs/. If there is none, it trains one first, as `python main.py fit` does.
+For each config it prints the integral of the learned density over the grid, the mean log-likelihood of the test points
+under the truth and under the model, in nats, and the divergence KL(truth || model) over the grid.
 """  # noqa: E501
 
 import sys
@@ -21,12 +21,12 @@ from models import load
 from models.training.capabilities import HasLikelihood
 
 SIDE, CELLS = 1.25, 100
-"""Half the side of the square that is drawn, and cells along it."""
+"""Half the side of the plotted square, and the cells along a side."""
 CHUNK = 2500
 
 
 def trained(config: Path) -> HasLikelihood:
-    """The model that the config's newest run ends with, trained first if there is no run."""
+    """The last model of the config's newest run, which is trained first if there is none."""
     name = Path("runs", config.stem)
     if not name.exists() and main.main(["fit", "--config", str(config), "--run.wandb", "off"]):
         raise SystemExit(f"{config}: training failed")
@@ -37,7 +37,7 @@ def trained(config: Path) -> HasLikelihood:
 
 
 def log_densities(model: HasLikelihood, points: torch.Tensor) -> torch.Tensor:
-    """What the model holds them for, float64 (N,)."""
+    """The model's log-density at each point, float64 (N,)."""
     return torch.cat([model.log_prob(some).cpu() for some in points.float().split(CHUNK)])
 
 

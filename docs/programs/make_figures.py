@@ -1,4 +1,4 @@
-"""A finished run in one picture: its last samples, its last reconstructions, and the quality figure over kimg.
+"""Shows a finished run in one picture: the last samples, the last reconstructions, and the quality figure over kimg.
 
 pip install -e '.[docs]'
 python docs/programs/make_figures.py runs/dcgan_fashion_mnist/<id> docs/images/dcgan_fashion_mnist.png
@@ -18,7 +18,7 @@ FIGURES = {
 
 
 def draw(run: Path, out: Path) -> None:
-    """Writes the figure of the run's folder to `out`."""
+    """Writes the picture of the run's folder to `out`."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     record = json.loads((run / "run.json").read_text())
     folder = run / "samples"

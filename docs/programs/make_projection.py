@@ -1,4 +1,4 @@
-"""The picture of docs/latents.md: a target and its projection, and below them sheets of the projection's edits.
+"""Makes the picture of docs/latents.md: a target and its projection, with sheets of the projection's edits below.
 
 python main.py latents project --ckpt_path RUN --target picture.png --out projected/
 python main.py latents directions --ckpt_path RUN --latent projected/latent.npz --out sefa.png
@@ -11,12 +11,12 @@ from pathlib import Path
 from PIL import Image
 
 SCALE = 2
-"""Pixels of this picture for one of the model's, unfiltered: what is seen is what was drawn."""
+"""Pixels of this picture for one of the model's, without filtering."""
 GAP = 6
 
 
 def draw(folder: Path, sheets: list[Path], out: Path) -> None:
-    """Writes the figure of a projection's folder and of its sheets to `out`."""
+    """Writes the picture of a projection's folder and its sheets to `out`."""
     pair = [Image.open(folder / name) for name in ("target.png", "projected.png")]
     edits = [Image.open(sheet) for sheet in sheets]
     mode = edits[0].mode

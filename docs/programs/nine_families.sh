@@ -1,7 +1,7 @@
 #!/bin/sh
-# Nine families, eight minutes each, on one machine, one after the other: what docs/nine_families.md shows.
-# All see the 60,000 training pictures of Fashion-MNIST, padded to 32×32. What a config plans over its own budget (a
-# schedule, ProGAN's stages) is set to about what eight minutes of 2 CPU cores reach; everything else is the config's.
+# The runs of docs/nine_families.md: nine families, eight minutes each, on one machine, one after the other.
+# All see the 60,000 training pictures of Fashion-MNIST, padded to 32×32. Schedules and ProGAN's stages are set to about
+# what eight minutes on 2 CPU cores reach. Everything else is as in the config.
 set -e
 
 fit() {
@@ -23,11 +23,11 @@ fit vae --model.optimization.lr.kimg 550 \
 fit flow_matching --model.attention '[8]' --quality.every_kimg 20 --samples.every_kimg 8
 fit glow --model.optimization.lr.kimg 260 \
     --quality.every_kimg 52 --likelihood.every_kimg 52 --samples.every_kimg 26
-# A picture is 1,024 steps of sampling here: quality is measured at the end alone, and few grids are drawn.
+# A picture takes 1,024 sampling steps here, so quality is measured only at the end, and few grids are drawn.
 fit pixelcnn --model.optimization.lr.kimg 44 \
     --quality.every_kimg 1000 --likelihood.every_kimg 22 --likelihood.num_samples 500 --samples.every_kimg 11
 
-# Measured afterwards, alike for all.
+# Every run is then measured in the same way.
 for family in dcgan progan biggan stylegan2 r3gan vae flow_matching glow pixelcnn; do
     run=runs/nine/${family}_fashion_mnist
     python main.py evaluate --ckpt_path "$run" --metrics frechet precision_recall \

@@ -1,10 +1,10 @@
-"""What the figures say of real pictures, and of real pictures spoilt: the plot in docs/quality.md.
+"""Plots the figures of real pictures, and of damaged real pictures, for docs/quality.md.
 
 pip install -e '.[docs]'
 python docs/programs/real_against_real.py configs/data/cifar10.yaml docs/images/real_against_real.png \
     --resolution 224 --reference 4000 --count 1000
 
-The reference is from one half of the training split; so many pictures of the other half are measured as they are,
+The reference is from one half of the training split. `--count` pictures of the other half are measured as they are,
 blurred, with noise, and with classes left out.
 """
 
@@ -32,12 +32,12 @@ NOISES = (5.0, 10.0, 20.0, 40.0)
 
 
 def blurred(pictures: Tensor, sigma: float) -> Tensor:
-    """Uint8 (N, C, H, W), blurred by a Gaussian of so many pixels."""
+    """Uint8 (N, C, H, W), blurred by a Gaussian of `sigma` pixels."""
     return transforms.gaussian_blur(pictures, [13, 13], [sigma, sigma]) if sigma else pictures
 
 
 def noisy(pictures: Tensor, sigma: float) -> Tensor:
-    """Uint8 (N, C, H, W), with Gaussian noise of so many grey levels."""
+    """Uint8 (N, C, H, W), with Gaussian noise of `sigma` grey levels."""
     noise = torch.randn(pictures.shape, generator=torch.Generator().manual_seed(0)) * sigma
     return (pictures.float() + noise).round().clamp(0, 255).to(torch.uint8)
 
@@ -45,7 +45,7 @@ def noisy(pictures: Tensor, sigma: float) -> Tensor:
 def measure(
     config: Path, resolution: int, reference_count: int | None, count: int, folder: Path
 ) -> dict[str, list[tuple[float, dict[str, float]]]]:
-    """Figures by kind of damage and its level; level 0 is no damage."""
+    """Figures by kind and level of damage; level 0 is no damage."""
     data = data_from(config)
     extractor = make_extractor("effnet", resolution=resolution, precision="bfloat16")
     order = np.random.RandomState(0).permutation(data.train_size)
@@ -87,7 +87,7 @@ def measure(
 
 
 def draw(results: dict[str, list[tuple[float, dict[str, float]]]], title: str, out: Path) -> None:
-    """One row a figure, one column a kind of damage."""
+    """Plots one row per figure and one column per kind of damage."""
     names = {"fd_effnet": "FD-EffNet", "precision": "precision", "recall": "recall"}
     units = {"blur": "sigma, pixels", "noise": "sigma, grey levels", "dropped classes": "of ten"}
     plot, axes = plt.subplots(3, 3, figsize=(9, 7), layout="constrained", sharex="col", sharey="row")
@@ -107,9 +107,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--resolution", type=int, default=64, help="of EfficientNet's input")
-    parser.add_argument("--reference", type=int, help="real pictures of the first half; all where left out")
-    parser.add_argument("--count", type=int, default=5000)
+    parser.add_argument("--resolution", type=int, default=64, help="side of EfficientNet's input, in pixels")
+    parser.add_argument("--reference", type=int, help="real pictures of the first half (all)")
+    parser.add_argument("--count", type=int, default=5000, help="pictures of the other half")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as cache:
         found = measure(arguments.config, arguments.resolution, arguments.reference, arguments.count, Path(cache))

@@ -1,4 +1,4 @@
-"""The names of the project that the adversarial step mentions, and those that its private helpers add.
+"""Lists the project's names that the adversarial step mentions, and those that its private helpers add.
 
 python docs/programs/step_names.py
 """
@@ -8,11 +8,11 @@ from pathlib import Path
 
 TRAINING = Path(__file__).resolve().parents[2] / "models" / "training"
 LOOP = ("gan.py", "manual.py", "base.py", "capabilities.py")
-"""Where the methods that a GAN has come from; the step is in the first."""
+"""Files that define a GAN's methods; the step is in the first."""
 
 
 def methods(file: str) -> dict[str, ast.FunctionDef]:
-    """Methods and properties of the classes of a file, by name."""
+    """The methods and properties of the classes in a file, by name."""
     classes = [node for node in ast.parse((TRAINING / file).read_text()).body if isinstance(node, ast.ClassDef)]
     return {node.name: node for each in classes for node in each.body if isinstance(node, ast.FunctionDef)}
 
@@ -29,7 +29,7 @@ def in_sight(file: str) -> set[str]:
 
 
 def mentioned(function: ast.FunctionDef) -> set[str]:
-    """What the text of a function mentions: methods of a GAN as attributes of `self`, all else by name; no types."""
+    """The names in a function's body: a GAN's methods as attributes of `self`, everything else by name; no types."""
     of_self = {name for file in LOOP for name in methods(file)}
     types = {id(node) for each in ast.walk(function) if isinstance(each, ast.arg) for node in ast.walk(each)}
     found = set()
@@ -42,7 +42,7 @@ def mentioned(function: ast.FunctionDef) -> set[str]:
 
 
 def names() -> tuple[set[str], set[str]]:
-    """Those that `GAN.training_step` mentions; and those that its private helpers, and theirs, add."""
+    """The names that `GAN.training_step` mentions, and those that its private helpers, and theirs, add."""
     own = methods(LOOP[0])
     direct = mentioned(own["training_step"])
     reached, pending = set(direct), sorted(direct & {name for name in own if name.startswith("_")})

@@ -1,4 +1,4 @@
-"""Attention: what places, or tokens, gather from each other. One block for every family."""
+"""Attention between places, or tokens: one block for every family."""
 
 from collections.abc import Callable
 
@@ -10,14 +10,14 @@ from models.parts.layers import SpectralConv2d
 
 
 class Memory:
-    """Keys and values of the tokens so far, of one attention layer, for drawing one token at a time."""
+    """Keys and values of the earlier tokens, of one attention layer, for drawing one token at a time."""
 
     def __init__(self, length: int) -> None:
         self.length, self.filled = length, 0
         self.kept: Tensor | None = None
 
     def with_next(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes in those of one further token, (N, heads, 1, D) each; gives those of all, (N, heads, filled, D)."""
+        """Adds those of the next token, (N, heads, 1, D) each; returns those of all, (N, heads, filled, D)."""
         if self.kept is None:
             number, heads, _, size = keys.shape
             self.kept = keys.new_empty(2, number, heads, self.length, size)
@@ -30,14 +30,14 @@ class Memory:
 class Attention(nn.Module):
     """out(sum_j softmax_j(scale q_i . k_j) v_j), in heads (Vaswani et al. 2017, section 3.2).
 
-    Norms before it, and the sum with its input, are the caller's.
+    The caller adds norms before it, and the residual connection.
 
     Args:
-        project: what gives queries, keys and values of its input: joined along the channels, or a tuple of three.
-        out: from the heads' values, joined again.
+        project: gives queries, keys and values of its input: joined along the channels, or a tuple of three.
+        out: applied to the heads' values, joined again.
         heads: which share the channels.
-        scale: of the products; 1 / sqrt(channels of a head) where left out.
-        twice: whether it can be differentiated twice, as gradient penalties do; torch's fused attention cannot.
+        scale: of the products; by default 1 / sqrt(channels of a head).
+        twice: makes it twice differentiable, for gradient penalties; torch's fused attention is not.
     """
 
     def __init__(
@@ -54,13 +54,10 @@ class Attention(nn.Module):
         memory: Memory | None = None,
         causal: bool = False,
     ) -> Tensor:
-        """Of pictures' features (N, C, H, W), or of tokens (N, length, C): the same shape.
+        """From pictures' features (N, C, H, W), or tokens (N, length, C), to the same shape.
 
-        Args:
-            x: what attends to itself.
-            placed: tells queries and keys, (N, heads, length, D), where they stand.
-            memory: of the tokens before, to which `x` is the next one.
-            causal: a token sees itself and those before it only.
+        `placed` adds positions to queries and keys, (N, heads, length, D). If there is a `memory` of the earlier
+        tokens, `x` is the next one. `causal` lets a token see only itself and earlier ones.
         """
         found = self.project(x)
         parts = [_as_tokens(part) for part in found] if isinstance(found, tuple) else _as_tokens(found).chunk(3, dim=2)
@@ -83,12 +80,12 @@ class Attention(nn.Module):
 
 
 def _as_tokens(x: Tensor) -> Tensor:
-    """Features (N, C, H, W) as tokens (N, H W, C), in raster order; tokens as they are."""
+    """Features (N, C, H, W) as tokens (N, H W, C), in raster order; tokens are returned unchanged."""
     return x if x.ndim == 3 else x.flatten(2).transpose(1, 2)
 
 
 class PooledProjections(nn.Module):
-    """Queries of a picture's features, keys and values of the same at half the side, by spectrally normalised maps."""
+    """Queries of a picture's features, and keys and values at half the side, by spectrally normalised maps."""
 
     def __init__(self, channels: int, eps: float) -> None:
         super().__init__()
@@ -101,15 +98,11 @@ class PooledProjections(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Self-attention over places (Zhang et al. 2019, section 3, as its released code has it): x + gamma * attention(x).
+    """Self-attention over places (Zhang et al. 2019, section 3, as in its released code): x + gamma * attention(x).
 
-    Keys and values are max-pooled by 2; gamma begins at 0, so that the layer begins as the identity. With projections
-    theta, phi (to channels/8) and g, o (by way of channels/2), at places i of the picture and j of the pooled one:
-    attention(x)_i = o(sum_j softmax_j(theta(x)_i . phi(x)_j) g(x)_j).
-
-    Args:
-        channels: at least 8.
-        eps: of the projections' spectral norms.
+    Keys and values are max-pooled by 2. gamma starts at 0, so that the layer starts as the identity. With projections
+    theta, phi (to channels/8) and g, o (through channels/2), at places i of the picture and j of the pooled one:
+    attention(x)_i = o(sum_j softmax_j(theta(x)_i . phi(x)_j) g(x)_j). `eps` belongs to the spectral norms.
     """
 
     def __init__(self, channels: int, eps: float = 1e-12) -> None:

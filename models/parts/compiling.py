@@ -1,7 +1,7 @@
-"""Networks as torch.compile makes them, beside themselves.
+"""torch.compile, with the original function kept for penalties.
 
-Compiled code differentiates once: penalties, which differentiate twice, call the network itself. Nothing is compiled
-before the first call.
+Compiled code differentiates only once, and penalties differentiate twice, so they call the network itself. Nothing is
+compiled before the first call.
 """
 
 import logging
@@ -15,12 +15,12 @@ Ops: TypeAlias = Literal["auto", "reference", "compiled"]
 
 
 class Compiled:
-    """A function of tensors, compiled if it is to be.
+    """A function of tensors that may be compiled.
 
     Args:
-        function: what is computed, a network's forward pass for instance.
-        ops: "reference" for the function as it is; "compiled"; "auto" for compiled on CUDA, where that pays for the
-            minute it takes, and as it is elsewhere, or where compiling fails, which is logged, once.
+        function: for instance a network's forward pass.
+        ops: "reference" calls the function as it is; "compiled" compiles it; "auto" compiles on CUDA, where that pays
+            for the minute it takes, and calls it as it is elsewhere, or if compiling fails, which is logged once.
     """
 
     def __init__(self, function: Callable[..., Tensor], ops: Ops) -> None:
@@ -38,10 +38,10 @@ class Compiled:
             return self._compiled(x, *rest)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # a compiler fails in as many ways as there are compilers
+        except Exception as error:  # compilers raise all kinds of errors
             if self.ops == "compiled":
                 raise ValueError(f"ops: compiled fails here, set auto or reference: {_gist(error)}") from error
-            value = self.function(x, *rest)  # where this fails too, compiling is not to blame
+            value = self.function(x, *rest)  # if this fails too, compiling is not to blame
             self.ops = "reference"
             _log_once(_gist(error))
             return value
@@ -53,11 +53,11 @@ _logged = False
 def _log_once(reason: str) -> None:
     global _logged
     if not _logged:
-        logging.getLogger(__name__).warning("torch.compile failed, and ops: auto goes on without it: %s", reason)
+        logging.getLogger(__name__).warning("torch.compile failed; ops: auto continues without it: %s", reason)
     _logged = True
 
 
 def _gist(error: Exception) -> str:
-    """The first line that says something, cut short."""
+    """The first line with text, shortened."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"

@@ -1,4 +1,4 @@
-"""A generator as others use it: one module without Lightning, training, or a random draw, that can be traced."""
+"""A generator for export: one module without Lightning, training code or random numbers, which can be traced."""
 
 import copy
 from collections.abc import Callable
@@ -11,9 +11,8 @@ from torch import Tensor, nn
 class Deployed(nn.Module):
     """Latents float32 (N, latent_dim), and labels int64 (N,) if there are classes, to samples (N, *shape) in [-1, 1].
 
-    Args:
-        network: is copied, to the CPU and in float32, and trained no more.
-        draw: of the copy, latents and labels, the samples; its forward pass where left out.
+    It copies `network` to the CPU in float32, and `draw` gives samples from the copy, latents and labels; by default
+    its forward pass.
     """
 
     def __init__(self, network: nn.Module, draw: Callable[[Any, Tensor, Tensor], Tensor] | None = None) -> None:

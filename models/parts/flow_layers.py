@@ -1,9 +1,9 @@
-"""Invertible layers whose Jacobians have cheap determinants; the networks within are in `flow_networks`.
+"""Invertible layers whose Jacobians have cheap determinants; the networks inside are in `flow_networks`.
 
 Dinh, Sohl-Dickstein & Bengio 2017 (RealNVP, arXiv:1605.08803); Kingma & Dhariwal 2018 (Glow, arXiv:1807.03039).
 
-The way of the data through the layers, and every determinant, is in float32 at least, whatever autocast is in force:
-only the networks that compute scales and shifts may take 16 bits. Pictures are (N, C, H, W), vectors (N, C).
+The data's path through the layers, and every determinant, is in float32 at least, whatever autocast says. Only the
+networks that compute scales and shifts may use 16 bits. Pictures are (N, C, H, W), vectors (N, C).
 """
 
 import contextlib
@@ -14,17 +14,19 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from models.parts.layers import at_least_float32
+
 
 class Invertible(nn.Module, ABC):
     """A bijection of each sample by itself."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What becomes of x (N, ...), and log |det| of its Jacobian, (N,)."""
+        """The image y of x (N, ...), and log |det| of the Jacobian, (N,)."""
 
     @abstractmethod
     def inverse(self, y: Tensor) -> Tensor:
-        """The x that `forward` makes y of."""
+        """The x whose `forward` is y."""
 
 
 class Chain(Invertible):
@@ -48,14 +50,11 @@ class Chain(Invertible):
         return y
 
 
-# ActNorm, which sets itself from data.
-
-
 class ActNorm(Invertible):
-    """(x + bias) * exp(log_scale), a channel each, set so that the first batch leaves with mean 0 and variance 1.
+    """(x + bias) * exp(log_scale) per channel, set so that the first batch leaves with mean 0 and variance 1.
 
-    Section 3.1 of Glow. It is set by the first forward pass within `initializing`, once in its life: `initialized` is
-    a buffer, and neither a run that resumes nor one that begins with another's weights does it again.
+    Section 3.1 of Glow. The first forward pass inside `initializing` sets it, once and for all: `initialized` is a
+    buffer, so neither a resumed nor a fine-tuned run sets it again.
     """
 
     def __init__(self, channels: int) -> None:
@@ -68,11 +67,11 @@ class ActNorm(Invertible):
 
     @torch.no_grad()
     def sees(self, x: Tensor) -> None:
-        """Sets itself from x (N, C, ...) if it is time to."""
+        """Sets itself from x (N, C, ...) if it is due."""
         if not self.pending or self.initialized:
             return
         others = [axis for axis in range(x.ndim) if axis != 1]
-        x = _full(x)
+        x = at_least_float32(x)
         self.bias.copy_(-x.mean(others))
         self.log_scale.copy_(-torch.log(x.var(others, correction=0).sqrt() + 1e-6))
         self.initialized.fill_(1)
@@ -88,7 +87,7 @@ class ActNorm(Invertible):
 
 @contextlib.contextmanager
 def initializing(network: nn.Module) -> Iterator[None]:
-    """Within, a forward pass sets the ActNorms: each sees what those before it, already set, make."""
+    """Inside, a forward pass sets the ActNorms: each sees the output of those before it, already set."""
     layers = [module for module in network.modules() if isinstance(module, ActNorm)]
     try:
         for layer in layers:
@@ -99,14 +98,11 @@ def initializing(network: nn.Module) -> Iterator[None]:
             layer.pending = False
 
 
-# Layers that mix and arrange.
-
-
 class InvertibleLinear(Invertible):
     """A square matrix over the channels: the invertible 1x1 convolution of pictures, a linear layer of vectors.
 
-    W = P L (U + diag(s)), of which L, U and log |s| are learned and the permutation P and the signs of s stay as they
-    are in the random rotation that it begins with (section 3.2 of Glow, eq. 10 and 11).
+    W = P L (U + diag(s)). L, U and log |s| are learned; the permutation P and the signs of s stay those of the random
+    rotation that it starts with (section 3.2 of Glow, eq. 10 and 11).
     """
 
     def __init__(self, channels: int) -> None:
@@ -136,7 +132,7 @@ class InvertibleLinear(Invertible):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(x.device.type, enabled=False):
-            y = (x.movedim(1, -1) @ self.matrix().T).movedim(-1, 1)  # of channels_last pictures, no copy
+            y = (x.movedim(1, -1) @ self.matrix().T).movedim(-1, 1)  # no copy of channels_last pictures
         return y, (self.log_scale.sum() * _positions(x)).expand(len(x))
 
     def inverse(self, y: Tensor) -> Tensor:
@@ -152,7 +148,7 @@ class InvertibleLinear(Invertible):
 class Squeeze(Invertible):
     """(N, C, 2H, 2W) to (N, 4C, H, W): each 2x2 block becomes four times the channels (section 3.6 of RealNVP).
 
-    Of the four, the two on the block's diagonal come first, so that what `Split` lets go of is a checkerboard of the
+    The two pixels on the block's diagonal come first, so that the half that `Split` removes is a checkerboard of the
     pixels, as in RealNVP's code.
     """
 
@@ -173,7 +169,7 @@ class Squeeze(Invertible):
 class Logit(Invertible):
     """Values in [-1, 1] to the whole line: logit(alpha + (1 - 2 alpha) u), with u the value on [0, 1].
 
-    Section 4.1 of RealNVP; its text has 1 - alpha, under which the largest value is infinite, its code 1 - 2 alpha.
+    Section 4.1 of RealNVP; its text has 1 - alpha, which makes the largest value infinite, its code 1 - 2 alpha.
     """
 
     def __init__(self, alpha: float) -> None:
@@ -189,19 +185,13 @@ class Logit(Invertible):
         return (torch.sigmoid(y) - self.alpha) * (2 / (1 - 2 * self.alpha)) - 1
 
 
-# Couplings.
-
-
 class GlowCoupling(Invertible):
-    """The second part of the channels, shifted and then scaled by functions of the first, which stays.
+    """Shifts and then scales the second part of the channels by functions of the first part, which stays.
 
     As in Glow's code: (b + shift) * sigmoid(s + 2), where its table 1 has exp(s) b + shift. Scales stay below 1, and
-    here, where `least_scale` is not 0, above that too: their inverses, one after another, can otherwise grow beyond all
-    numbers (Behrmann et al. 2021, arXiv:2006.09347).
-
-    Args:
-        network: the first part, (N, C - C // 2, ...), to (N, 2 (C // 2), ...), shifts and s.
-        least_scale: of the second part.
+    here also above `least_scale`: the product of their inverses can otherwise grow beyond all numbers (Behrmann et al.
+    2021, arXiv:2006.09347). The network maps the first part, (N, C - C // 2, ...), to (N, 2 (C // 2), ...), shifts
+    and s.
     """
 
     def __init__(self, network: nn.Module, least_scale: float) -> None:
@@ -219,26 +209,22 @@ class GlowCoupling(Invertible):
         return torch.cat([a, b / scale - shift], dim=1)
 
     def _of(self, a: Tensor) -> tuple[Tensor, Tensor]:
-        shift, raw = _full(self.network(a)).chunk(2, dim=1)
+        shift, raw = at_least_float32(self.network(a)).chunk(2, dim=1)
         return shift, self.least_scale + (1 - self.least_scale) * torch.sigmoid(raw + 2)
 
 
 class MaskedCoupling(Invertible):
-    """What a mask leaves out, scaled and then shifted by functions of what it keeps (RealNVP, eq. 9).
+    """Scales and then shifts what a mask leaves out, by functions of what it keeps (RealNVP, eq. 9).
 
-    The logarithm of the scale is a tanh times a number a channel that is learned (its section 4.1); the number begins
-    at 1, and the network as zero.
-
-    Args:
-        mask: 1 where values stay; it broadcasts over (C, ...).
-        channels: C.
-        network: (N, C, ...), with zeros where values change, to (N, 2C, ...).
+    The mask is 1 where values stay, and broadcasts over (C, ...). The network maps (N, C, ...), with zeros where values
+    change, to (N, 2C, ...). The log-scale is a tanh times a learned number per channel (its section 4.1), which starts
+    at 1, and the network at zero.
     """
 
     def __init__(self, mask: Tensor, channels: int, network: nn.Module) -> None:
         super().__init__()
         self.mask: Tensor
-        self.register_buffer("mask", mask)  # in checkpoints, too: what was learned under it means nothing under another
+        self.register_buffer("mask", mask)  # in checkpoints too: weights learned under it fit no other mask
         self.network = network
         self.range = nn.Parameter(torch.ones(channels))
 
@@ -251,44 +237,42 @@ class MaskedCoupling(Invertible):
         return (y - shift) * torch.exp(-log_scale)
 
     def _of(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The shift and the logarithm of the scale, both 0 where values stay."""
-        shift, raw = _full(self.network(x * self.mask)).chunk(2, dim=1)
+        """The shift and the log-scale, both 0 where values stay."""
+        shift, raw = at_least_float32(self.network(x * self.mask)).chunk(2, dim=1)
         changed = 1 - self.mask
         return shift * changed, _by_channel(self.range, x) * torch.tanh(raw) * changed
 
 
 def checkerboard(height: int, width: int, first: bool) -> Tensor:
-    """(1, height, width): 1 on every other pixel, the one at the upper left among them if `first`."""
+    """(1, height, width): 1 on every other pixel, and on the upper left one if `first`."""
     sums = torch.arange(height)[:, None] + torch.arange(width)
     return ((sums % 2 == 0) == first).to(torch.get_default_dtype())[None]
 
 
 def half_of(shape: Sequence[int], first: bool) -> Tensor:
-    """(C, 1, ...) for samples of this shape (C, ...): 1 on the first half of the channels, or on the rest."""
+    """(C, 1, ...) for samples of shape (C, ...): 1 on the first half of the channels, or on the rest."""
     kept = torch.arange(shape[0]) < shape[0] - shape[0] // 2
     return (kept == first).to(torch.get_default_dtype()).view(-1, *[1] * (len(shape) - 1))
 
 
 def half_of_squeezed(channels: int, first: bool) -> Tensor:
-    """(4 channels, 1, 1): 1 on half of what `Squeeze` makes of so many channels, or on the rest.
+    """(4 channels, 1, 1): 1 on half of the output of `Squeeze` for this many channels, or on the rest.
 
-    The half is the first channels' pixels, and of the middle one of an odd number the upper two of each block, as in
-    RealNVP's code: a checkerboard of the pixels would only repeat the masks before the squeeze (its section 3.6).
+    The half holds the first channels' pixels, and of the middle channel, if their number is odd, the upper two of each
+    block, as in RealNVP's code. A checkerboard of the pixels would only repeat the masks before the squeeze (its
+    section 3.6).
     """
     place = [4 * channel + 2 * row + column for row, column in Squeeze.CORNERS for channel in range(channels)]
     kept = torch.tensor(place) < 2 * channels
     return (kept == first).to(torch.get_default_dtype()).view(-1, 1, 1)
 
 
-# Several scales.
-
-
 class Split(nn.Module):
-    """Half the channels leave as noise, which the other half tells the mean and scale of (Glow's code, `split2d`).
+    """Removes half the channels as noise, whose mean and scale the other half predicts (Glow's code, `split2d`).
 
     Args:
-        prior: of what stays, (N, C - C // 2, ...), the mean and log-scale of what leaves, (N, 2 (C // 2), ...); None
-            where it leaves as it is, as in RealNVP.
+        prior: maps what stays, (N, C - C // 2, ...), to the mean and log-scale of what leaves, (N, 2 (C // 2), ...);
+            None if it leaves unchanged, as in RealNVP.
     """
 
     def __init__(self, prior: nn.Module | None) -> None:
@@ -311,20 +295,16 @@ class Split(nn.Module):
 
     def _of(self, kept: Tensor) -> tuple[Tensor, Tensor]:
         assert self.prior is not None
-        mean, log_scale = _full(self.prior(kept)).chunk(2, dim=1)
+        mean, log_scale = at_least_float32(self.prior(kept)).chunk(2, dim=1)
         return mean, log_scale
 
 
 class MultiScale(Invertible):
-    """Samples (N, *shape) to noise (N, D) and back: after every level but the last, half of it leaves.
+    """Samples (N, *shape) to noise (N, D) and back: after every level but the last, half of the channels leave.
 
-    The noise that leaves first, of the finest level, comes first. Its density is the standard normal's, and the
-    learned priors of `Split` are part of the map: log p(x) = log N(noise; 0, 1) + log |det|.
-
-    Args:
-        levels: each level's layers; of pictures, each but the last of which something leaves ends smaller.
-        splits: what leaves between them, one less.
-        shapes: of the noise of each level, in order.
+    The noise of the finest level, which leaves first, comes first; `shapes` are those of each level's noise, in order.
+    It is standard normal, and the learned priors of `Split` are part of the map: log p(x) = log N(noise; 0, 1) +
+    log |det|. Each level but the last, of pictures, ends smaller than it begins.
     """
 
     def __init__(self, levels: Sequence[Chain], splits: Sequence[Split], shapes: Sequence[Sequence[int]]) -> None:
@@ -365,15 +345,10 @@ def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _by_channel(values: Tensor, x: Tensor) -> Tensor:
-    """(C,) so that it broadcasts over x (N, C, ...)."""
+    """(C,) reshaped to broadcast over x (N, C, ...)."""
     return values.view(-1, *[1] * (x.ndim - 2))
 
 
 def _positions(x: Tensor) -> int:
-    """Pixels of a picture; 1 of a vector."""
+    """The number of pixels of a picture; 1 for a vector."""
     return math.prod(x.shape[2:])
-
-
-def _full(x: Tensor) -> Tensor:
-    """In float32 at least: autocast leaves networks' outputs in 16 bits."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,7 +1,7 @@
-"""The networks within flows' couplings: RealNVP's, Glow's, and those of points.
+"""The networks inside the couplings of flows: RealNVP's, Glow's, and one for points.
 
-Dinh, Sohl-Dickstein & Bengio 2017 (RealNVP, arXiv:1605.08803); Kingma & Dhariwal 2018 (Glow, arXiv:1807.03039). None is
-invertible, and none needs to be. Pictures are (N, C, H, W), vectors (N, C).
+Dinh, Sohl-Dickstein & Bengio 2017 (RealNVP, arXiv:1605.08803); Kingma & Dhariwal 2018 (Glow, arXiv:1807.03039). They
+need not be invertible. Pictures are (N, C, H, W), vectors (N, C).
 """
 
 import torch
@@ -13,7 +13,7 @@ from models.parts.flow_layers import ActNorm
 
 
 class ActNormConv2d(nn.Module):
-    """A convolution followed by ActNorm, as every hidden one of Glow's code: the two are computed as one."""
+    """A convolution followed by ActNorm, computed as one, like every hidden one of Glow's code."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class ActNormConv2d(nn.Module):
 
 
 class ZeroConv2d(nn.Conv2d):
-    """A 3x3 convolution that begins as zero, its outputs times exp(3 log_scale), which is learned: of Glow's code."""
+    """A 3x3 convolution that starts at zero, with outputs scaled by a learned exp(3 log_scale) (Glow's code)."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 3, padding=1)
@@ -55,7 +55,7 @@ def glow_network(inputs: int, outputs: int, width: int) -> nn.Module:
 
 
 class ResidualBlock(nn.Module):
-    """x + two 3x3 convolutions of it, each after a ReLU (He et al. 2016b); weights normalised as RealNVP's are."""
+    """x + two 3x3 convolutions of it, each after a ReLU (He et al. 2016b), with RealNVP's weight normalisation."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -71,13 +71,10 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualNetwork(nn.Module):
-    """RealNVP's (section 3.6 and 4.1, and its code), without batch norms: of x and -x, blocks, and paths past them.
+    """RealNVP's network (section 3.6 and 4.1, and its code), without batch norms: of x and -x, with skip connections.
 
-    Args:
-        inputs: channels of what comes in.
-        outputs: channels of what comes out, all zero at first.
-        width: channels of the blocks.
-        blocks: residual blocks; each, and what comes before the first, also adds to the end by a path of its own.
+    Its outputs are zero at first. Each block's output, and the first block's input, also adds to the end by its own
+    path.
     """
 
     def __init__(self, inputs: int, outputs: int, width: int, blocks: int) -> None:
@@ -98,14 +95,14 @@ class ResidualNetwork(nn.Module):
 
 
 FINENESS = 6.0
-"""Of vectors' networks: how much finer than their inputs' spread what they compute varies at the beginning."""
+"""How much finer than the inputs' spread a vector network's output varies at the beginning."""
 
 
 def vector_network(inputs: int, outputs: int, width: int) -> nn.Module:
-    """Two hidden layers, smooth, for densities of points; neither paper has one.
+    """Two smooth hidden layers, for densities of points; neither paper has one.
 
-    The first layer's weights begin large, and its biases spread its units over the inputs: with torch's own, smooth
-    units learn structure much narrower than the whole only slowly.
+    The first layer starts with large weights, and with biases that spread its units over the inputs. With torch's
+    default initialization, smooth units are slow to learn structure much narrower than the whole.
     """
     first = nn.Linear(inputs, width)
     nn.init.normal_(first.weight, 0.0, FINENESS)

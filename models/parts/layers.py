@@ -1,4 +1,4 @@
-"""Layers that families share."""
+"""Layers that several families use."""
 
 import contextlib
 import copy
@@ -11,11 +11,16 @@ from torch import Tensor, nn
 from models.parts.ranks import joint_mean, world_size
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` in float32, or float64 if it is: under autocast, networks return 16 bits."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class BatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation over the joint batch of all ranks, so that training does not depend on their number.
 
-    torch's own SyncBatchNorm runs on CUDA only; this one runs wherever ranks can add, and can be differentiated
-    twice. One process takes torch's ordinary kernel.
+    torch's SyncBatchNorm runs on CUDA only. This one runs on any backend that can sum over ranks, and can be
+    differentiated twice. A single process uses torch's ordinary kernel.
     """
 
     joint: bool = True
@@ -52,13 +57,8 @@ class BatchNorm2d(nn.BatchNorm2d):
 class ConditionalBatchNorm2d(nn.Module):
     """Batch normalisation whose scale and shift are functions of a condition (Brock et al. 2019, appendix B).
 
-    y = x_normalised * (1 + gain(c)) + bias(c), with c the condition of each sample.
-
-    Args:
-        channels: of the pictures.
-        gain: the condition (N, ...) to (N, channels): a linear layer for a vector, an embedding for a label.
-        bias: likewise.
-        eps: added to the variance.
+    y = x_normalised * (1 + gain(c)) + bias(c), with c the condition of each sample. `gain` and `bias` map conditions
+    (N, ...) to (N, channels): linear layers for a vector, embeddings for a label.
     """
 
     def __init__(self, channels: int, gain: nn.Module, bias: nn.Module, eps: float = 1e-5) -> None:
@@ -78,12 +78,9 @@ Statistics = list[tuple[Tensor, Tensor]]
 def standing_statistics(network: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> Statistics:
     """The statistics of each batch norm's input, averaged over batches (Brock et al. 2019, appendix C.1).
 
-    The network, otherwise as its modes are, normalises each batch by itself: whatever sums over ranks would wait for
-    those that do not sample. Its own statistics and modes are left as they were.
-
-    Args:
-        network: holds at least one `BatchNorm2d`.
-        batches: arguments of its forward pass; the variance of each is Bessel's, as a running variance is.
+    Each of `batches` holds the arguments of a forward pass. The network's batch norms, at least one `BatchNorm2d`,
+    normalise each batch by itself, without sums over ranks, which would wait for ranks that do not sample. Variances
+    have Bessel's correction, as running variances do. Modes and running statistics are restored.
     """
     norms = [module for module in network.modules() if isinstance(module, BatchNorm2d)]
     kept = [(norm.training, norm.momentum, norm.num_batches_tracked) for norm in norms]
@@ -104,7 +101,7 @@ def standing_statistics(network: nn.Module, batches: Iterable[tuple[Tensor, ...]
 
 @contextlib.contextmanager
 def normalising_by(network: nn.Module, statistics: Statistics) -> Iterator[None]:
-    """Within, the batch norms of `network` hold these running statistics; its own come back afterwards."""
+    """Inside, the batch norms of `network` use these running statistics; their own are restored afterwards."""
     norms = [module for module in network.modules() if isinstance(module, BatchNorm2d)]
     own = [(norm.running_mean, norm.running_var) for norm in norms]
     try:
@@ -117,16 +114,11 @@ def normalising_by(network: nn.Module, statistics: Statistics) -> Iterator[None]
 
 
 def spectrally_normalised(weight: Tensor, u: Tensor, eps: float, update: bool) -> Tensor:
-    """`weight` divided by its largest singular value, as one power iteration from `u` estimates it.
+    """`weight` (out, ...) divided by its largest singular value, estimated by one power iteration from `u` (out,).
 
     Miyato et al. 2018, algorithm 1, with the gradient through sigma (eq. 9-12): sigma = u^T W v, where v and then u are
-    held constant. Never in 16 bits, whatever autocast is in force.
-
-    Args:
-        weight: (out, ...); as a matrix, each output's weights are a row.
-        u: (out,), the iteration's place, near the first left singular vector; of any length but 0.
-        eps: vectors shorter than this are divided by it instead of by their length.
-        update: whether `u` moves on to what the iteration found.
+    held constant. Never in 16 bits, whatever autocast says. `u` lies near the first left singular vector and may have
+    any length but 0; `update` stores the iteration's result in it. Vectors are divided by no less than `eps`.
     """
     with torch.autocast(weight.device.type, enabled=False):
         matrix = weight.flatten(1)
@@ -134,7 +126,7 @@ def spectrally_normalised(weight: Tensor, u: Tensor, eps: float, update: bool) -
             v = F.normalize(u @ matrix, dim=0, eps=eps)
             found = F.normalize(matrix @ v, dim=0, eps=eps)
             if update:
-                u.copy_(found)  # the graph keeps `found`: a second pass before the backward pass may move u again
+                u.copy_(found)  # the graph keeps `found`: another pass before the backward pass may update u again
         sigma = found @ (matrix @ v)
         return weight / sigma
 
@@ -142,9 +134,9 @@ def spectrally_normalised(weight: Tensor, u: Tensor, eps: float, update: bool) -
 class SpectralConv2d(nn.Conv2d):
     """A convolution of stride 1 whose weight has spectral norm 1 (Miyato et al. 2018), padded to keep the size.
 
-    The iteration advances with every forward pass in training mode, and starts from the kept `u` without moving it in
-    evaluation mode, so that weights which `u` was not found for, as an average's, are normalised by (nearly) their own
-    largest singular value. `u` depends on the weights alone: all ranks that hold the same ones keep the same.
+    In training mode each forward pass advances the iteration. In evaluation mode it starts from `u` without changing
+    it, so that weights for which `u` was not found, such as an average's, are divided by (nearly) their own largest
+    singular value. `u` depends on the weights alone, so ranks with the same weights have the same `u`.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, bias: bool = True, eps: float = 1e-12) -> None:
@@ -172,7 +164,7 @@ class SpectralLinear(nn.Linear):
 
 
 class SpectralEmbedding(nn.Embedding):
-    """Vectors of labels, whose table (labels, features) has spectral norm 1; see `SpectralConv2d`."""
+    """Vectors for labels, whose table (labels, features) has spectral norm 1; see `SpectralConv2d`."""
 
     def __init__(self, labels: int, features: int, eps: float = 1e-12) -> None:
         super().__init__(labels, features)
@@ -185,7 +177,7 @@ class SpectralEmbedding(nn.Embedding):
 
 
 def without_spectral_norm(network: nn.Module) -> nn.Module:
-    """A copy of `network` of plain layers, whose weights are those that evaluation would divide in every pass."""
+    """A copy of `network` with plain layers, whose weights are the normalised ones of evaluation mode."""
     plain = copy.deepcopy(network)
     for name, layer in list(plain.named_modules()):
         if not isinstance(layer, (SpectralConv2d, SpectralLinear, SpectralEmbedding)):
@@ -211,30 +203,25 @@ def without_spectral_norm(network: nn.Module) -> nn.Module:
 
 
 def pixel_norm(x: Tensor, eps: float = 1e-8) -> Tensor:
-    """Each position's vector over the channels (dimension 1), with a mean square of 1 (Karras et al. 2018, 4.2)."""
-    mean_square = x.to(torch.promote_types(x.dtype, torch.float32)).square().mean(1, keepdim=True)
+    """Each position's vector over the channels (dimension 1), scaled to mean square 1 (Karras et al. 2018, 4.2)."""
+    mean_square = at_least_float32(x).square().mean(1, keepdim=True)
     return x * torch.rsqrt(mean_square + eps).to(x.dtype)
 
 
 def with_minibatch_deviation(x: Tensor, group: int, unbiased: bool = True, eps: float = 1e-8) -> Tensor:
-    """Features (N, C, H, W) with one more channel, (N, C + 1, H, W): how much a group's samples differ.
+    """Adds a channel to features (N, C, H, W), giving (N, C + 1, H, W): how much the samples of a group differ.
 
     It holds the standard deviation over the group, averaged over channels and positions (Karras et al. 2018, section
-    3); near 0 where there is a single sample. A batch that does not divide into groups is one group. Sample i is in
-    group i mod (N / group): ranks get the samples of a joint batch by turns, and so have the groups that one process
-    would have (so do the authors; pytorch_GAN_zoo groups neighbours).
-
-    Args:
-        x: the features.
-        group: samples in a group.
-        unbiased: divides the squares by one less than the group has, as pytorch_GAN_zoo does; the authors do not.
-        eps: added to the variance.
+    3); near 0 for a single sample. A batch that does not split into groups is one group. Sample i is in group
+    i mod (N / group), as in the authors' code (pytorch_GAN_zoo groups neighbours): ranks take the samples of a joint
+    batch in alternation, and so have the groups of a single process. `unbiased` divides the squares by the group's size
+    minus one, as pytorch_GAN_zoo does; the authors do not.
     """
     size = min(group, len(x))
     size = len(x) if len(x) % size else size
     if size == 1 and unbiased:
         return torch.cat([x, torch.zeros_like(x[:, :1])], dim=1)
-    x32 = x.to(torch.promote_types(x.dtype, torch.float32))
+    x32 = at_least_float32(x)
     variance = x32.unflatten(0, (size, -1)).var(0, correction=int(unbiased))
     deviation = (variance + eps).sqrt().mean((1, 2, 3))
     channel = deviation.repeat(size)[:, None, None, None].expand(-1, 1, *x.shape[2:])
@@ -247,6 +234,6 @@ def one_hot(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype:
-    """What autocast would compute in on the device of `x`; the dtype of `x` where it is off."""
+    """The dtype that autocast computes in on the device of `x`; the dtype of `x` if autocast is off."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

@@ -1,4 +1,4 @@
-"""Adversarial losses. Each returns one value a sample, shape (N,); the caller reduces.
+"""Adversarial losses. Each returns one value per sample, shape (N,); the caller reduces.
 
 Logits are the discriminator's raw outputs, shape (N,); higher means "real".
 """
@@ -15,9 +15,9 @@ class AdversarialLoss(Configurable, ABC):
     """The pair of objectives that discriminator and generator minimise."""
 
     zero_is_undecided: bool = True
-    """Whether a logit of 0 means that the discriminator cannot tell; elsewhere only differences mean something."""
+    """Whether a logit of 0 means that the discriminator cannot tell; otherwise only differences have a meaning."""
     needs_real_in_generator_step: bool = False
-    """Whether the generator's loss reads the discriminator's logits of real samples too."""
+    """Whether the generator's loss also needs the discriminator's logits of real samples."""
 
     @abstractmethod
     def discriminator(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ class AdversarialLoss(Configurable, ABC):
 
     @abstractmethod
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
-        """The generator's loss of each fake, (N,). `real_logits` is given where `needs_real_in_generator_step`."""
+        """The generator's loss of each fake, (N,). `real_logits` is given if `needs_real_in_generator_step`."""
 
 
 class NonSaturating(AdversarialLoss):
@@ -39,7 +39,7 @@ class NonSaturating(AdversarialLoss):
 
 
 class Minimax(NonSaturating):
-    """Goodfellow et al. 2014, eq. 1: the generator minimises log(1 - D(G(z))), whose gradient fades as D gets ahead."""
+    """Goodfellow et al. 2014, eq. 1: the generator minimises log(1 - D(G(z))), whose gradient fades as D improves."""
 
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
         return -F.softplus(fake_logits)
@@ -59,8 +59,8 @@ class Wasserstein(AdversarialLoss):
     """Arjovsky et al. 2017, eq. 2. Needs a Lipschitz discriminator: combine it with `GradientPenalty`.
 
     Args:
-        drift: weight of D(x)^2 at real samples, which keeps the logits near 0, where nothing else does (Karras et al.
-            2018, appendix A.1: 0.001).
+        drift: weight of D(x)^2 at real samples, which keeps the logits near 0; nothing else does (Karras et al. 2018,
+            appendix A.1: 0.001).
     """
 
     zero_is_undecided = False
@@ -90,7 +90,7 @@ class LeastSquares(AdversarialLoss):
 
 
 class RelativisticPairing(AdversarialLoss):
-    """RpGAN, Jolicoeur-Martineau 2019, as R3GAN has it (Huang et al. 2024, eq. 2): a fake is judged beside a real."""
+    """RpGAN, Jolicoeur-Martineau 2019, as in R3GAN (Huang et al. 2024, eq. 2): compares a fake with a real sample."""
 
     zero_is_undecided = False
     needs_real_in_generator_step = True

@@ -1,20 +1,21 @@
 """Mixtures of discretised logistics over the bytes of a pixel (Salimans et al. 2017, section 2.1 and 2.2).
 
-A pixel's channels are drawn one after another: of each mixture component, the mean of a channel is moved linearly by
-the values of those before it, so that few numbers a pixel describe colours that belong together. A vector of parameters
-holds, for K components and C channels: K logits, then of each component C means, C log-scales and C (C - 1) / 2
-coefficients, of (green by red), (blue by red), (blue by green).
+A pixel's channels are drawn one after another. In each mixture component, the mean of a channel is shifted linearly by
+the values of the earlier channels, so that few numbers per pixel describe correlated colours. A vector of parameters
+holds, for K components and C channels: K logits, then for each component C means, C log-scales and C (C - 1) / 2
+coefficients, (green by red), (blue by red), (blue by green).
 """
 
 import torch
 from torch import Tensor
 
 from media.pictures import from_levels, to_levels
+from models.parts.layers import at_least_float32
 from models.parts.output_distributions import logistic
 from models.parts.tokens import chosen
 
 LEAST_LOG_SCALE = -7.0
-"""Of a component: there it is far narrower than a byte's bin (the authors' code)."""
+"""Of a component, which is then far narrower than a byte's bin (the authors' code)."""
 
 
 def parameters_needed(mixtures: int, channels: int) -> int:
@@ -23,10 +24,10 @@ def parameters_needed(mixtures: int, channels: int) -> int:
 
 
 def parted(parameters: Tensor, channels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Parameters (..., P), in float32 at least, as logits (..., K), means and log-scales (..., K, C) and coefficients
-    in -1 to 1, (..., K, C (C - 1) / 2).
+    """Parameters (..., P), in float32 at least, split into logits (..., K), means and log-scales (..., K, C), and
+    coefficients in -1 to 1, (..., K, C (C - 1) / 2).
     """
-    parameters = parameters.to(torch.promote_types(parameters.dtype, torch.float32))
+    parameters = at_least_float32(parameters)
     pairs = channels * (channels - 1) // 2
     mixtures = parameters.shape[-1] // (1 + 2 * channels + pairs)
     logits, rest = parameters.split([mixtures, parameters.shape[-1] - mixtures], dim=-1)
@@ -35,12 +36,10 @@ def parted(parameters: Tensor, channels: int) -> tuple[Tensor, Tensor, Tensor, T
 
 
 def moved(mean: Tensor, coefficients: Tensor, before: Tensor) -> Tensor:
-    """The mean of the next channel given the values of those before it (Salimans et al. 2017, eq. 3).
+    """The mean (..., K) of the next channel given the values of the earlier ones (Salimans et al. 2017, eq. 3).
 
-    Args:
-        mean: (..., K).
-        coefficients: (..., K, pairs), of all channels.
-        before: (..., c), the values of the first c channels, which broadcast with the means.
+    `coefficients` (..., K, pairs) are those of all channels; the first c channels' values, `before` (..., c), broadcast
+    with the means.
     """
     channel = before.shape[-1]
     first = channel * (channel - 1) // 2
@@ -48,12 +47,7 @@ def moved(mean: Tensor, coefficients: Tensor, before: Tensor) -> Tensor:
 
 
 def log_probability(x: Tensor, parameters: Tensor) -> Tensor:
-    """Of whole pixels, in nats: (...).
-
-    Args:
-        x: (..., C), values in [-1, 1], those of bytes.
-        parameters: (..., P).
-    """
+    """The log-probability (...), in nats, of pixels (..., C), values of bytes in [-1, 1], by parameters (..., P)."""
     channels = x.shape[-1]
     logits, means, log_scales, coefficients = parted(parameters, channels)
     found = logits.log_softmax(-1)
@@ -65,15 +59,11 @@ def log_probability(x: Tensor, parameters: Tensor) -> Tensor:
 
 
 def drawn(parameters: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
-    """Pixels (..., C) drawn from exactly the probabilities that `log_probability` gives; values in [-1, 1], of bytes.
+    """Pixels (..., C), values of bytes in [-1, 1], drawn from exactly the probabilities of `log_probability`.
 
-    The authors hand the next channel, and the next pixel, values that are not rounded to bytes; training never sees
-    such.
-
-    Args:
-        parameters: (..., P).
-        uniforms: (..., 1 + C), in [0, 1): for the component and each channel.
-        temperature: above 0; divides the components' logits and multiplies their scales.
+    The uniform numbers (..., 1 + C), in [0, 1), are for the component and each channel. The temperature, above 0,
+    divides the components' logits and multiplies their scales. The authors pass values that are not rounded to bytes on
+    to the next channel and pixel; training never sees such values.
     """
     channels = uniforms.shape[-1] - 1
     logits, means, log_scales, coefficients = parted(parameters, channels)
@@ -87,7 +77,7 @@ def drawn(parameters: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Ten
         mean = moved(means[..., channel], coefficients, x)[..., 0]
         scale = log_scales[..., 0, channel].exp() * temperature
         value = mean + scale * uniforms[..., 1 + channel].to(mean).logit()
-        # A byte's bin is what rounds to it, and the outer two reach to infinity.
+        # A byte's bin is what rounds to it; the outer two extend to infinity.
         byte = to_levels(value.clamp(-1, 1))
         x = torch.cat([x, from_levels(byte).to(mean)[..., None]], dim=-1)
     return x

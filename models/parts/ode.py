@@ -1,4 +1,4 @@
-"""Ordinary differential equations with fixed steps, and how they change a density."""
+"""Ordinary differential equations with fixed steps, and the change of a density along them."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -10,25 +10,19 @@ from torch import Tensor
 from settings.fields import check_choice
 from settings.sampling import Solver
 
-EVALUATIONS = {"euler": 1, "heun": 2, "rk4": 4}
-"""Evaluations of the velocity in one step of a solver."""
-
 Velocity: TypeAlias = Callable[[Tensor, float], Tensor]
-"""The velocity (N, ...) at places (N, ...) and a time."""
+"""The velocity (N, ...) at points (N, ...) and a time."""
 
 State: TypeAlias = tuple[Tensor, ...]
 
 
 def integrate(velocity: Velocity, x: Tensor, times: Sequence[float], solver: Solver, euler_end: bool = False) -> Tensor:
-    """Where places at times[0] are at times[-1].
+    """The points at times[-1] of paths that start from `x` (N, ...) at times[0].
 
-    Args:
-        velocity: dx/dt; never evaluated at the last time where `euler_end`.
-        x: (N, ...).
-        times: rising or falling; each neighbouring pair is a step.
-        solver: of every step.
-        euler_end: the last step is Euler's, for a velocity that the last time has none of (Karras et al. 2022, alg. 1).
+    Times rise or fall, and each neighbouring pair is one step. `euler_end` makes the last step Euler's, for a velocity
+    dx/dt that is undefined at the last time (Karras et al. 2022, alg. 1), where it is then never evaluated.
     """
+
     return _integrate(lambda state, time: (velocity(state[0], time),), (x,), times, solver, euler_end)[0]
 
 
@@ -37,16 +31,12 @@ def integrate_density(
 ) -> tuple[Tensor, Tensor]:
     """As `integrate`, with the integral of the velocity's divergence along each path, (N,).
 
-    For times from data to noise, log p(data) = log p(noise) + integral (Chen et al. 2018, theorem 1).
+    For times from data to noise, log p(data) = log p(noise) + integral (Chen et al. 2018, theorem 1). The velocity of
+    each sample must depend on that sample alone.
 
-    Args:
-        velocity: dx/dt, of each sample by itself.
-        x: (N, ...).
-        times: as in `integrate`.
-        solver: likewise.
-        probe: values of mean 0 and variance 1, as `x`, for Hutchinson's estimate of the divergence, the same all along
-            a path (Grathwohl et al. 2019, section 3.1); None for the exact divergence, by as many gradients as a sample
-            has values.
+    `probe` holds values of mean 0 and variance 1, shaped as `x`, for Hutchinson's estimate of the divergence, the same
+    along a whole path (Grathwohl et al. 2019, section 3.1). None computes the exact divergence, with one gradient for
+    each value of a sample.
     """
 
     def change(state: State, time: float) -> State:

@@ -1,7 +1,7 @@
-"""StyleGAN2's operations as functions of plain torch ones, which differentiate as often as one likes.
+"""StyleGAN2's operations as functions of plain torch operations, which can be differentiated any number of times.
 
 They run wherever torch does, in any floating-point format and memory layout; nothing is compiled. FIR filters are
-`resample_filter`: (k,) for a separable filter, (height, width) for another.
+called `resample_filter`: (k,) for a separable filter, (height, width) otherwise.
 """
 
 import math
@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SEPARATE_FROM = 8
-"""Taps from which a separable filter runs along each axis by itself; one pass over both is faster with fewer."""
+"""Taps from which a separable filter runs along each axis separately; with fewer, one pass over both is faster."""
 
 
 def low_pass(*taps: float) -> Tensor:
-    """The separable filter with these taps that leaves a constant as it is, (k,) float32."""
+    """The separable filter with these taps, normalised to keep a constant, (k,) float32."""
     filtered = torch.tensor(taps, dtype=torch.float32)
     return filtered / filtered.sum()
 
@@ -29,18 +29,12 @@ def upfirdn2d(
     padding: tuple[int, int, int, int] = (0, 0, 0, 0),
     gain: float = 1.0,
 ) -> Tensor:
-    """Inserts zeros, pads, filters, and takes every `down`-th pixel, of each channel and axis.
+    """Inserts zeros, pads, filters, and keeps every `down`-th pixel, of each channel and axis.
 
-    A pixel of (N, C, H, W) is followed by up - 1 zeros to the right and below. The filter is convolved, as scipy's
-    upfirdn does, not correlated, and lies within the padded picture: (H * up + top + bottom - height) // down + 1 rows.
-
-    Args:
-        x: pictures or features (N, C, H, W).
-        resample_filter: (k,), or (height, width).
-        up: factor.
-        down: factor.
-        padding: zeros at the left, right, top and bottom of the enlarged picture; negative numbers crop.
-        gain: what the result is multiplied by.
+    Each pixel of (N, C, H, W) is followed by up - 1 zeros to the right and below. `padding` adds zeros at the left,
+    right, top and bottom of the enlarged picture; negative numbers crop. The filter is convolved, as in scipy's
+    upfirdn, not correlated, and lies within the padded picture: (H * up + top + bottom - height) // down + 1 rows. The
+    result is multiplied by `gain`.
     """
     left, right, top, bottom = padding
     if resample_filter.ndim == 2:
@@ -58,7 +52,7 @@ def _filtered(
     channels, (height, width) = x.shape[1], kernel.shape
     left, right, top, bottom = padding
     if x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16) and (up, down) != ((1, 1), (1, 1)):
-        # Channel by channel and with strides, torch has no fast transposed convolution in 16 bits on CPUs, nor a fast
+        # In 16 bits on CPUs, torch has no fast transposed convolution channel by channel and with strides, nor a fast
         # backward pass, which is one (forty times slower than this, measured).
         return _filtered(spread(x, up), kernel, (1, 1), (1, 1), padding)[:, :, :: down[0], :: down[1]]
     if up == (1, 1):
@@ -69,7 +63,7 @@ def _filtered(
         mirrored = kernel.flip(0, 1).to(x.dtype).expand(channels, 1, -1, -1)  # torch's convolutions correlate
         return F.conv2d(x, mirrored, stride=down, padding=inner, groups=channels)
     # A transposed convolution inserts the zeros and filters at once. Its result is that of a picture padded with
-    # height - 1 and width - 1 zeros all around, less the zeros that follow the last pixel.
+    # height - 1 and width - 1 zeros all around, minus the zeros that follow the last pixel.
     left, right, top, bottom = left - width + 1, right - width + up[1], top - height + 1, bottom - height + up[0]
     if left == right <= 0 and top == bottom <= 0:
         inner = (-top, -left)
@@ -97,7 +91,7 @@ def spread(x: Tensor, factors: tuple[int, int]) -> Tensor:
 
 
 def upsample2d(x: Tensor, resample_filter: Tensor, factor: int = 2) -> Tensor:
-    """Pictures (N, C, H, W) enlarged to (N, C, H * factor, W * factor), with the level of a constant kept."""
+    """Pictures (N, C, H, W) enlarged to (N, C, H * factor, W * factor); constants keep their value."""
     before, after = (len(resample_filter) + factor - 1) // 2, (len(resample_filter) - factor) // 2
     return upfirdn2d(x, resample_filter, up=factor, padding=(before, after, before, after), gain=factor**2)
 
@@ -111,22 +105,13 @@ def downsample2d(x: Tensor, resample_filter: Tensor, factor: int = 2) -> Tensor:
 def resampled_conv2d(
     x: Tensor, weight: Tensor, resample_filter: Tensor | None = None, up: int = 1, down: int = 1, groups: int = 1
 ) -> Tensor:
-    """A convolution that enlarges after, or shrinks before it, with a low-pass filter: zeros are padded once, outside.
+    """A convolution that upsamples, with a low-pass filter after it, or downsamples, with one before it; zero padding.
 
-    Shrinking, pictures are filtered before pixels are dropped; enlarging, after zeros are inserted (Karras et al. 2020,
-    appendix B; Zhang 2019). At the same size it correlates, as torch does, and so where it shrinks; where it enlarges,
-    it convolves, as torch's transposed convolution does.
+    Downsampling filters before pixels are dropped, upsampling after zeros are inserted (Karras et al. 2020, appendix B;
+    Zhang 2019). Like torch's own, it correlates at the same size and when downsampling, and convolves when upsampling.
 
-    Args:
-        x: (N, C, H, W); H and W are multiples of `down`.
-        weight: (outputs, C / groups, k, k), k odd.
-        resample_filter: the filter, of which up or down need one.
-        up: factor; at most one of both is above 1.
-        down: factor.
-        groups: of channels that are convolved apart.
-
-    Returns:
-        (N, outputs, H * up / down, W * up / down).
+    x is (N, C, H, W), with H and W multiples of `down`, and weight (outputs, C / groups, k, k), k odd, which gives
+    (N, outputs, H * up / down, W * up / down). At most one of `up` and `down` is above 1, and then needs a filter.
     """
     kernel = weight.shape[-1]
     pad = kernel // 2
@@ -139,7 +124,7 @@ def resampled_conv2d(
     length = len(resample_filter)
     if down > 1:
         before, after = (length - down + 1) // 2, (length - down) // 2
-        if kernel == 1:  # commutes with dropping pixels: of those that are kept alone, it is cheaper
+        if kernel == 1:  # commutes with dropping pixels, and is cheaper on the remaining ones
             x = upfirdn2d(x, resample_filter, down=down, padding=(before, after, before, after))
             return F.conv2d(x, weight, groups=groups)
         padding = (before + pad, after + pad, before + pad, after + pad)
@@ -147,7 +132,7 @@ def resampled_conv2d(
     # (groups * outputs, inputs, k, k) to (groups * inputs, outputs, k, k), as transposed convolutions have them.
     transposed = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
     x = F.conv_transpose2d(x, transposed, stride=up, groups=groups)
-    # Of the padding, k - 1 zeros lie within the transposed convolution already, as in `_filtered`.
+    # The transposed convolution already pads k - 1 zeros, as in `_filtered`.
     before, after = (length + up - 1) // 2 + pad - (kernel - 1), (length - up) // 2 + pad - (kernel - up)
     return upfirdn2d(x, resample_filter, padding=(before, after, before, after), gain=up**2)
 
@@ -159,7 +144,7 @@ def bias_act(
     gain: float = 1.0,
     clamp: float | None = None,
 ) -> Tensor:
-    """Adds a bias (C,) to (N, C, ...), activates, multiplies by a gain, and clamps to the range of +-clamp.
+    """Adds a bias (C,) to (N, C, ...), activates, multiplies by a gain, and clamps to +-clamp.
 
     "lrelu" is a leaky ReLU of slope 0.2 times sqrt(2), which keeps the variance (He et al. 2015, eq. 10, nearly).
     """
@@ -188,24 +173,16 @@ def modulated_conv2d(
 ) -> Tensor:
     """A convolution whose weights are scaled by each sample's styles (Karras et al. 2020, eq. 1 and 3).
 
-    Scaling a sample's weights for each input is scaling its inputs, and demodulating them for each output is scaling
-    its outputs: one convolution of all samples, with the same weights. The other form convolves each sample with
-    weights of its own, as groups; the results are the same. Weights and styles are float32 for `x` of 16 bits.
+    x is (N, inputs, H, W), weight (outputs, inputs, k, k), k odd, styles (N, inputs), and the result (N, outputs,
+    H * up, W * up); `up` above 1 needs a filter. With `demodulate`, each output's weights are normalised, so that
+    inputs of unit variance give outputs of unit variance.
 
-    Args:
-        x: (N, inputs, H, W).
-        weight: (outputs, inputs, k, k), k odd.
-        styles: (N, inputs).
-        resample_filter: the low-pass filter, which `up` above 1 needs.
-        up: factor by which the picture is enlarged.
-        demodulate: whether each output's weights are brought to unit norm, which gives unit variance for inputs of it.
-        grouped: the form with weights of each sample's own.
-
-    Returns:
-        (N, outputs, H * up, W * up).
+    Scaling a sample's weights per input equals scaling its inputs, and demodulating them per output equals scaling its
+    outputs, so one convolution with shared weights serves all samples. `grouped` convolves each sample with its own
+    weights instead; the results are the same. Weights and styles are float32 even for an `x` of 16 bits.
     """
     if demodulate and x.dtype == torch.float16:
-        # Demodulation takes any scale out again; with this one nothing in between leaves fp16's range.
+        # Demodulation undoes any scale; with this one nothing in between leaves fp16's range.
         fan_in = weight[0].numel()
         weight = weight / (weight.abs().amax((1, 2, 3), keepdim=True) * math.sqrt(fan_in))
         styles = styles / styles.abs().amax(1, keepdim=True)

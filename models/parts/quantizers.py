@@ -1,8 +1,8 @@
-"""Quantizers: from a grid of continuous vectors to one of a finite number of codes at each place, and back.
+"""Quantizers: from a grid of continuous vectors to a grid of discrete codes, and back.
 
-Two ways: a codebook that follows its vectors' averages (van den Oord, Vinyals & Kavukcuoglu 2017, arXiv:1711.00937,
-appendix A.1), and a fixed grid (finite scalar quantisation; Mentzer et al. 2024, arXiv:2309.15505). Both pass gradients
-straight through, and compute in the precision of their buffers, whatever autocast says.
+There are two: a codebook that follows averages of its vectors (van den Oord, Vinyals & Kavukcuoglu 2017,
+arXiv:1711.00937, appendix A.1), and a fixed grid (finite scalar quantisation; Mentzer et al. 2024, arXiv:2309.15505).
+Both use straight-through gradients, and compute in the precision of their buffers, whatever autocast says.
 """
 
 import math
@@ -14,23 +14,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.parts.layers import at_least_float32
 from settings.configurable import Configurable
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """What a quantizer makes of vectors (N, dim, h, w)."""
+    """The result of quantizing vectors (N, dim, h, w)."""
 
     values: Tensor
-    """The codes' vectors, (N, dim, h, w); their gradient is handed to what was quantized, as it is."""
+    """The codes' vectors, (N, dim, h, w); their gradient passes straight to the quantized vectors."""
     codes: Tensor
     """int64 (N, h, w)."""
     loss: Tensor
-    """What the quantizer adds to the loss of each sample, (N,)."""
+    """The quantizer's part of the loss of each sample, (N,)."""
 
 
 class QuantizingModule(nn.Module, ABC):
-    """A quantizer's state, buffers all of it, and what it computes."""
+    """A quantizer's state, all buffers, and its computation."""
 
     num_codes: int
 
@@ -43,46 +44,36 @@ class QuantizingModule(nn.Module, ABC):
         """The vectors (N, dim, h, w) of codes int64 (N, h, w)."""
 
     def initialize(self, z: Tensor) -> None:
-        """Takes what it starts from out of the first batch's vectors, (N, dim, h, w)."""
+        """Initializes the state from the first batch's vectors, (N, dim, h, w)."""
 
     def note(self, z: Tensor, codes: Tensor) -> None:
-        """Remembers a micro-batch, z (N, dim, h, w) and its codes (N, h, w), for the step's `update`."""
+        """Keeps a micro-batch, z (N, dim, h, w) and its codes (N, h, w), for the step's `update`."""
 
     def update(self, total: Callable[[Tensor], Tensor], rank: int, ranks: int) -> None:
-        """Learns from the micro-batches of a step.
-
-        Args:
-            total: sums a tensor over all ranks, in place.
-            rank: this one's.
-            ranks: how many.
-        """
+        """Learns from the step's micro-batches, on rank `rank` of `ranks`; `total` sums a tensor over them in place."""
 
 
 class Quantizer(Configurable, ABC):
-    """How vectors are quantized.
-
-    `dim` is the number of values of a vector.
-    """
+    """A configurable quantizer; `dim` is the number of values in a vector."""
 
     dim: int
 
     @abstractmethod
-    def module(self) -> QuantizingModule:
-        """The module that does it."""
+    def module(self) -> QuantizingModule: ...
 
 
 class EMACodebook(Quantizer):
-    """A codebook of vectors; each is the moving average of the vectors that it stands for.
+    """A codebook of vectors; each is the moving average of the vectors assigned to it.
 
     Args:
-        codes: how many vectors.
+        codes: number of codes.
         dim: values of each.
-        decay: of the averages, a step.
+        decay: of the averages, per step.
         commitment: weight of the mean squared distance from the encoder's vectors to their codes (beta of equation 3).
-        epsilon: Laplace's smoothing of the counts: a code that nothing chose keeps a share that is not zero.
-        revive_below: a code that, on average, stands for fewer vectors a step than this is put where a vector of the
-            batch is. The paper has nothing of the kind; Dhariwal et al. 2020 (arXiv:2005.00341, section 3.1) do.
-            0 leaves dead codes dead.
+        epsilon: Laplace smoothing of the counts, so that an unused code's share stays above zero.
+        revive_below: a code that on average gets fewer vectors per step than this is moved to a vector of the batch.
+            The paper has no such thing; Dhariwal et al. 2020 (arXiv:2005.00341, section 3.1) do. 0 leaves dead codes
+            dead.
     """
 
     def __init__(
@@ -97,11 +88,11 @@ class EMACodebook(Quantizer):
         if codes < 2 or dim < 1:
             raise ValueError(f"a codebook needs at least 2 codes, of at least 1 value: codes is {codes}, dim {dim}")
         if not 0 <= decay < 1:
-            raise ValueError(f"decay of a codebook must be at least 0 and below 1, and is {decay}")
+            raise ValueError(f"decay of a codebook must be at least 0 and below 1, not {decay}")
         if commitment < 0 or epsilon <= 0 or revive_below < 0:
             raise ValueError(
-                "commitment and revive_below of a codebook must not be negative, and epsilon must be positive: "
-                f"they are {commitment}, {revive_below} and {epsilon}"
+                "commitment and revive_below of a codebook must not be negative, and epsilon must be positive, not "
+                f"{commitment}, {revive_below} and {epsilon}"
             )
         self.codes, self.dim, self.decay, self.commitment = codes, dim, decay, commitment
         self.epsilon, self.revive_below = epsilon, revive_below
@@ -111,12 +102,12 @@ class EMACodebook(Quantizer):
 
 
 class Codebook(QuantizingModule):
-    """The vectors of an `EMACodebook`, with the averages that they are made of."""
+    """The vectors of an `EMACodebook`, and the averages behind them."""
 
     vectors: Tensor
     """(codes, dim)"""
     counts: Tensor
-    """Vectors a step that each code stands for, over all ranks, averaged: N of the paper's appendix, (codes,)."""
+    """Vectors per step assigned to each code, over all ranks, averaged: N of the paper's appendix, (codes,)."""
     sums: Tensor
     """The sum of these vectors, averaged: m of the appendix, (codes, dim)."""
 
@@ -147,8 +138,8 @@ class Codebook(QuantizingModule):
     def initialize(self, z: Tensor) -> None:
         flat = _as_rows(z.to(self.vectors.dtype))
         self.vectors.copy_(flat[_chosen(len(flat), self.num_codes, flat.device)])
-        # A light start: an untrained encoder's vectors lie close together, few codes are chosen, and the others are
-        # soon free to go elsewhere.
+        # Small counts: an untrained encoder's vectors lie close together, few codes are chosen, and the others soon
+        # become free to move elsewhere.
         self.counts.fill_(1.0)
         self.sums.copy_(self.vectors)
 
@@ -157,7 +148,7 @@ class Codebook(QuantizingModule):
 
     @torch.no_grad()
     def update(self, total: Callable[[Tensor], Tensor], rank: int, ranks: int) -> None:
-        """Equations 6 to 8 of appendix A.1, with Laplace's smoothing as in the authors' code; then dead codes."""
+        """Equations 6 to 8 of appendix A.1, with Laplace smoothing as in the authors' code; then dead codes."""
         settings, noted = self.settings, self._noted
         self._noted = []
         counts, sums = torch.zeros_like(self.counts), torch.zeros_like(self.sums)
@@ -173,23 +164,23 @@ class Codebook(QuantizingModule):
             self._revive(noted[-1][0], total, rank, ranks)
 
     def _revive(self, flat: Tensor, total: Callable[[Tensor], Tensor], rank: int, ranks: int) -> None:
-        """Puts codes that are hardly used where vectors are: `flat`, (places, dim), those of this rank.
+        """Moves codes that are hardly used to vectors of this rank, `flat`, (places, dim).
 
-        Ranks propose vectors for different codes, by turns, and the sum of their proposals is the same on all.
+        Each rank proposes vectors for its own share of the codes, so that the sum of the proposals is the same on all.
         """
         proposed = flat[_chosen(len(flat), self.num_codes, flat.device)]
         mine = torch.arange(self.num_codes, device=flat.device) % ranks == rank
         proposed = total(torch.where(mine[:, None], proposed, 0.0))
         least = self.settings.revive_below
         dead = self.counts < least
-        # At `least` a code lives on if, in the next step, it stands for as many vectors.
+        # With this count a code survives if, in the next step, it gets `least` vectors.
         self.counts.copy_(torch.where(dead, least, self.counts))
         self.sums.copy_(torch.where(dead[:, None], least * proposed, self.sums))
         self.vectors.copy_(torch.where(dead[:, None], proposed, self.vectors))
 
 
 class FiniteScalar(Quantizer):
-    """Each value of a vector is rounded to one of a few levels; a code is a combination of them, and nothing is learnt.
+    """Rounds each value of a vector to one of a few levels; a code is a combination of levels, and nothing is learned.
 
     Args:
         levels: of each value. The paper's for 2^8, 2^10 and 2^12 codes are [8, 6, 5], [8, 5, 5, 5] and [7, 5, 5, 5, 5].
@@ -215,13 +206,13 @@ class ScalarGrid(QuantizingModule):
         self.places: Tensor
         counts = torch.tensor(levels)
         self.register_buffer("levels", counts, persistent=False)
-        # Of a code as a number whose digits are the levels, the first the lowest.
+        # A code is a number whose digits are the levels, the first digit the lowest.
         places = torch.cat([torch.ones(1, dtype=torch.int64), counts.cumprod(0)[:-1]])
         self.register_buffer("places", places, persistent=False)
 
     def forward(self, z: Tensor) -> Quantized:
         with torch.autocast(z.device.type, enabled=False):
-            z = z.to(torch.promote_types(z.dtype, torch.float32))
+            z = at_least_float32(z)
             bounded = self._bounded(z)
             rounded = bounded.round()
             codes = ((rounded.detach() + self._half).to(torch.int64) * self._column(self.places)).sum(1)
@@ -233,10 +224,10 @@ class ScalarGrid(QuantizingModule):
         return (levels - self._half) / self._half
 
     def _bounded(self, z: Tensor) -> Tensor:
-        """z on the axis of levels, which are whole numbers: function `bound` of the paper's appendix A.1."""
+        """z on the axis of levels, which are integers: function `bound` of the paper's appendix A.1."""
         levels = self._column(self.levels).to(z.dtype)
         reach = (levels - 1) * (1 - 1e-3) / 2
-        # Of an even number of levels one more lies below 0 than above.
+        # An even number of levels has one more below 0 than above.
         offset = torch.where(levels % 2 == 1, 0.0, 0.5)
         return torch.tanh(z + torch.tan(offset / reach)) * reach - offset
 
@@ -249,13 +240,13 @@ class ScalarGrid(QuantizingModule):
 
 
 def perplexity(counts: Tensor) -> Tensor:
-    """exp of the entropy of how often each code was chosen, (codes,): how many are in use, as if equally often."""
+    """exp of the entropy of the codes' frequencies, from counts (codes,): the effective number of codes in use."""
     shares = counts / counts.sum()
     return torch.exp(-torch.special.xlogy(shares, shares).sum())
 
 
 def _straight_through(values: Tensor, z: Tensor) -> Tensor:
-    """`values`, exactly, with the gradient of z."""
+    """The value of `values` with the gradient of z."""
     return values.detach() + (z - z.detach())
 
 
@@ -265,7 +256,7 @@ def _as_rows(z: Tensor) -> Tensor:
 
 
 def _chosen(count: int, wanted: int, device: torch.device) -> Tensor:
-    """Random indices below `count`, `wanted` of them, by the global RNG; none twice, if there are enough."""
+    """`wanted` random indices below `count`, by the global RNG; without repetition if there are enough."""
     if count >= wanted:
         return torch.randperm(count, device=device)[:wanted]
     return torch.randint(count, (wanted,), device=device)

@@ -1,4 +1,4 @@
-"""Several processes that train one model: how many they are, and sums over them. One process is the plain case."""
+"""Several processes that train one model: their number, and sums over them. A single process works too."""
 
 import torch
 import torch.distributed as dist
@@ -7,13 +7,13 @@ from torch.autograd.function import FunctionCtx
 
 
 def world_size() -> int:
-    """Processes that train together, 1 where none were started."""
+    """The number of processes that train together; 1 if none were started."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 class _JointSum(torch.autograd.Function):
-    """The sum of a tensor over all ranks. Its gradient is the sum of all ranks' gradients, and so on: it differentiates
-    as often as one likes (torch.distributed.nn's own was deprecated without a public successor).
+    """The sum of a tensor over all ranks. The gradient is the sum of all ranks' gradients, so that it can be
+    differentiated any number of times (torch.distributed.nn's own is deprecated without a public successor).
     """
 
     @staticmethod
@@ -39,14 +39,14 @@ def joint_mean(x: Tensor) -> Tensor:
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """Adds up `values` over all ranks in place, without a gradient."""
+    """Sums `values` over all ranks in place, without a gradient."""
     if world_size() > 1:
         dist.all_reduce(values)
     return values
 
 
 def average_gradients(network: nn.Module) -> None:
-    """Gives the parameters of `network` the means of their gradients over all ranks."""
+    """Replaces the gradients of the parameters of `network` with their means over all ranks."""
     if world_size() == 1:
         return
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
@@ -56,7 +56,7 @@ def average_gradients(network: nn.Module) -> None:
 
 
 def as_on_rank_0(network: nn.Module) -> None:
-    """Gives a network on every rank the weights and buffers that it has on rank 0."""
+    """Copies the weights and buffers of a network from rank 0 to every rank."""
     if world_size() > 1:
         for tensor in (*network.parameters(), *network.buffers()):
             dist.broadcast(tensor.data, 0)

@@ -1,8 +1,8 @@
-"""What an optimizer step adds to the gradients of its loss: `Penalty`, and the regularizers that a config can name.
+"""Terms added to the gradients of a loss: `Penalty`, and the regularizers that a config can name.
 
-A regularizer is a penalty on the discriminator's gradient by its input. Such penalties differentiate twice. In 16 bits
-R1's own gradient is off by percents, and can underflow to nothing, so they compute in float32 unless told otherwise.
-At the end, what a generator's path lengths are, and what penalises weights: one value.
+A regularizer penalises the discriminator's gradient with respect to its input, and so differentiates twice. In 16 bits
+R1's own gradient is off by percents, and can underflow to zero, so they compute in float32 unless told otherwise. The
+file ends with a generator's path lengths, and a penalty on weights.
 """
 
 from abc import ABC, abstractmethod
@@ -17,14 +17,14 @@ from models.parts.schedules import Schedule, value_at
 from settings.configurable import Configurable
 
 Critic: TypeAlias = Callable[[Tensor], Tensor]
-"""Samples (N, *data_shape) to logits (N,), labels and augmentation already bound."""
+"""Samples (N, *data_shape) to logits (N,), with labels and augmentation already bound."""
 
 PenaltyPrecision: TypeAlias = Literal["float32", "as_loss"]
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What a penalty may be computed from: a part of a step's batch."""
+    """A part of a step's batch, from which a penalty may be computed."""
 
     real: Tensor
     fake: Tensor
@@ -36,25 +36,25 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Penalty:
-    """What a step of one network adds to the gradients of its loss: the only way to add one.
+    """A term that a step of one network adds to the gradients of its loss: the only way to add one.
 
-    From a model's list of them follow which steps compute which, what a step costs, and Adam's correction for lazy ones
-    (Karras et al. 2020b, section 3.1, and 2020, appendix B).
+    A model's list of penalties determines which steps compute which, what a step costs, and Adam's correction for lazy
+    ones (Karras et al. 2020b, section 3.1, and 2020, appendix B).
     """
 
     name: str
-    """In reports."""
+    """The name under which it is logged."""
     network: str
     """"generator" or "discriminator"."""
     every: int
-    """It is computed each `every`-th step of that network, and multiplied by `every`: its strength stays the same."""
+    """Computed in each `every`-th step of the network, and multiplied by `every`: its strength stays the same."""
     value: Callable[[MicroBatch], Tensor] | None
-    """One value a sample, or one for all, before the multiplication. None for nothing: only its interval counts."""
+    """One value per sample, or one for all, before that multiplication. None: only the interval counts."""
     own_step: bool = False
-    """A step of its own follows that of the loss, and k / (k + 1) corrects Adam for that, with k = `every`."""
+    """It gets a step of its own after that of the loss, and k / (k + 1) corrects Adam for that, with k = `every`."""
     of: Literal["own pass", "pass of the loss", "weights"] = "own pass"
-    """What it is computed from: a pass of its own; the samples of the loss themselves, so that it can share the pass of
-    the loss; or weights alone, so that it is computed once a step, not once for each micro-batch."""
+    """What it is computed from: a pass of its own; the very samples of the loss, so that it can share the loss's pass;
+    or weights alone, so that it is computed once per step, not once per micro-batch."""
     precision: PenaltyPrecision = "float32"
 
     def due(self, step: int) -> bool:
@@ -63,7 +63,7 @@ class Penalty:
 
 
 class Regularizer(Configurable, ABC):
-    """A penalty on the discriminator's gradient by its input, as a config names it."""
+    """A penalty on the discriminator's gradient with respect to its input, as a config names it."""
 
     at_samples: ClassVar[bool] = False
     """Whether the gradient is taken at the very samples of the loss."""
@@ -79,8 +79,6 @@ class Regularizer(Configurable, ABC):
         """The penalty of each sample, (N,), before the multiplication by `every`."""
 
     def as_penalty(self) -> Penalty:
-        """This one, for the list of a model."""
-
         def value(of: MicroBatch) -> Tensor:
             return self.penalty(of.critic, of.real, of.fake, of.samples_seen)
 
@@ -91,13 +89,13 @@ class Regularizer(Configurable, ABC):
 
 
 class ZeroCentred(Regularizer, ABC):
-    """gamma/2 * |grad D(x)|^2 (Mescheder et al. 2018): the gradient shall vanish where a subclass says.
+    """gamma/2 * |grad D(x)|^2 (Mescheder et al. 2018): pulls the gradient to zero at the samples of a subclass.
 
     Args:
         gamma: the weight.
         every: discriminator steps.
-        precision: "as_loss" computes it as the loss is computed, in 16 bits under mixed precision. Where both have one
-            precision, they share one pass of the discriminator, unless the penalty has a step of its own.
+        precision: "as_loss" computes it as the loss is computed, in 16 bits under mixed precision. If both have the
+            same precision, they share one pass of the discriminator, unless the penalty has its own step.
     """
 
     at_samples: ClassVar[bool] = True
@@ -128,7 +126,7 @@ class R2(ZeroCentred):
 
 
 class GradientPenalty(Regularizer):
-    """weight * (|grad D(x)| - target)^2 between a real and a fake each (WGAN-GP, Gulrajani et al. 2017, eq. 3)."""
+    """weight * (|grad D(x)| - target)^2 between a real and a fake (WGAN-GP, Gulrajani et al. 2017, eq. 3)."""
 
     def __init__(self, weight: float | Schedule = 10.0, target: float = 1.0, every: int = 1) -> None:
         super().__init__(every)
@@ -143,7 +141,7 @@ class GradientPenalty(Regularizer):
 def squared_gradient_norm(critic: Critic, x: Tensor) -> Tensor:
     """|d sum(D(x)) / dx|^2 of each sample, (N,), itself differentiable by the discriminator's parameters.
 
-    `x` is taken as it is where it requires a gradient: the critic may know what it said of it.
+    If `x` requires a gradient it is used as it is, since the critic may already know its logits.
     """
     if not x.requires_grad:
         x = x.detach().requires_grad_(True)
@@ -154,13 +152,9 @@ def squared_gradient_norm(critic: Critic, x: Tensor) -> Tensor:
 def path_lengths(pictures: Tensor, ws: Tensor, directions: Tensor) -> Tensor:
     """|J^T y| of each sample, (N,), itself differentiable (Karras et al. 2020, eq. 4 and appendix B).
 
-    J is the derivative of a picture by its intermediate latents; where layers take each their own, the mean over them
-    is that of the squared lengths.
-
-    Args:
-        pictures: (N, C, H, W), computed from `ws`.
-        ws: (N, layers, size).
-        directions: y, shaped as pictures: N(0, 1) / sqrt(H W), so that lengths do not depend on the resolution.
+    J is the derivative of pictures (N, C, H, W) by the intermediate latents `ws` (N, layers, size) that they were
+    computed from; the squared lengths are averaged over layers. The directions y, shaped as pictures, are
+    N(0, 1) / sqrt(H W), so that lengths do not depend on the resolution.
     """
     (gradient,) = torch.autograd.grad((pictures * directions).sum(), ws, create_graph=True)
     return gradient.square().sum(2).mean(1).sqrt()
@@ -169,16 +163,15 @@ def path_lengths(pictures: Tensor, ws: Tensor, directions: Tensor) -> Tensor:
 def non_orthogonality(weights: Iterable[Tensor]) -> Tensor:
     """sum over W of |W W^T * (1 - I)|^2, the squared inner products of different filters (Brock et al. 2019, eq. 3).
 
-    Filters, the rows of W flattened to (out, ...), are to be orthogonal; their lengths are free.
+    The filters are the rows of W flattened to (out, ...). They are pulled to be orthogonal; their lengths are free.
     """
     return torch.stack([_off_diagonal(weight.flatten(1)) for weight in weights]).sum()
 
 
 def _off_diagonal(rows: Tensor) -> Tensor:
-    """|W W^T * (1 - I)|^2 of a matrix."""
     if len(rows) <= rows.shape[1]:
         products = rows @ rows.T
         return (products - products.diagonal().diag()).square().sum()
-    # |W W^T| = |W^T W|, the smaller matrix: a latent's first layer has tens of thousands of rows. Such rows cannot be
-    # orthogonal, so that the difference of the two terms loses no digits.
+    # |W W^T| = |W^T W|, the smaller matrix: a latent's first layer has tens of thousands of rows. So many rows cannot
+    # be orthogonal, and the difference of the two terms loses no digits.
     return (rows.T @ rows).square().sum() - rows.square().sum(1).square().sum()

@@ -1,4 +1,4 @@
-"""Settings that change while a model trains, as functions of the samples seen (in kimg: thousand samples)."""
+"""Settings that change during training, as functions of the samples seen (in kimg: thousand samples)."""
 
 import math
 from abc import ABC, abstractmethod
@@ -7,7 +7,7 @@ from settings.configurable import Configurable
 
 
 class Schedule(Configurable, ABC):
-    """A number that depends on how far training has come."""
+    """A number that depends on the progress of training."""
 
     @abstractmethod
     def at(self, kimg: float) -> float:
@@ -23,24 +23,24 @@ class Ramp(Schedule, ABC):
         self.start, self.end, self.kimg = start, end, kimg
 
     def progress(self, kimg: float) -> float:
-        """The share of the way in samples, from 0 to 1."""
+        """The share of the ramp that is done, from 0 to 1."""
         return min(max(kimg / self.kimg, 0.0), 1.0)
 
 
 class Linear(Ramp):
-    """In a straight line."""
+    """A straight line."""
 
     def at(self, kimg: float) -> float:
         return self.start + (self.end - self.start) * self.progress(kimg)
 
 
 class Cosine(Ramp):
-    """Along half a cosine (Loshchilov & Hutter 2017, eq. 5, without restarts)."""
+    """Half a cosine (Loshchilov & Hutter 2017, eq. 5, without restarts)."""
 
     def at(self, kimg: float) -> float:
         return self.end + 0.5 * (self.start - self.end) * (1.0 + math.cos(math.pi * self.progress(kimg)))
 
 
 def value_at(setting: float | Schedule, samples_seen: int) -> float:
-    """The value of a setting that may be a plain number or a schedule, after `samples_seen` training samples."""
+    """The value of a setting, which may be a number or a schedule, after `samples_seen` training samples."""
     return setting.at(samples_seen / 1000) if isinstance(setting, Schedule) else setting

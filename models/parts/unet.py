@@ -1,7 +1,7 @@
 """The networks of flow matching and diffusion: the U-Net of EDM for pictures, an MLP for vectors.
 
-Both take (x, level, labels): x (N, *data_shape), a number a sample that says how noisy it is, and its class; label
-`classes`, one more than there are, stands for no class at all.
+Both take (x, level, labels): x (N, *data_shape), the noise level of each sample, and its class. The label `classes`,
+one more than there are, stands for no class.
 """
 
 import math
@@ -12,29 +12,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.parts.attention import Attention
+from models.parts.layers import at_least_float32
 
 SKIP_SCALE = math.sqrt(0.5)
 """A sum of two branches of variance 1, times this, has variance 1 again (Song et al. 2021, appendix H)."""
 
 
 def positions(level: Tensor, channels: int, slowest: float = 1e-4, fastest: float = 1.0) -> Tensor:
-    """Cosines and sines (N, channels) of levels (N,), their frequencies spaced evenly in the logarithm.
+    """Cosines and sines (N, channels) of levels (N,), with frequencies spaced evenly in the logarithm.
 
-    Vaswani et al. 2017, section 3.5, with both ends of the range taken, as Ho et al. 2020 do. Never in 16 bits.
+    Vaswani et al. 2017, section 3.5, including both ends of the range, as Ho et al. 2020 do. Never in 16 bits.
     """
-    level = level.to(torch.promote_types(level.dtype, torch.float32))
+    level = at_least_float32(level)
     exponents = torch.linspace(0, 1, channels // 2, device=level.device, dtype=level.dtype)
     angles = level[:, None] * (fastest * (slowest / fastest) ** exponents)
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
 def label_vectors(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
-    """One-hot labels (N, classes) of variance about 1; zeros for label `classes`, which stands for none."""
+    """One-hot labels (N, classes) of variance about 1; zeros for the label `classes`, which stands for none."""
     return F.one_hot(labels, classes + 1)[:, :classes].to(dtype) * math.sqrt(classes)
 
 
 def initialized(layer: nn.Conv2d | nn.Linear, gain: float = 1.0) -> nn.Conv2d | nn.Linear:
-    """The layer with Xavier's uniform weights times `gain`, and no bias (Karras et al. 2022, table 7: DDPM++)."""
+    """The layer with Xavier's uniform weights times `gain`, and zero biases (Karras et al. 2022, table 7: DDPM++)."""
     nn.init.xavier_uniform_(layer.weight, gain) if gain else nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -46,12 +47,12 @@ def convolution(inputs: int, outputs: int, kernel: int, gain: float = 1.0) -> nn
 
 
 def group_norm(channels: int, eps: float) -> nn.GroupNorm:
-    """Groups of at least four channels, at most 32 groups; fewer where the channels do not divide."""
+    """Groups of at least four channels, at most 32 groups; fewer if the channels are not divisible."""
     return nn.GroupNorm(math.gcd(min(32, max(channels // 4, 1)), channels), channels, eps)
 
 
 def resampled(x: Tensor, change: str) -> Tensor:
-    """At half or twice the side, by a box filter; as it is for "keep"."""
+    """Halves or doubles the side, with a box filter, for "down" or "up"."""
     if change == "down":
         return F.avg_pool2d(x, 2)
     return F.interpolate(x, scale_factor=2.0, mode="nearest") if change == "up" else x
@@ -71,17 +72,11 @@ class Attending(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block of Karras et al. 2022, figure 9 (right), without its resampling filters but the box.
+    """A residual block of Karras et al. 2022, figure 9 (right), with a box as the only resampling filter.
 
-    Args:
-        inputs: channels.
-        outputs: channels.
-        embedding: size of the vector that level and label are given by.
-        dropout: share of the features before the second convolution that training drops.
-        change: "down" or "up" resamples by two; "keep".
-        attention: whether self-attention follows.
-        adaptive_scale: the embedding scales and shifts normalised features (Dhariwal & Nichol 2021), where otherwise it
-            is added before the norm.
+    `change` is "down", "up" or "keep": resampling by two. `embedding` is the size of the vector that holds level and
+    label. With `adaptive_scale` it scales and shifts normalised features (Dhariwal & Nichol 2021); otherwise it is
+    added before the norm. Dropout comes before the second convolution, self-attention, if any, last.
     """
 
     def __init__(
@@ -121,23 +116,13 @@ class Block(nn.Module):
 class UNet(nn.Module):
     """The DDPM++ of Karras et al. 2022, appendix C and table 7; its output is zero at first.
 
-    With the defaults of `FlowMatching`, 3 channels and 32 px it has EDM's 55.7 million parameters. EDM begins with
-    outputs of 1e-5 of their usual size where this one begins at zero, and has an input for the augmentation's
-    parameters, which this one lacks.
-
-    Args:
-        channels: of the pictures.
-        resolution: their side, divisible by 2 once for each multiplier but the first.
-        width: channels that the multipliers multiply.
-        multipliers: channels of each resolution over `width`, from the pictures' own down.
-        blocks: residual blocks of each resolution on the way down; one more on the way up.
-        attention: sides in pixels at which self-attention follows blocks.
-        dropout: of every block.
-        adaptive_scale: as in `Block`.
-        classes: labels there are; 0 for none.
+    Arguments as in `FlowMatching`, whose defaults give EDM's 55.7 million parameters for 3 channels and 32 px; there is
+    one block more per resolution on the way up. `classes` is 0 for none. EDM's outputs start at 1e-5 of their usual
+    size and not at zero, and EDM has an input for augmentation parameters.
 
     Raises:
-        ValueError: the side does not divide, or no feature has a side that `attention` names.
+        ValueError: the side is not divisible by 2 for each multiplier but the first, or no feature has a side that
+            `attention` names.
     """
 
     def __init__(
@@ -156,7 +141,7 @@ class UNet(nn.Module):
         halvings = len(multipliers) - 1
         if resolution % 2**halvings:
             raise ValueError(
-                f"{len(multipliers)} multipliers halve the side {halvings} times, and {resolution} does not divide by "
+                f"{len(multipliers)} multipliers halve the side {halvings} times, and {resolution} is not divisible by "
                 f"{2**halvings}: set data.resolution, or fewer model.multipliers"
             )
         sides = [resolution >> level for level in range(len(multipliers))]
@@ -183,7 +168,7 @@ class UNet(nn.Module):
                 features = width * multiplier
                 kept.append(features)
         self.middle = nn.ModuleList([block(features, features, attend=True), block(features, features)])
-        # Which blocks of the way up take a feature of the way down.
+        # Which blocks on the way up take a feature from the way down.
         self.joins: list[bool] = []
         for level, (side, multiplier) in reversed(list(enumerate(zip(sides, multipliers, strict=True)))):
             if level < halvings:
@@ -213,23 +198,16 @@ class UNet(nn.Module):
         for layer, joins in zip(self.up, self.joins, strict=True):
             x = layer(torch.cat([x, kept.pop()], dim=1) if joins else x, embedding)
         x = self.last(F.silu(self.last_norm(x)))
-        return x.to(torch.promote_types(x.dtype, torch.float32))  # autocast leaves it in 16 bits
+        return at_least_float32(x)
 
 
 class MLP(nn.Module):
-    """A residual network for vectors, told the level in every layer; its output is zero at first.
-
-    Args:
-        size: values of a vector.
-        width: of the hidden layers.
-        blocks: hidden layers.
-        classes: labels there are; 0 for none.
-    """
+    """A residual network for vectors (N, size) that sees the level in every layer; its output is zero at first."""
 
     FEATURES = 32
-    """Cosines and sines of the level, of periods from 100 to 1."""
+    """Cosines and sines of the level, with periods from 100 to 1."""
     INPUT_SCALE = 6.0
-    """Densities of points are narrow where velocities must be steep, and a network of inputs near 0 learns that slowly.
+    """Densities of points are narrow where velocities are steep, and a network with inputs near 0 learns that slowly.
     Tried on two moons and eight Gaussians, 1,500 kimg each: 1 leaves a divergence of 0.28 and 0.17 nats from the truth,
     4 leaves 0.06 and 0.05, 8 leaves 0.04 and 0.06."""
 
@@ -248,5 +226,4 @@ class MLP(nn.Module):
         inner = self.first(self.INPUT_SCALE * x)
         for layer, shift in zip(self.layers, self.shifts, strict=True):
             inner = inner + layer(F.silu(inner + shift(features)))
-        out = self.last(F.silu(inner))
-        return out.to(torch.promote_types(out.dtype, torch.float32))
+        return at_least_float32(self.last(F.silu(inner)))

@@ -1,4 +1,4 @@
-"""What variational autoencoders compute: divergences from the prior, bounds on the evidence, free bits."""
+"""The mathematics of variational autoencoders: divergences from the prior, bounds on the evidence, free bits."""
 
 import math
 
@@ -12,58 +12,42 @@ def divergence_from_prior(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def reparametrize(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
-    """A draw from N(mean, variance), differentiable by both (Kingma & Welling 2014, section 2.4).
+    """A sample from N(mean, variance), differentiable by both (Kingma & Welling 2014, section 2.4).
 
-    Args:
-        mean: any shape.
-        log_variance: the same.
-        noise: standard normal, of the same shape.
+    All have one shape; the noise is standard normal.
     """
     return mean + torch.exp(0.5 * log_variance) * noise
 
 
 def normal_log_density(z: Tensor, mean: Tensor | float = 0.0, log_variance: Tensor | float = 0.0) -> Tensor:
-    """log N(z; mean, variance) of each element, in nats; the standard normal's by default."""
+    """log N(z; mean, variance) of each element, in nats; by default the standard normal's."""
     log_variance = torch.as_tensor(log_variance, dtype=z.dtype, device=z.device)
     return -0.5 * ((z - mean).square() * torch.exp(-log_variance) + log_variance + math.log(2 * math.pi))
 
 
 def importance_bound(log_weights: Tensor) -> Tensor:
-    """A lower bound of log p(x) from k draws of the latent: log (1/k) sum_i p(x, z_i) / q(z_i | x).
+    """A lower bound on log p(x), (N,), from k latents: log (1/k) sum_i p(x, z_i) / q(z_i | x).
 
-    Burda, Grosse & Salakhutdinov 2016, equation 8. One draw estimates the evidence lower bound without bias; the
-    expectation never falls with k, and goes to log p(x).
-
-    Args:
-        log_weights: log p(x, z_i) - log q(z_i | x), z_i drawn from q(z | x), (k, N).
-
-    Returns:
-        (N,).
+    Burda, Grosse & Salakhutdinov 2016, equation 8. The log-weights (k, N) are log p(x, z_i) - log q(z_i | x), with z_i
+    drawn from q(z | x). With one latent it is an unbiased estimate of the evidence lower bound. Its expectation never
+    decreases with k, and converges to log p(x).
     """
     return torch.logsumexp(log_weights, 0) - math.log(len(log_weights))
 
 
 def with_free_bits(divergence: Tensor, free_nats: float) -> Tensor:
-    """The divergence of each sample, (N,), of which each latent dimension has `free_nats` for nothing.
+    """The divergence (N,) of samples, from that of each dimension (N, dimensions), where `free_nats` cost nothing.
 
-    Its mean is sum_j max(free_nats, mean over the batch of KL_j): Kingma et al. 2016, equation 15, a dimension being a
-    group. A dimension below the limit has no gradient.
-
-    Args:
-        divergence: of each dimension of each sample, in nats, (N, dimensions).
-        free_nats: a dimension; 0 changes nothing.
+    Its mean is sum_j max(free_nats, mean over the batch of KL_j): Kingma et al. 2016, equation 15, with one dimension
+    per group. A dimension below the limit has no gradient; 0 changes nothing.
     """
     paid = divergence.mean(0) > free_nats
     return torch.where(paid, divergence, free_nats).sum(1)
 
 
 def active_units(means: Tensor, least: float = 0.01) -> Tensor:
-    """How many latent dimensions the encoder uses: those whose posterior means differ within the batch.
+    """How many latent dimensions the encoder uses (Burda, Grosse & Salakhutdinov 2016, section 5.2).
 
-    Burda, Grosse & Salakhutdinov 2016, section 5.2.
-
-    Args:
-        means: of the posteriors of a batch, (N, dimensions).
-        least: the variance of its means above which a dimension counts.
+    These are the dimensions whose posterior means, (N, dimensions), have a variance above `least` within the batch.
     """
     return (means.var(0, correction=0) > least).sum().to(means.dtype)

@@ -1,10 +1,10 @@
-"""GenerativeModel: the contract between a family and everything that trains, watches or measures it."""
+"""GenerativeModel: the contract between a family and all code that trains, observes or measures it."""
 
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import lightning
 import torch
@@ -15,23 +15,17 @@ from models.training.checkpoint import CHECKPOINT_FORMAT, own_fields
 from models.training.ema import WeightAverage
 from models.training.randomness import keyed_seed, sample_generator
 from settings.configurable import Configurable, describe
+from settings.likelihood import LikelihoodSettings
 from settings.sampling import Precision, SamplerSettings
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
-"""(x, y): x float32 in [-1, 1], (N, *data_shape), or int64 tokens; y int64 (N,), zeros where there are no labels."""
+"""(x, y): x float32 in [-1, 1], (N, *data_shape), or int64 tokens; y int64 (N,), zeros if there are no labels."""
 
 PhaseObserver: TypeAlias = Callable[[str], AbstractContextManager[None]]
 
 
-class HasPrecision(Protocol):
-    """Settings that say in what precision networks compute."""
-
-    @property
-    def precision(self) -> Precision: ...
-
-
 class OutOfMemoryInPhaseError(RuntimeError):
-    """Memory ran out in a named phase of training; the message says what to turn down."""
+    """Memory ran out in a named phase of training; the message names the settings to reduce."""
 
 
 class GenerativeModel(lightning.LightningModule, Configurable, ABC):
@@ -41,23 +35,23 @@ class GenerativeModel(lightning.LightningModule, Configurable, ABC):
 
     Args:
         data_shape: the shape of one sample, (C, H, W) for pictures. The command line links it from the data.
-        num_classes: classes the data is labelled with, 0 for none. Linked likewise.
+        num_classes: the number of classes in the data, 0 for none. Linked too.
     """
 
     settings_class: ClassVar[type[SamplerSettings]] = SamplerSettings
     micro_batches: int = 1
     """Forward passes that one loader batch is split into: discriminator steps x accumulation."""
     vocabulary_size: int = 0
-    """Where samples are sequences of tokens, int64 (N, length): how many there are, 0 to vocabulary_size - 1."""
+    """The number of tokens, 0 to vocabulary_size - 1, if samples are sequences of tokens, int64 (N, length)."""
     alphabet: str | None = None
-    """The character of each token, where they are characters: with it a checkpoint writes text by itself."""
+    """The character of each token, if tokens are characters, so that a checkpoint alone can write text."""
     conditional: bool = False
-    """Whether the networks see labels, where there are any."""
+    """Whether the networks see labels, if there are any."""
     stage_starts: tuple[int, ...] = (0,)
-    """Samples seen at which stages of training begin whose steps cost differently: one, but where a model grows."""
+    """The samples seen at which stages with a different cost per step begin: just one, unless the model grows."""
     lists_from_the_picture: ClassVar[tuple[str, ...]] = ()
-    """Lists of modules whose first is next to the picture: in a model of another resolution, the same layer has the
-    same place from the list's end. Of all other lists it has the same index."""
+    """Lists of modules that begin next to the picture. In a model of another resolution, a layer of these lists keeps
+    its place from the end; a layer of any other list keeps its index."""
 
     def __init__(self, data_shape: Sequence[int], num_classes: int) -> None:
         super().__init__()
@@ -69,51 +63,51 @@ class GenerativeModel(lightning.LightningModule, Configurable, ABC):
         self.steps = 0
         self.training_seed: int | None = None
         self.origin: dict[str, str] | None = None
-        """Of weights that others trained: where they come from, and their licence. It stays with all that follows."""
+        """Where weights that others trained come from, and their licence. Fine-tuned models keep it."""
         self.phase_observers: list[PhaseObserver] = []
         self._observed: dict[str, tuple[Tensor, int]] = {}
 
-    # What a family provides.
+    # To be provided by a family.
 
     @abstractmethod
     def networks(self) -> dict[str, nn.Module]:
-        """The networks that are trained, by name; averages not included."""
+        """The networks that are trained, by name, without averages."""
 
     @abstractmethod
     def generate(self, generators: Sequence[torch.Generator], labels: Tensor, settings: Any) -> Tensor:  # noqa: ANN401
-        """Finished samples (N, *data_shape) in [-1, 1], one for each CPU generator, from which all its noise comes.
+        """Samples (N, *data_shape) in [-1, 1], or tokens int64 (N, length) if there is a `vocabulary_size`.
 
-        Of a model with a `vocabulary_size`, tokens int64 (N, length).
+        Each sample gets all its noise from its own CPU generator.
         """
 
     def averages(self) -> dict[str, WeightAverage]:
-        """Frozen averages of networks that sampling uses; empty where a family keeps none."""
+        """Frozen averages of networks that sampling uses; empty if the family keeps none."""
         return {}
 
     @property
     def label_classes(self) -> int:
-        """Classes that `sample` can be asked for; 0 where the model is unconditional, whatever the data."""
+        """The number of classes that `sample` accepts; 0 if the model is unconditional, whatever the data."""
         return self.num_classes if self.conditional else 0
 
     @property
     def why_no_samples(self) -> str | None:
-        """In one sentence with a remedy, why this model cannot draw samples; None if it can, as nearly all do."""
+        """Why this model cannot draw samples, in one sentence with a remedy; None if it can, as nearly all can."""
         return None
 
     def settled(self, settings: Any) -> Any:  # noqa: ANN401 - an instance of `settings_class`
-        """The settings, with the model's own values for what they leave to it: what a protocol records."""
+        """The settings, with the model's own values filled in where they leave a choice: what a protocol records."""
         return settings
 
     def samples_per_step(self, samples_seen: int, least: int) -> int:
-        """Samples, over all ranks, of the training step that begins after `samples_seen`: a multiple of `least`.
+        """Samples, over all ranks, in the training step that begins after `samples_seen`: a multiple of `least`.
 
-        `least` is the data's batch size times `micro_batches`, so that whatever divides one divides the other. A
-        function of the arguments and the model's settings alone: data are loaded ahead of training.
+        `least` is the data's batch size times `micro_batches`. The result must depend on the arguments and the model's
+        settings alone, because data are loaded ahead of training.
         """
         return least
 
     def work_cycle(self) -> list[tuple[str, ...]]:
-        """What each training step of a cycle does besides what all do: steps of the same work cost the same."""
+        """The extra work of each training step in a cycle; steps with the same work cost the same."""
         return [()]
 
     # Sampling.
@@ -129,15 +123,15 @@ class GenerativeModel(lightning.LightningModule, Configurable, ABC):
     ) -> Tensor:
         """One batch of finished samples, (len(indices), *data_shape) in [-1, 1] or tokens, on the model's device.
 
-        Sample i depends on (seed, i) and its label only, not on its batch; mode and RNG are left as they were.
+        Sample i depends on (seed, i) and its label only, not on its batch. Mode and RNG are restored.
 
         Args:
             indices: which samples; any non-negative integers.
-            labels: the class of each; drawn uniformly, by (seed, index), where left out.
-            settings: an instance of the family's `settings_class`; its defaults where left out.
+            labels: the class of each; by default drawn uniformly, by (seed, index).
+            settings: an instance of the family's `settings_class`; by default its defaults.
 
         Raises:
-            ValueError: for labels that the model does not know, or settings of another family; or if it has no samples.
+            ValueError: for unknown labels, for another family's settings, or if the model cannot draw samples.
         """
         if self.why_no_samples is not None:
             raise ValueError(self.why_no_samples)
@@ -154,23 +148,15 @@ class GenerativeModel(lightning.LightningModule, Configurable, ABC):
             return drawn if self.vocabulary_size else drawn.float()
 
     def text_of(self, tokens: Tensor) -> list[str]:
-        """The texts of tokens int64 (N, length), of a model with an `alphabet`.
-
-        Raises:
-            ValueError: the model has none.
-        """
+        """The texts of tokens int64 (N, length). Raises ValueError if the model has no `alphabet`."""
         if self.alphabet is None:
-            raise ValueError(f"the samples of this {type(self).__name__} are no text")
+            raise ValueError(f"the samples of this {type(self).__name__} are not text")
         return ["".join(self.alphabet[token] for token in row) for row in tokens.tolist()]
 
     def sample_labels(
         self, indices: Sequence[int], labels: Sequence[int] | Tensor | None = None, *, seed: int = 0
     ) -> Tensor:
-        """The class of each sample that `sample` draws for these arguments, int64 (N,); zeros where unconditional.
-
-        Raises:
-            ValueError: as `sample`.
-        """
+        """The class of each sample that `sample` draws, int64 (N,); zeros if unconditional. Raises as `sample` does."""
         if labels is None:
             drawn = [keyed_seed(seed, int(index)) % max(self.label_classes, 1) for index in indices]
             return torch.tensor(drawn, dtype=torch.int64, device=self.device)
@@ -184,24 +170,24 @@ class GenerativeModel(lightning.LightningModule, Configurable, ABC):
         return wanted.to(self.device)
 
     def given_labels(self, labels: Tensor | None, count: int) -> Tensor:
-        """`labels`; zeros, int64 (count,), where there are none: what networks without classes are called with."""
+        """`labels`, or zeros int64 (count,) if there are none, as unconditional networks are called with."""
         return torch.zeros(count, dtype=torch.int64, device=self.device) if labels is None else labels
 
     @contextlib.contextmanager
-    def sampling(self, settings: HasPrecision, phase: str = "sampling") -> Iterator[None]:
-        """Where networks draw, encode or decode: in evaluation mode and the settings' precision, without a trace."""
+    def sampling(self, settings: SamplerSettings | LikelihoodSettings, phase: str = "sampling") -> Iterator[None]:
+        """For drawing, encoding or decoding: evaluation mode and the settings' precision, all restored afterwards."""
         with self.phase(phase), self.in_eval_mode(), self.computing_in(settings.precision):
             yield
 
     def computing_in(self, precision: Precision) -> AbstractContextManager[Any]:
-        """Within this, networks compute in that precision, whatever the Trainer's."""
+        """Networks compute in this precision inside the context, whatever the Trainer's."""
         if precision == "float32":
             return torch.autocast(self.device.type, enabled=False)
         return torch.autocast(self.device.type, dtype=getattr(torch, precision))
 
     @contextlib.contextmanager
     def in_eval_mode(self) -> Iterator[None]:
-        """Evaluation mode without a trace: every module's mode and the global RNG are restored afterwards."""
+        """Evaluation mode; every module's mode and the global RNG are restored afterwards."""
         modes = {module: module.training for module in self.modules()}
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
@@ -212,14 +198,13 @@ class GenerativeModel(lightning.LightningModule, Configurable, ABC):
                 for module, mode in modes.items():
                     module.training = mode
 
-    # Training: phases, randomness, reported values.
+    # Training: phases, randomness, logged values.
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Marks a stretch of work ("D step", "G step", "regularizer", "sampling", ...) for those who measure it.
+        """Marks a phase of work ("D step", "G step", "regularizer", "sampling", ...) for code that measures it.
 
-        Raises:
-            OutOfMemoryInPhaseError: in place of torch's own error, naming the phase.
+        Raises OutOfMemoryInPhaseError, which names the phase, in place of torch's own error.
         """
         with contextlib.ExitStack() as stack:
             for observer in self.phase_observers:
@@ -237,7 +222,7 @@ class GenerativeModel(lightning.LightningModule, Configurable, ABC):
                 raise OutOfMemoryInPhaseError(f"out of memory in the {name} on {self.device}: {remedy}") from error
 
     def seed_step(self) -> None:
-        """Puts the global RNG where this training step of this rank belongs: at (seed, samples seen, rank)."""
+        """Seeds the global RNG for this training step of this rank: by (seed, samples seen, rank)."""
         assert self.training_seed is not None
         torch.manual_seed(keyed_seed(self.training_seed, self.samples_seen, self.global_rank))
 
@@ -247,13 +232,13 @@ class GenerativeModel(lightning.LightningModule, Configurable, ABC):
         self.steps += 1
 
     def observe(self, name: str, value: Tensor) -> None:
-        """Adds a value to those that are reported, as their mean, at the next report. Never waits for the device."""
+        """Adds a value to the mean that the next report gives. Never waits for the device."""
         total, count = self._observed.get(name, (None, 0))
         value = value.detach().mean().float()
         self._observed[name] = (value if total is None else total + value, count + 1)
 
     def reported(self) -> dict[str, float]:
-        """The means of what was observed since the last call; waits for the device once."""
+        """The means of the values observed since the last call; waits for the device once."""
         if not self._observed:
             return {}
         names, pairs = list(self._observed), list(self._observed.values())
@@ -264,12 +249,12 @@ class GenerativeModel(lightning.LightningModule, Configurable, ABC):
     # Lightning's hooks.
 
     def on_fit_start(self) -> None:
-        """Fixes the seed of the run, once: a run that resumes keeps its own."""
+        """Sets the seed of the run, once: a resumed run keeps its own."""
         if self.training_seed is None:
             self.training_seed = torch.initial_seed()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Nothing by default: samples are judged by the quality callback. Families with a likelihood report it here."""
+        """Does nothing by default: the quality callback evaluates samples. Families with a likelihood log it here."""
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)

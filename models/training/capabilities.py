@@ -1,4 +1,4 @@
-"""What only some models can do, as commands and callbacks ask for it: never for a class of a family."""
+"""Capabilities that only some models have. Commands and callbacks ask for these, never for a family's class."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class HasLatents(GenerativeModel, ABC):
 
     @abstractmethod
     def from_latents(self, latents: Tensor, labels: Tensor, settings: Any) -> Tensor:  # noqa: ANN401
-        """Samples (N, *data_shape) of latents, as networks' modes and precision are; differentiable by the latents."""
+        """Samples (N, *data_shape) of latents, in the networks' current mode and precision; differentiable."""
 
     def generate(self, generators: Sequence[torch.Generator], labels: Tensor, settings: Any) -> Tensor:  # noqa: ANN401
         return self.from_latents(self.latents_from(generators, settings), labels, settings)
@@ -33,89 +33,77 @@ class HasLatents(GenerativeModel, ABC):
 
     @torch.no_grad()
     def decode(self, latents: Tensor, labels: Tensor | None = None, *, settings: Any = None) -> Tensor:  # noqa: ANN401
-        """Samples (N, *data_shape) of latents; labels are zeros where left out."""
+        """Samples (N, *data_shape) of latents; labels default to zeros."""
         return self.decode_with_graph(latents, labels, settings=settings)
 
-    def decode_with_graph(
-        self,
-        latents: Tensor,
-        labels: Tensor | None = None,
-        *,
-        settings: Any = None,  # noqa: ANN401
-    ) -> Tensor:
-        """As `decode`, and differentiable by the latents; pixels that it cuts off at -1 and 1 have no gradient."""
+    def decode_with_graph(self, latents: Tensor, labels: Tensor | None = None, *, settings: Any = None) -> Tensor:  # noqa: ANN401
+        """`decode`, differentiable with respect to the latents; pixels that it clamps to [-1, 1] have no gradient."""
         settings = settings or self.settings_class()
         with self.sampling(settings):
             return self.from_latents(latents, self.given_labels(labels, len(latents)), settings).float()
 
 
 class HasStyles(HasLatents, ABC):
-    """A model that first makes an intermediate latent a layer of its latents: styles, which can be moved and mixed."""
+    """A model that maps its latents to an intermediate latent for each layer: styles, which can be moved and mixed."""
 
     @abstractmethod
     def to_w(self, latents: Tensor, labels: Tensor | None = None, *, settings: Any = None) -> Tensor:  # noqa: ANN401
         """Styles (N, layers, w_dim) of latents, truncated as the settings say."""
 
     @abstractmethod
-    def from_w(
-        self,
-        ws: Tensor,
-        *,
-        noise: Sequence[Tensor] | None = None,
-        settings: Any = None,  # noqa: ANN401
-    ) -> Tensor:
-        """Samples (N, *data_shape) of styles, which are truncated no further; not cut off at -1 and 1."""
+    def from_w(self, ws: Tensor, *, noise: Sequence[Tensor] | None = None, settings: Any = None) -> Tensor:  # noqa: ANN401
+        """Samples (N, *data_shape) of styles, without further truncation and without clamping to [-1, 1]."""
 
     @property
     @abstractmethod
     def noise_sides(self) -> Sequence[int]:
-        """Side in pixels of each noise, (N, 1, side, side), that `from_w` takes."""
+        """The side in pixels of each noise (N, 1, side, side) that `from_w` takes."""
 
     @abstractmethod
     def style_weights(self, settings: Any = None) -> list[Tensor]:  # noqa: ANN401
-        """The linear maps (outputs, w_dim) by which the first, second, ... layer's style reaches its convolution."""
+        """The linear maps (outputs, w_dim) from the style of the first, second, ... layer to its convolution."""
 
 
 class HasLatentWeights(HasLatents, ABC):
-    """A model whose latents first pass a linear map, whole, so that its weights tell what moves pictures most."""
+    """A model whose first layer maps the whole latent linearly, so that its weights show the strongest directions."""
 
     @abstractmethod
     def latent_weights(self, settings: Any = None) -> Tensor:  # noqa: ANN401
-        """That map's weights, (outputs, latent_dim); classes left out."""
+        """The weights of that map, (outputs, latent_dim), without those for classes."""
 
 
 @runtime_checkable
 class HasCritic(Protocol):
-    """A model that can say how real a sample looks."""
+    """A model that can score how real a sample looks."""
 
     def logits(self, x: Tensor, y: Tensor) -> Tensor: ...
 
     @property
     def zero_is_undecided(self) -> bool:
-        """Whether a logit of 0 means that the critic cannot tell; elsewhere only differences mean something."""
+        """Whether a logit of 0 means that the critic cannot tell; otherwise only differences have a meaning."""
         ...
 
 
 @runtime_checkable
 class Deployable(Protocol):
-    """A model whose sampling is one module, forward(z[, labels]), that runs without the rest: for `export`."""
+    """A model whose sampling is one module, forward(z[, labels]), that runs by itself: for `export`."""
 
     def deployed(self, settings: Any = None) -> nn.Module: ...  # noqa: ANN401
 
 
 class Encodes(GenerativeModel, ABC):
-    """A model that finds the latent of a sample, and so can show what it keeps of it.
+    """A model that finds the latent of a sample, and so can reconstruct it.
 
-    It need not be one that draws latents: a VQ-VAE without a prior encodes and decodes, and cannot sample.
+    It need not draw latents: a VQ-VAE without a prior encodes and decodes, but cannot sample.
     """
 
     @abstractmethod
     def to_latents(self, x: Tensor, labels: Tensor, settings: Any) -> Tensor:  # noqa: ANN401
-        """`encode`, as networks' modes and precision are."""
+        """`encode`, in the networks' current mode and precision."""
 
     @torch.no_grad()
     def encode(self, x: Tensor, labels: Tensor | None = None, *, settings: Any = None) -> Tensor:  # noqa: ANN401
-        """Latents (N, ...), as `decode` takes them, of samples (N, *data_shape); where they are random, their mean."""
+        """Latents (N, ...), as `decode` takes them, of samples (N, *data_shape); the mean, if they are random."""
         settings = settings or self.settings_class()
         with self.sampling(settings):
             return self.to_latents(x.to(self.device), self.given_labels(labels, len(x)), settings)
@@ -125,13 +113,13 @@ class Encodes(GenerativeModel, ABC):
         """Samples (N, *data_shape) of latents."""
 
     def reconstruct(self, x: Tensor, labels: Tensor | None = None, *, settings: Any = None) -> Tensor:  # noqa: ANN401
-        """What the model makes of samples (N, *data_shape) after encoding them, the same shape, in [-1, 1]."""
+        """Samples (N, *data_shape), encoded and decoded: the same shape, in [-1, 1]."""
         return self.decode(self.encode(x, labels, settings=settings), labels, settings=settings)
 
 
 @runtime_checkable
 class HasCodes(Protocol):
-    """A model that writes a sample as a grid of discrete codes, over which another model can be a prior."""
+    """A model that represents a sample as a grid of discrete codes, over which a prior can be trained."""
 
     @property
     def code_shape(self) -> tuple[int, ...]:
@@ -140,7 +128,7 @@ class HasCodes(Protocol):
 
     @property
     def num_codes(self) -> int:
-        """Codes there are: each is 0 to num_codes - 1."""
+        """The number of codes: each is 0 to num_codes - 1."""
         ...
 
     def to_codes(self, x: Tensor, *, settings: Any = None) -> Tensor:  # noqa: ANN401
@@ -148,36 +136,36 @@ class HasCodes(Protocol):
         ...
 
     def from_codes(self, codes: Tensor, *, settings: Any = None) -> Tensor:  # noqa: ANN401
-        """The samples (N, *data_shape), in [-1, 1], that codes int64 (N, *code_shape) stand for."""
+        """The samples (N, *data_shape), in [-1, 1], of codes int64 (N, *code_shape)."""
         ...
 
 
 class HasLikelihood(GenerativeModel, ABC):
-    """A model that can say how probable it holds a sample.
+    """A model that gives samples a probability.
 
-    Of pictures, the probability of their bytes: each of the C x H x W values is one of 256, and the probabilities of
-    all pictures add up to one. Of tokens likewise. Of vectors, such as points of the plane, a density.
+    For pictures it is the probability of their bytes: each of the C x H x W values is one of 256, and the probabilities
+    of all pictures add up to one. The same holds for tokens. For vectors, such as points in the plane, it is a density.
     """
 
     likelihood_class: ClassVar[type[LikelihoodSettings]] = LikelihoodSettings
     likelihood_on_demand: ClassVar[bool] = False
-    """Whether a likelihood costs so much more than a training step that it is computed only when asked for."""
+    """Whether a likelihood costs so much more than a training step that it is computed only on request."""
     likelihood_unit: str = "dim"
-    """What of a sample there are `data_shape.numel()` of, in a word: bits are counted a "dim" or a "character"."""
+    """The name of one of the sample's `data_shape.numel()` values: bits are given per "dim" or "character"."""
 
     @property
     def why_no_likelihood(self) -> str | None:
-        """In one sentence with a remedy, why these settings leave the model without one; None where it has one."""
+        """Why the model has no likelihood, in one sentence with a remedy; None if it has one."""
         return None
 
     @property
     @abstractmethod
     def likelihood_kind(self) -> str:
-        """exact, or "lower bound, ..." or "estimate, ...", with how it comes about: it stands beside every figure."""
+        """ "exact", or "lower bound, ..." or "estimate, ...", with the method. It stands beside every figure."""
 
     @abstractmethod
     def log_likelihood(self, x: Tensor, labels: Tensor, generators: Sequence[torch.Generator], settings: Any) -> Tensor:  # noqa: ANN401
-        """`log_prob`, in evaluation mode and without gradients; all noise comes from the samples' CPU generators."""
+        """`log_prob` in evaluation mode, without gradients; all noise comes from the samples' CPU generators."""
 
     @torch.no_grad()
     def log_prob(
@@ -191,15 +179,15 @@ class HasLikelihood(GenerativeModel, ABC):
     ) -> Tensor:
         """The natural logarithm of each sample's probability, or a bound or estimate of it: float64 (N,).
 
-        Bits a dimension are -log_prob / (log 2 x values of a sample). A sample's figure does not depend on its batch;
-        mode and RNG are left as they were.
+        Bits per dimension are -log_prob / (log 2 x values in a sample). A sample's result does not depend on its batch.
+        Mode and RNG are restored.
 
         Args:
             x: (N, *data_shape), pictures in [-1, 1] as data modules give them.
-            labels: int64 (N,); zeros where left out.
-            indices: which samples they are, for the random numbers; 0 to N - 1 where left out.
-            seed: likewise.
-            settings: an instance of the family's `likelihood_class`; its defaults where left out.
+            labels: int64 (N,); by default zeros.
+            indices: which samples they are, for the random numbers; by default 0 to N - 1.
+            seed: for the random numbers, too.
+            settings: an instance of the family's `likelihood_class`; by default its defaults.
 
         Raises:
             ValueError: if the model gives samples no probability.

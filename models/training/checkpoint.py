@@ -1,4 +1,4 @@
-"""What Atelier itself keeps in a checkpoint, its format, and how a checkpoint is read without trusting it."""
+"""Atelier's own fields in a checkpoint, their format, and how a checkpoint is read without trusting it."""
 
 import pickle
 import re
@@ -9,16 +9,16 @@ from typing import Any
 import torch
 
 CHECKPOINT_FORMAT = 3
-"""Raised whenever a checkpoint's own fields change their meaning, or its weights their names."""
+"""Raised whenever the fields of a checkpoint change their meaning, or weights their names."""
 RENAMED = {2: (r"\b(to|from)_picture\b", r"\1_rgb")}
-"""By the format of earlier checkpoints, the names of weights that changed after it, and what they became."""
+"""By earlier format: the weight names that changed after it, and the new names."""
 
 
 def own_fields(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """What Atelier itself keeps in a checkpoint: format, model, samples_seen, steps, training_seed; origin, if any.
+    """Atelier's fields in a checkpoint: format, model, samples_seen, steps, training_seed, and perhaps origin.
 
     Raises:
-        ValueError: if it is none of ours, or of a later format.
+        ValueError: if Atelier did not write it, or its format is not this version's.
     """
     own = checkpoint.get("atelier") if isinstance(checkpoint, dict) else None
     if not isinstance(own, dict):
@@ -36,7 +36,7 @@ def read_checkpoint(path: str | Path, device: str = "cpu") -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is not a whole checkpoint of ours, or would run code.
+        ValueError: if it is not a complete checkpoint of Atelier, or would run code.
     """
     path = Path(path)
     if not path.is_file():
@@ -47,17 +47,17 @@ def read_checkpoint(path: str | Path, device: str = "cpu") -> dict[str, Any]:
         own_fields(checkpoint)
     except (OSError, torch.OutOfMemoryError):
         raise
-    except pickle.UnpicklingError as error:  # torch's message advises to run the file's code
+    except pickle.UnpicklingError as error:  # torch's message advises running the file's code
         reason = "it is damaged, or holds more than tensors and plain types"
         raise ValueError(f"{path} is not a checkpoint that can be read: {reason}") from error
-    except Exception as error:  # the bytes of a damaged file decide which of a dozen errors the unpickler raises
+    except Exception as error:  # a damaged file makes the unpickler raise any of a dozen errors
         reason = shorten(str(error), 200) or type(error).__name__
         raise ValueError(f"{path} is not a checkpoint that can be read: {reason}") from error
     return checkpoint
 
 
 def _rename_weights(checkpoint: dict[str, Any]) -> None:
-    """Gives the weights of an earlier format today's names, by which alone they differ from today's."""
+    """Gives the weights of an earlier format their new names; nothing else has changed since."""
     own = checkpoint.get("atelier") if isinstance(checkpoint, dict) else None
     if isinstance(own, dict) and own.get("format") in RENAMED:
         pattern, name = RENAMED[own["format"]]

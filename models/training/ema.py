@@ -12,12 +12,12 @@ def decay_for(
     """The share of the old average that one update keeps (Karras et al. 2020a, appendix; StyleGAN2-ADA's `ema_kimg`).
 
     Args:
-        batch: samples, over all ranks, that this update stands for.
+        batch: samples, over all ranks, in this update.
         samples_seen: training samples consumed so far.
-        halflife_kimg: thousand samples after which a weight's trace has halved; 0 keeps no memory.
-        rampup: the half-life never exceeds this share of the samples seen, so that the start is soon forgotten.
-        start_kimg: while fewer samples than this, the update's own included, were seen, nothing is kept. "From step n"
-            of Brock et al.'s code, whose first step is 1, is n x (samples a step) / 1000.
+        halflife_kimg: thousand samples after which an old weight's share has halved; 0 keeps nothing.
+        rampup: limits the half-life to this share of the samples seen, so that the start is soon forgotten.
+        start_kimg: keep nothing until this many thousand samples, the update's included, were seen. "From step n" of
+            Brock et al.'s code, whose first step is 1, is n x (samples per step) / 1000.
     """
     if samples_seen + batch < start_kimg * 1000:
         return 0.0
@@ -30,8 +30,8 @@ def decay_for(
 class WeightAverage(nn.Module):
     """A frozen copy of `source` whose parameters follow it slowly. Buffers are copied, not averaged.
 
-    Those of batch norms are the source's statistics, unless sampling re-estimates them; those of spectral norms are
-    where the power iteration stands, and one more from there finds the averaged weight's singular value in each pass.
+    Batch norms hold the source's statistics, unless sampling re-estimates them. Spectral norms hold the state of the
+    source's power iteration; one more iteration in each pass finds the averaged weight's singular value.
     """
 
     def __init__(self, source: nn.Module) -> None:
@@ -40,12 +40,12 @@ class WeightAverage(nn.Module):
         self._source = (source,)  # a tuple, so that nn.Module does not register it
 
     def train(self, mode: bool = True) -> "WeightAverage":
-        """Stays in evaluation mode: the average is never trained."""
+        """Stays in evaluation mode."""
         return super().train(False)
 
     @torch.no_grad()
     def update(self, decay: float) -> None:
-        """Moves the average towards its source: average = decay * average + (1 - decay) * source."""
+        """average = decay * average + (1 - decay) * source."""
         (source,) = self._source
         torch._foreach_lerp_(tuple(self.module.parameters()), tuple(source.parameters()), 1.0 - decay)
         for mine, theirs in zip(self.module.buffers(), source.buffers(), strict=True):

@@ -1,92 +1,41 @@
-"""GAN: two players and the only place that steps their optimizers.
+"""GAN: two players, and the only place that steps their optimizers.
 
-A family adds networks and, where it must, overrides a hook; the step itself is the same for every one of them.
+A family adds networks and may override a hook. The step itself is the same for every family.
 """
 
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from models.parts.augment import Augmentation
 from models.parts.deployed import Deployed
-from models.parts.losses import AdversarialLoss, NonSaturating
+from models.parts.losses import NonSaturating
 from models.parts.ranks import sum_over_ranks, world_size
-from models.parts.regularizers import MicroBatch, Penalty, Regularizer
-from models.parts.schedules import Schedule, value_at
+from models.parts.regularizers import MicroBatch, Penalty
+from models.parts.schedules import value_at
 from models.training.base import Batch
 from models.training.capabilities import HasLatents
 from models.training.checkpoint import own_fields
 from models.training.ema import WeightAverage
 from models.training.manual import ManualOptimization
 from models.training.randomness import keyed_generator
-from settings.configurable import Configurable
-from settings.fields import check, documented, setting
 from settings.sampling import GANSettings
-
-
-# Beside the loop and not in settings/: the default of `loss` is a class of models.parts, and so are its other types.
-@documented
-@dataclass(eq=False)
-class AdversarialTraining(Configurable):
-    """How the two players are trained."""
-
-    loss: AdversarialLoss = setting(None, "the adversarial objective; non-saturating where left out")
-    regularizers: list[Regularizer] = setting(None, "penalties on the discriminator's gradient")
-    augmentation: Augmentation | None = setting(
-        None, "what both players' pictures pass through before the discriminator sees them"
-    )
-    lr: float | Schedule = setting(2e-4, "Adam's learning rate")
-    d_lr: float | Schedule | None = setting(None, "the discriminator's own, where it differs")
-    beta1: float | Schedule = setting(0.5, "Adam's first decay")
-    beta2: float | Schedule = setting(0.999, "Adam's second decay")
-    eps: float = setting(1e-8, "Adam's epsilon")
-    d_steps: int = setting(1, "discriminator steps a generator step", least=1)
-    # The step is that of the joint batch, but batch statistics, where a network has them, remain those of a
-    # micro-batch, and a spectral norm's power iteration advances with each, as in Brock et al.'s code.
-    accumulate: int = setting(1, "micro-batches whose gradients one optimizer step adds up", least=1)
-    clip_norm: float | None = setting(None, "each network's gradient norm is clipped to this")
-    ema_halflife_kimg: float | Schedule = setting(10.0, "half-life of the generator's average, in thousand samples")
-    ema_rampup: float | None = setting(
-        None, "the half-life never exceeds this share of the samples seen; no such limit where left out"
-    )
-    ema_start_kimg: float = setting(0.0, "the average is the generator itself until so many thousand samples were seen")
-    # As the PyTorch DCGAN example does.
-    reuse_fakes: bool = setting(
-        False,
-        "the generator step reuses the fakes of the last discriminator step: one generator pass less, at the memory of "
-        "holding its activations through the discriminator step",
-    )
-    # FreezeD (Mo, Cho & Shin 2020, arXiv:2002.10964). `GAN.discriminator_layers` counts.
-    freeze_d: int = setting(
-        0, "so many layers of the discriminator, from the picture on, are never updated, for few pictures", least=0
-    )
-
-    def __post_init__(self) -> None:
-        check(self)
-        self.loss = self.loss or NonSaturating()
-        self.regularizers = list(self.regularizers or [])
-        if self.augmentation is not None and self.augmentation.reads_signs and not self.loss.zero_is_undecided:
-            raise ValueError(
-                f"{type(self.augmentation).__name__} adapts to the signs of logits, which mean nothing under "
-                f"{type(self.loss).__name__}: set target: null, and p to a number or a schedule"
-            )
+from settings.training import AdversarialTraining
 
 
 class GAN(ManualOptimization, HasLatents):
-    """A generator, its average and a discriminator, stepped in turn.
+    """A generator, its average and a discriminator, trained in alternation.
 
-    `generator(z, labels) -> x` and `discriminator(x, labels) -> logits (N,)` are built by the family and given here.
-    Latents are standard normal, (N, latent_dim).
+    The family builds `generator(z, labels) -> x` and `discriminator(x, labels) -> logits (N,)`. Latents are standard
+    normal, (N, latent_dim).
     """
 
     settings_class: ClassVar[type[GANSettings]] = GANSettings
     joint_pass: ClassVar[bool] = False
-    """Whether the discriminator sees all that a loss compares in one pass: batch statistics are then joint, and a
+    """Whether the discriminator sees real and generated pictures in one pass. Batch statistics are then joint, and a
     spectral norm's power iteration advances once."""
 
     def __init__(
@@ -99,9 +48,16 @@ class GAN(ManualOptimization, HasLatents):
         adversarial: AdversarialTraining,
     ) -> None:
         super().__init__(data_shape, num_classes)
+        adversarial.loss = adversarial.loss or NonSaturating()
+        augmentation = adversarial.augmentation
+        if augmentation is not None and augmentation.reads_signs and not adversarial.loss.zero_is_undecided:
+            raise ValueError(
+                f"{type(augmentation).__name__} adapts to the signs of logits, which have no meaning under "
+                f"{type(adversarial.loss).__name__}: set target: null, and p to a number or a schedule"
+            )
         self.latent_dim, self.adversarial = latent_dim, adversarial
         self.micro_batches = adversarial.d_steps * adversarial.accumulate
-        # Convolutions run fastest in channels_last everywhere that matters, CPUs with bf16 units included.
+        # Convolutions run fastest in channels_last on all common devices, CPUs with bf16 units included.
         self.generator = generator.to(memory_format=torch.channels_last)
         self.discriminator = discriminator.to(memory_format=torch.channels_last)
         self.average = WeightAverage(self.generator)
@@ -111,7 +67,7 @@ class GAN(ManualOptimization, HasLatents):
             freeze(self.discriminator, self.discriminator_layers(), adversarial.freeze_d)
 
     def networks(self) -> dict[str, nn.Module]:
-        """Generator and discriminator, then those that are trained with the generator, in the order of their losses."""
+        """Generator and discriminator, then networks trained along with the generator, in the order of their losses."""
         return {"generator": self.generator, "discriminator": self.discriminator}
 
     def averages(self) -> dict[str, WeightAverage]:
@@ -120,7 +76,7 @@ class GAN(ManualOptimization, HasLatents):
     # The step.
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """The discriminator's steps, then one of the generator and of what is trained with it, on one loader batch."""
+        """The discriminator's steps, then one of the generator and of networks trained with it, on one loader batch."""
         settings = self.adversarial
         (g_optimizer, d_optimizer, *further), parts = self.begin_step(batch)
         rounds = [parts[i : i + settings.accumulate] for i in range(0, len(parts), settings.accumulate)]
@@ -132,7 +88,7 @@ class GAN(ManualOptimization, HasLatents):
                 fakes = [self.draw(labels, with_graph=reuse) for _, labels in micro_batches]
                 for (x, labels), drawn in zip(micro_batches, fakes, strict=True):
                     real, fake = x, drawn.detach()
-                    if shared:  # the penalties find what the loss had judged, and differentiate it
+                    if shared:  # the penalties differentiate the logits that the loss computes
                         real, fake = x.detach().requires_grad_(True), fake.to(x.dtype).requires_grad_(True)
                         self._judged = []
                     losses = {"discriminator": self.discriminator_loss(real, fake, labels)}
@@ -153,7 +109,7 @@ class GAN(ManualOptimization, HasLatents):
         self.end_step(batch, settings.ema_halflife_kimg, settings.ema_rampup, settings.ema_start_kimg)
 
     def _due(self, network: str, step: int) -> tuple[list[Penalty], list[Penalty]]:
-        """The penalties of a network's step, counted from 0: those that share the pass of its loss, and the others."""
+        """The penalties due in a network's step, counted from 0: those that share its loss's pass, and the others."""
         shared: list[Penalty] = []
         others: list[Penalty] = []
         for penalty in self.penalties():
@@ -164,11 +120,11 @@ class GAN(ManualOptimization, HasLatents):
         return shared, others
 
     def _backward(self, losses: dict[str, Tensor], penalties: Sequence[Tensor] = ()) -> None:
-        """Adds each loss's gradients to those of the network of its name; where there are several, to no other's."""
+        """Adds each loss's gradient to the network of its name; if there are several, to no other network."""
         for name, loss in losses.items():
             self.observe({"generator": "g_loss", "discriminator": "d_loss"}.get(name, f"{name}_loss"), loss)
             alone: dict[str, Any] = {}
-            if len(losses) > 1 or penalties:  # where penalties share a pass, samples need no gradient of the sum
+            if len(losses) > 1 or penalties:  # if penalties share a pass, samples need no gradient of the sum
                 trained = [p for p in self.networks()[name].parameters() if p.requires_grad]
                 alone = {"inputs": trained, "retain_graph": len(losses) > 1}
             self.manual_backward(sum(penalties, loss.mean()) / self.adversarial.accumulate, **alone)
@@ -195,7 +151,7 @@ class GAN(ManualOptimization, HasLatents):
         parts: list[Batch],
         fakes: list[Tensor],
     ) -> None:
-        """One optimizer step on the gradients of loss and penalties; two, if a penalty has a step of its own."""
+        """One optimizer step on the gradients of loss and penalties; two, if a penalty has its own step."""
         trained, phase = self.networks()[network], "D step" if network == "discriminator" else "G step"
         own_step = any(penalty.own_step for penalty in penalties)
         if own_step:
@@ -211,19 +167,19 @@ class GAN(ManualOptimization, HasLatents):
         with self.phase(phase):
             self.update(trained, optimizer, all_parameters=own_step)
 
-    # The two players' losses, and what else a family may override.
+    # The two players' losses, and further hooks.
 
     def draw(self, labels: Tensor, with_graph: bool) -> Tensor:
-        """Fakes of a training batch."""
+        """The generator's samples for a training batch."""
         with torch.set_grad_enabled(with_graph):
             return self.generator(self.training_latents(len(labels)), labels)
 
     def discriminate(self, x: Tensor, labels: Tensor) -> Tensor:
-        """The discriminator in the passes of the losses, (N,): it may have a form that differentiates only once."""
+        """The discriminator as the losses call it, (N,): families may use a form that differentiates only once."""
         return self.discriminator(x, labels)
 
     def judge(self, pictures: Sequence[Tensor], labels: Tensor) -> Sequence[Tensor]:
-        """The logits (N,) of each batch of pictures (N, *data_shape), augmented, of these labels."""
+        """The logits (N,) of each batch of pictures (N, *data_shape), which are augmented first."""
         discriminate = self.discriminate if self._judged is None else self.discriminator
         shown = [self.augmented(x) for x in pictures]
         logits: Sequence[Tensor]
@@ -251,10 +207,10 @@ class GAN(ManualOptimization, HasLatents):
         return self.adversarial.loss.discriminator(real_logits, fake_logits)
 
     def generator_losses(self, fake: Tensor, real: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The losses of each sample, (N,), by the network that each trains: of the generator, and of what goes with it.
+        """The losses of each sample, (N,), by the name of the network that each trains.
 
-        They may share a graph: the gradients of each reach the network of its name alone. All are computed before the
-        first of these networks is updated.
+        They may share a graph: each loss's gradient reaches its own network only. All are computed before any of these
+        networks is updated.
         """
         loss, real_logits = self.adversarial.loss, None
         if loss.needs_real_in_generator_step:
@@ -264,13 +220,13 @@ class GAN(ManualOptimization, HasLatents):
         return {"generator": loss.generator(fake_logits, real_logits)}
 
     def penalties(self) -> list[Penalty]:
-        """All that steps add to the gradients of the losses: the config's regularizers, and what a family has."""
+        """Every term that is added to the losses' gradients: the config's regularizers, and the family's own."""
         return [regularizer.as_penalty() for regularizer in self.adversarial.regularizers]
 
     def discriminator_layers(self) -> list[nn.Module]:
-        """The discriminator's layers in their order from the picture on, as `freeze_d` counts them.
+        """The discriminator's layers, from the picture on, as `freeze_d` counts them.
 
-        By default every module with parameters of its own, in the order in which they were made.
+        By default every module with parameters of its own, in the order of construction.
         """
         return layers_within(self.discriminator)
 
@@ -281,7 +237,7 @@ class GAN(ManualOptimization, HasLatents):
         return super().begin_step(batch)
 
     def training_latents(self, count: int) -> Tensor:
-        """This rank's share of the joint batch's latents: the same numbers whatever the number of ranks."""
+        """This rank's share of the joint batch's latents, which do not depend on the number of ranks."""
         self._latent_draws += 1
         joint = torch.randn(count * world_size(), self.latent_dim, generator=self.step_generator())
         mine = joint[self.global_rank :: world_size()]
@@ -290,12 +246,12 @@ class GAN(ManualOptimization, HasLatents):
         return mine.to(self.device, non_blocking=True)
 
     def step_generator(self, *key: int) -> torch.Generator:
-        """The CPU generator, the same on every rank, of a key and of the latents that this step has drawn so far."""
+        """A CPU generator, the same on every rank, keyed by the latents drawn so far in this step and by `key`."""
         assert self.training_seed is not None
         return keyed_generator(self.training_seed, self.samples_seen, self._latent_draws, *key)
 
     def count(self, batch: int) -> None:
-        """Counts, and lets the augmentation adjust itself to what it heard in the step."""
+        """Counts samples, and lets the augmentation adapt to the step's logits."""
         super().count(batch)
         augmentation = self.adversarial.augmentation
         if augmentation is not None:
@@ -303,7 +259,7 @@ class GAN(ManualOptimization, HasLatents):
             for name, value in reported.items():
                 self.observe(name, value.to(self.device, non_blocking=True))
 
-    # Optimizers, and what follows from the list of penalties.
+    # Optimizers, and what the list of penalties implies.
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         networks = self.networks().items()
@@ -312,10 +268,10 @@ class GAN(ManualOptimization, HasLatents):
     def apply_schedules(self) -> None:
         for optimizer, network in zip(self.plain_optimizers(), self.networks(), strict=True):
             for group in optimizer.param_groups:
-                group.update(self._adam(network))  # eps too: a run that goes on may do so with another
+                group.update(self._adam(network))  # eps too: a resumed run may have another
 
     def _adam(self, network: str) -> dict[str, Any]:
-        """Adam's settings for a network at this place of training."""
+        """Adam's settings for a network at this point of training."""
         settings, seen = self.adversarial, self.samples_seen
         lr = settings.d_lr if network == "discriminator" and settings.d_lr is not None else settings.lr
         c = self.lazy_correction(network)
@@ -323,12 +279,10 @@ class GAN(ManualOptimization, HasLatents):
         return {"lr": value_at(lr, seen) * c, "betas": betas, "eps": settings.eps}
 
     def lazy_correction(self, network: str) -> float:
-        """c of Karras et al. 2020, appendix B: Adam's learning rate is multiplied by it, its betas are raised to it.
+        """c of Karras et al. 2020, appendix B: it multiplies Adam's learning rate and is the exponent of its betas.
 
-        k / (k + 1) makes k + 1 steps, of which one is for penalties apart, go as far as k would.
-
-        Raises:
-            ValueError: if penalties that share such steps differ in k.
+        With k / (k + 1), the k + 1 steps that include one for penalties alone go as far as k steps would. Raises
+        ValueError if penalties that share such a step differ in k.
         """
         intervals = {penalty.every for penalty in self.penalties() if penalty.network == network and penalty.own_step}
         if len(intervals) > 1:
@@ -364,13 +318,13 @@ class GAN(ManualOptimization, HasLatents):
         return self.sampled_network(settings)(latents.to(self.dtype), labels)
 
     def sampled_network(self, settings: Any) -> Any:  # noqa: ANN401 - settings with `weights`; the family's generator
-        """The generator with the weights that settings name."""
+        """The generator with the weights that the settings name."""
         return self.average.module if settings.weights == "ema" else self.generator
 
     def deployed(self, settings: Any = None) -> Deployed:  # noqa: ANN401 - the family's
-        """A copy of the averaged generator (the raw one, if the settings say so) that stands by itself, for `export`.
+        """A standalone copy of the averaged generator (or the raw one, if the settings say so), for `export`.
 
-        Latents are the caller's, so `settings.truncation` has no say in it; it computes in float32.
+        It computes in float32. The caller draws the latents, so `settings.truncation` has no effect.
         """
         return Deployed(self.sampled_network(settings or self.settings_class()))
 
@@ -379,7 +333,7 @@ class GAN(ManualOptimization, HasLatents):
         return self.adversarial.loss.zero_is_undecided
 
     def logits(self, x: Tensor, y: Tensor) -> Tensor:
-        """How real the discriminator holds samples, (N,); higher is more real."""
+        """How real the discriminator finds samples, (N,); higher is more real."""
         return self.discriminator(x, y)
 
     # Checkpoints.
@@ -396,28 +350,28 @@ class GAN(ManualOptimization, HasLatents):
 
 
 def layers_within(network: nn.Module) -> list[nn.Module]:
-    """The modules of `network` that have parameters of their own, in the order in which they were made."""
+    """The modules of `network` that have parameters of their own, in the order of construction."""
     return [module for module in network.modules() if any(True for _ in module.parameters(recurse=False))]
 
 
 def freeze(discriminator: nn.Module, layers: Sequence[nn.Module], count: int) -> None:
-    """Freezes its first `count` layers: no gradient, and so no step of Adam; the input's still flow.
+    """Freezes the first `count` layers: Adam never moves them, but gradients still flow through them.
 
-    Raises:
-        ValueError: if there are fewer, or nothing would be left to train.
+    Raises ValueError if there are fewer layers, or none would be left to train.
     """
     if count > len(layers):
-        raise ValueError(f"freeze_d: {count} layers, and this discriminator has {len(layers)} that can be frozen")
+        raise ValueError(f"freeze_d: {count} layers, but this discriminator has {len(layers)} that can be frozen")
     for layer in layers[:count]:
         for p in layer.parameters(recurse=False):
             p.requires_grad_(False)
     if not any(p.requires_grad for p in discriminator.parameters()):
-        raise ValueError(f"freeze_d: {count} layers are all that this discriminator has: freeze fewer")
+        raise ValueError(f"freeze_d: {count} layers are all that this discriminator has; freeze fewer")
 
 
 @contextlib.contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
-    """No gradients for the parameters of `network`: autograd then skips the work of computing them."""
+    """Turns gradients for the parameters of `network` off, so that autograd skips the work of computing them."""
+
     trained = [p for p in network.parameters() if p.requires_grad]
     for p in trained:
         p.requires_grad_(False)

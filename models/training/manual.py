@@ -15,10 +15,10 @@ from models.training.ema import decay_for
 
 
 class ManualOptimization(GenerativeModel):
-    """Optimizer steps on gradients that are averaged over all ranks once a step, so that plain `ddp` works.
+    """Optimizer steps on gradients that are averaged over all ranks once per step, so that plain `ddp` works.
 
-    One training step is one batch of the loader and counts as one of `trainer.global_step`, whatever number of
-    micro-batches and of optimizers it works with.
+    One training step takes one loader batch and counts as one of `trainer.global_step`, whatever the number of
+    micro-batches and optimizers.
     """
 
     automatic_optimization = False
@@ -26,38 +26,37 @@ class ManualOptimization(GenerativeModel):
     def setup(self, stage: str) -> None:
         refuse_strategy(self.trainer.strategy)
 
-    # What a loop provides.
+    # To be provided by a loop.
 
     @abstractmethod
     def apply_schedules(self) -> None:
-        """Sets what the optimizers' settings are after `samples_seen`."""
+        """Sets the optimizers' settings for `samples_seen`."""
 
     @property
     def clip_norm(self) -> float | None:
-        """What gradient norms are clipped to, if they are."""
+        """The norm that gradients are clipped to, if any."""
         return None
 
     def norm_name(self, optimizer: torch.optim.Optimizer) -> str:
-        """The name under which the gradient norm of what `optimizer` trains is reported."""
+        """The name under which the gradient norm of this optimizer's parameters is logged."""
         return "grad_norm"
+
+    # The parts of a training step.
 
     # What its training step is made of.
 
     def begin_step(self, batch: Batch) -> tuple[list[Any], list[Batch]]:
-        """Puts the random numbers and the optimizers' settings where this step belongs.
+        """Sets random numbers and optimizer settings for this step.
 
-        Returns:
-            Lightning's wrapped optimizers, of which only the first one's next step advances `trainer.global_step`:
-            Lightning counts every one of manual optimization, so that two optimizers would double max_steps. And the
-            loader batch in `micro_batches` parts.
-
-        Raises:
-            ValueError: if it does not divide.
+        Returns Lightning's wrapped optimizers, and the loader batch in `micro_batches` parts. Of the optimizers, only
+        the first one's next step advances `trainer.global_step`: Lightning counts every step of manual optimization, so
+        two optimizers would count each training step twice against max_steps. Raises ValueError if the batch does not
+        split into that many parts.
         """
         wrapped = self.trainer.model
         if isinstance(wrapped, DistributedDataParallel):
-            # Its reducer expects every parameter to receive a gradient in every backward pass, which no adversarial
-            # step gives it, nor one of several micro-batches. Lightning switches it on again after each step.
+            # Its reducer expects every parameter to get a gradient in every backward pass, which neither adversarial
+            # steps nor micro-batches do. Lightning switches it on again after each step.
             wrapped.require_backward_grad_sync = False
         self.seed_step()
         self.apply_schedules()
@@ -72,9 +71,9 @@ class ManualOptimization(GenerativeModel):
         return optimizers, list(zip(x.split(size), labels.split(size), strict=True))
 
     def update(self, network: nn.Module, optimizer: Any, all_parameters: bool = False) -> None:  # noqa: ANN401 - Lightning's wrapper
-        """One optimizer step; where `all_parameters`, also of those that no gradient reached: Adam's moments decay.
+        """One optimizer step. With `all_parameters` it also moves those without a gradient, by Adam's decaying moments.
 
-        Never of those that are frozen, which have no moments. A further one within a training step does not count.
+        Frozen parameters, which have no moments, are never moved. Further steps in a training step are not counted.
         """
         if all_parameters:
             for p in network.parameters():
@@ -88,7 +87,7 @@ class ManualOptimization(GenerativeModel):
     def end_step(
         self, batch: Batch, halflife_kimg: float | Schedule | None, rampup: float | None, start_kimg: float = 0.0
     ) -> None:
-        """Moves the averages on, by `decay_for` of these arguments, and counts the samples of all ranks' batches."""
+        """Updates the averages, by `decay_for` of these arguments, and counts the samples of all ranks."""
         joint = len(batch[0]) * world_size()
         if halflife_kimg is not None:
             halflife = value_at(halflife_kimg, self.samples_seen)
@@ -99,24 +98,21 @@ class ManualOptimization(GenerativeModel):
     # The optimizers.
 
     def plain_optimizers(self) -> list[torch.optim.Optimizer]:
-        """torch's own, without Lightning's wrappers."""
+        """torch's optimizers, without Lightning's wrappers."""
         optimizers = self.optimizers(use_pl_optimizer=False)
         return optimizers if isinstance(optimizers, list) else [optimizers]
 
     @property
     def fused(self) -> bool:
-        """Whether Adam may be fused.
+        """Whether Adam may be fused: not on every device, and not with scaled fp16 gradients.
 
-        A fused one unscales fp16 gradients itself, too late for our clipping; and not every device has one.
+        A fused Adam unscales these itself, too late for our clipping.
         """
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         return self.device.type in ("cpu", "cuda") and not scaled
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clips here, where mixed precision has unscaled the gradients; in `training_step` they are still scaled.
-
-        The norms before clipping are observed: afterwards they tell a stable run from an unstable one.
-        """
+        """Clips here, because mixed precision has unscaled the gradients by now, and logs the norms before clipping."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm: Tensor = torch.nn.utils.get_total_norm(gradients)
@@ -125,9 +121,9 @@ class ManualOptimization(GenerativeModel):
             torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
 
     def _leave_uncounted(self, optimizer: Any) -> None:  # noqa: ANN401 - Lightning's wrapper
-        """For the rest of this batch, steps of this optimizer do not advance `trainer.global_step`.
+        """Keeps this optimizer's steps out of `trainer.global_step` for the rest of the batch.
 
-        Lightning's loop sets these two hooks anew for each batch, and takes them away after it.
+        Lightning's loop sets these two hooks for each batch, and removes them afterwards.
         """
         profiler = self.trainer.profiler  # type: ignore[attr-defined]
         optimizer._on_before_step = lambda: profiler.start("optimizer_step")
@@ -135,7 +131,7 @@ class ManualOptimization(GenerativeModel):
 
 
 def refuse_strategy(strategy: Strategy) -> None:
-    """Raises ValueError for a strategy that shares out one network's weights over devices."""
+    """Raises ValueError for a strategy that shards one network's weights over devices."""
     if isinstance(strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)):
         raise ValueError(
             f"trainer.strategy {type(strategy).__name__} cannot train these models (they step their optimizers "

@@ -1,7 +1,7 @@
-"""Random numbers as functions of their place: a key gives the numbers, and no generator's state is ever saved.
+"""Random numbers as functions of a key, so that no generator's state is ever saved.
 
-A sample is keyed by (seed, index), a training step by (seed, samples seen). So a picture is the same whatever the batch
-size, the order or the number of devices, and a run that resumes draws what it would have drawn.
+The key of a sample is (seed, index), that of a training step (seed, samples seen). So a picture is the same whatever
+the batch size, the order or the number of devices, and a resumed run draws what it would have drawn.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ def normals(generators: Sequence[torch.Generator], *shape: int) -> Tensor:
 def sample_generator(seed: int, index: int) -> torch.Generator:
     """The CPU generator of sample `index`.
 
-    torch's CPU generator reads 32 bits of its seed. Among 50,000 hashed seeds two would coincide more often than once
-    in four; multiplying the index by an odd number modulo 2^32 never lets two indices of one seed coincide.
+    torch's CPU generator reads 32 bits of its seed. Two of 50,000 hashed seeds would coincide with a probability above
+    1/4. Multiplying the index by an odd number modulo 2^32 keeps all indices of one seed distinct.
     """
     return torch.Generator().manual_seed((keyed_seed(seed) + index * 0x9E3779B1) & 0xFFFFFFFF)

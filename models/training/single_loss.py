@@ -1,65 +1,27 @@
-"""SingleLoss: one network, one loss and the only place that steps its optimizer.
+"""SingleLoss: one network, one loss, and the only place that steps its optimizer.
 
-Likelihood models, flows and flow matching all train so; a family adds the network and its loss.
+Likelihood models, flows and flow matching train this way. A family adds the network and its loss.
 """
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from models.parts.ranks import as_on_rank_0
-from models.parts.schedules import Schedule, value_at
+from models.parts.schedules import value_at
 from models.training.base import Batch
 from models.training.ema import WeightAverage
 from models.training.manual import ManualOptimization
-from settings.configurable import Configurable
-from settings.fields import check, documented, setting
-
-
-# Beside the loop and not in settings/: a schedule, which `lr` may be, is a class of models.parts.
-@documented
-@dataclass(eq=False)
-class Optimization(Configurable):
-    """How the network is trained."""
-
-    lr: float | Schedule = setting(1e-3, "Adam's learning rate")
-    beta1: float = setting(0.9, "Adam's first decay")
-    beta2: float = setting(0.999, "Adam's second decay")
-    eps: float = setting(1e-8, "Adam's epsilon")
-    weight_decay: float = setting(0.0, "AdamW's, of weights of two dimensions and more; 0 is Adam", least=0)
-    warmup_kimg: float = setting(
-        0.0, "the learning rate rises in a straight line from 0 over so many thousand samples", least=0
-    )
-    accumulate: int = setting(1, "micro-batches whose gradients one optimizer step adds up", least=1)
-    clip_norm: float | None = setting(None, "the gradient's norm is clipped to this")
-    ema_halflife_kimg: float | Schedule | None = setting(
-        None, "half-life of the network's average, in thousand samples; no average where left out"
-    )
-    ema_rampup: float | None = setting(
-        None, "the half-life never exceeds this share of the samples seen; no such limit where left out"
-    )
-
-    def __post_init__(self) -> None:
-        check(self)
-
-    def lr_at(self, samples_seen: int) -> float:
-        """The learning rate of the step that begins after so many samples, its warm-up included."""
-        lr = value_at(self.lr, samples_seen)
-        return lr * min(1.0, samples_seen / (1000 * self.warmup_kimg)) if self.warmup_kimg else lr
+from settings.training import Optimization
 
 
 class SingleLoss(ManualOptimization):
-    """A network, its average and a loss that one optimizer lowers.
+    """A network, its average, and a loss that one optimizer minimises.
 
-    Args:
-        data_shape: the shape of one sample.
-        num_classes: classes the data is labelled with.
-        network: what is trained and averaged, whole: all that `loss` and `generate` call.
-        optimization: how.
+    `network` is trained and averaged as a whole: it holds everything that `loss` and `generate` call.
     """
 
     def __init__(
@@ -72,19 +34,17 @@ class SingleLoss(ManualOptimization):
         self.network = network.to(memory_format=torch.channels_last)
         self.average = None if optimization.ema_halflife_kimg is None else WeightAverage(self.network)
 
-    # What a family provides.
+    # To be provided by a family.
 
     @abstractmethod
     def loss(self, x: Tensor, labels: Tensor) -> Tensor:
-        """The loss of each sample, (N,); further values are reported by `observe`."""
+        """The loss of each sample, (N,). It may log further values with `observe`."""
 
     def on_first_batch(self, x: Tensor, labels: Tensor) -> None:
-        """Before the very first step, with its samples: for what is initialized from data. Nothing by default.
+        """Called before the very first step, with its samples, to initialize from data. Does nothing by default.
 
-        What it sets must be parameters or buffers of the network; several ranks take over those of rank 0.
+        It may set only parameters and buffers of the network; all ranks take over those of rank 0.
         """
-
-    # The contract.
 
     def networks(self) -> dict[str, nn.Module]:
         return {"network": self.network}
@@ -92,8 +52,8 @@ class SingleLoss(ManualOptimization):
     def averages(self) -> dict[str, WeightAverage]:
         return {} if self.average is None else {"network average": self.average}
 
-    def chosen_network(self, weights: str) -> nn.Module:
-        """The network with the weights that settings name, "ema" or "raw"; the raw one where no average is kept."""
+    def chosen_network(self, weights: str) -> Any:  # noqa: ANN401 - the family's network
+        """The network with the weights "ema" or "raw"; the raw one if no average is kept."""
         return self.network if self.average is None or weights == "raw" else self.average.module
 
     # The step.
@@ -138,11 +98,16 @@ class SingleLoss(ManualOptimization):
         groups = [group for group in groups if group["params"]]
         return torch.optim.AdamW(groups, lr, betas, settings.eps, fused=self.fused)
 
+    def lr_at(self, samples_seen: int) -> float:
+        """The learning rate of the step that begins after so many samples, with its warm-up."""
+        lr, warmup_kimg = value_at(self.optimization.lr, samples_seen), self.optimization.warmup_kimg
+        return lr * min(1.0, samples_seen / (1000 * warmup_kimg)) if warmup_kimg else lr
+
     def apply_schedules(self) -> None:
         settings = self.optimization
         (optimizer,) = self.plain_optimizers()
         for group in optimizer.param_groups:
-            group["lr"], group["betas"] = settings.lr_at(self.samples_seen), (settings.beta1, settings.beta2)
-            group["eps"] = settings.eps  # a run that goes on may do so with another
+            group["lr"], group["betas"] = self.lr_at(self.samples_seen), (settings.beta1, settings.beta2)
+            group["eps"] = settings.eps  # a resumed run may have another
             if group["weight_decay"]:
                 group["weight_decay"] = settings.weight_decay

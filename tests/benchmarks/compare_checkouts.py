@@ -1,14 +1,15 @@
-"""Two checkouts on one machine: do they train to the same weights, and measure the same figures?
+"""Checks that two checkouts train to the same weights and measure the same figures on one machine.
 
     git worktree add ../before HEAD~5
     python tests/benchmarks/compare_checkouts.py ../before . [--configs 'r3gan*'] [--precision bf16-mixed] [--steps 12]
     OMP_NUM_THREADS=1 python tests/benchmarks/compare_checkouts.py ../before . --configs r3gan_fashion_mnist --time 5
 
-Each trains every small config (bundled or drawn data) for some steps from one seed, and evaluates what came out, in a
-process and a folder of its own. Every tensor of the checkpoints is compared, the optimizers' too, and every figure.
-Tensors whose names changed are matched by their order, and are listed. Exits with 1 if anything differs.
+Each checkout has its own process and folder. It trains every small config (bundled or drawn data) for some steps from
+one seed, and evaluates the result. Then every figure and every tensor of the checkpoints is compared, including the
+optimizers'. Tensors whose names changed are matched by their order and listed. The exit code is 1 if anything differs.
 
-With `--time`, their training steps are timed instead, as `info` does, in turns, so often; the ratios are of neighbours.
+`--time ROUNDS` times training steps instead, as `info --measure` does. The checkouts alternate, and each ratio is of
+two consecutive runs.
 """
 
 import argparse
@@ -32,7 +33,7 @@ METRICS = ("frechet", "precision_recall", "density_coverage")
 
 
 def record(checkout: Path, names: list[str], out: Path, steps: int, precision: str) -> None:
-    """In the checkout's own process: fits each config and evaluates it, in the working directory."""
+    """Fits and evaluates each config in the working directory; runs in the checkout's own process."""
     from main import main
 
     torch.set_num_threads(1)
@@ -47,7 +48,7 @@ def record(checkout: Path, names: list[str], out: Path, steps: int, precision: s
             raise SystemExit(f"{checkout}: fit of {name} ended with {code}")
         (run,) = (Path("runs") / name).iterdir()
         figures = json.loads((run / "run.json").read_text()).get("figures", {})
-        if "fd_effnet" in figures:  # of pictures
+        if "fd_effnet" in figures:  # the data are pictures
             with (out / f"{name}.json").open("w") as file, contextlib.redirect_stdout(file):
                 few = ["--num_samples", "64", "--json"]
                 code = main(["evaluate", "--ckpt_path", str(run), *few, "--metrics", *METRICS])
@@ -62,7 +63,7 @@ def _checkpoint(out: Path, name: str) -> Path:
 
 
 def tensors(value: Any, where: str = "") -> dict[str, Tensor]:  # noqa: ANN401 - whatever a checkpoint holds
-    """Every tensor and number within, by its place."""
+    """Every tensor and number in `value`, by its path."""
     if isinstance(value, Tensor):
         return {where: value}
     if isinstance(value, (int, float)):
@@ -72,7 +73,7 @@ def tensors(value: Any, where: str = "") -> dict[str, Tensor]:  # noqa: ANN401 -
 
 
 def compare(name: str, before: Path, after: Path) -> list[str]:
-    """What differs of one config, a line each; renamed tensors are printed, and are no difference."""
+    """The differences for one config, one per line; a renamed tensor is printed and does not count."""
     lines, renamed = [], []
     a, b = (torch.load(_checkpoint(folder, name), weights_only=True) for folder in (before, after))
     for part in ("state_dict", "optimizer_states"):
@@ -107,16 +108,19 @@ def _figures_of(evaluation: dict[str, Any]) -> dict[str, Any]:
 
 
 def time_steps(checkouts: list[Path], name: str, rounds: int, precision: str) -> None:
-    """Prints what a thousand samples take in either checkout, and the ratios of runs that followed each other."""
+    """Prints the s/kimg of both checkouts, and the ratios of consecutive runs."""
     seconds: list[list[float]] = [[], []]
     with tempfile.TemporaryDirectory() as scratch:
         for _ in range(rounds):
             for found, checkout in zip(seconds, checkouts, strict=True):
-                settings = yaml.safe_load((checkout / "configs" / f"{name}.yaml").read_text())
-                config = Path(scratch) / f"{name}.yaml"
-                config.write_text(yaml.safe_dump({**settings, "trainer": {"precision": precision}}))
+                config = checkout.resolve() / "configs" / f"{name}.yaml"
+                takes_flags = "--measure" in (checkout / "commands" / "info.py").read_text()
+                if not takes_flags:  # an earlier commit, whose configs include no other
+                    settings = yaml.safe_load(config.read_text())
+                    config = Path(scratch) / f"{name}.yaml"
+                    config.write_text(yaml.safe_dump({**settings, "trainer": {"precision": precision}}))
                 command = [sys.executable, str(checkout.resolve() / "main.py"), "info", str(config), "--json"]
-                command += ["--measure"] * ("--measure" in (checkout / "commands" / "info.py").read_text())
+                command += ["--measure", f"--trainer.precision={precision}"] * takes_flags
                 environment = {**os.environ, "PYTHONPATH": str(checkout.resolve())}
                 done = subprocess.run(command, cwd=scratch, env=environment, capture_output=True, text=True, check=True)
                 found.append(json.loads(done.stdout)["s_per_kimg"])
@@ -130,16 +134,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
-    parser.add_argument("--configs", nargs="+", default=list(SMALL), help="names, or patterns of names")
+    parser.add_argument("--configs", nargs="+", default=list(SMALL), help="names or patterns")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--precision", default="32-true")
-    parser.add_argument("--time", type=int, metavar="ROUNDS", help="compare speed instead")
+    parser.add_argument("--time", type=int, metavar="ROUNDS", help="compare speed instead, in so many rounds")
     parser.add_argument("--record", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     found = [{path.stem for path in (each / "configs").glob("*.yaml")} for each in (options.before, options.after)]
     names = sorted(name for name in found[0] & found[1] if any(fnmatch.fnmatch(name, p) for p in options.configs))
     names = [name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in SMALL)]
-    names.sort(key=lambda name: "vqvae_prior" in name)  # which needs the codes of another
+    names.sort(key=lambda name: "vqvae_prior" in name)  # needs the codes of another config's model
     if options.time:
         for name in names:
             time_steps([options.before, options.after], name, options.time, options.precision)
@@ -156,7 +160,7 @@ def main() -> None:
             command = [sys.executable, str(Path(__file__).resolve()), str(checkout.resolve()), str(checkout.resolve()),
                        "--record", str(out), "--configs", *names, "--steps", str(options.steps),
                        "--precision", options.precision]  # fmt: skip
-            # `-P` and PYTHONPATH: the checkout's own packages, whichever is installed.
+            # PYTHONPATH selects the checkout's own packages, whichever are installed.
             environment = {**os.environ, "PYTHONPATH": str(checkout.resolve()), "XDG_CACHE_HOME": str(place / "cache")}
             log = Path(scratch) / label / "log"
             with log.open("w") as file:

@@ -1,4 +1,4 @@
-"""How long `compare` takes for many runs as large as real ones: 100 runs in under 2 s is what it promises.
+"""Times `compare` on many runs as large as real ones. It should take under 2 s for 100 runs.
 
 python tests/benchmarks/compare_runs.py [--runs 100] [--repeat 5]
 """
@@ -15,13 +15,13 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "tests" / "commands"))
 
-from made_up import figure, make_run  # noqa: E402
+from golden import figure, make_run  # noqa: E402
 
 LIMIT_S = 2.0
 
 
 def make_runs(root: Path, count: int) -> None:
-    """Runs of 20 configurations, with 500 rows of ten values (a fit of 15 minutes leaves as many) and two figures."""
+    """Writes runs of 20 configurations, with 500 rows of ten values, as after a fit of 15 minutes, and two figures."""
     names = ("d_real", "d_fake", "r_t", "d_loss", "d_grad_norm", "g_loss", "g_grad_norm", "penalty", "ada_p", "lr")
     for number in range(count):
         rows = [
@@ -36,7 +36,7 @@ def make_runs(root: Path, count: int) -> None:
 
 
 def seconds(arguments: list[str]) -> float:
-    """Of the whole command, the interpreter's start included."""
+    """Seconds of the whole command, including the interpreter's start."""
     start = time.perf_counter()
     subprocess.run([sys.executable, "main.py", *arguments], cwd=REPOSITORY, check=True, capture_output=True)
     return time.perf_counter() - start

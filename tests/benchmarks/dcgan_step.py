@@ -1,16 +1,16 @@
-"""What a DCGAN step costs at 64 px, batch 64: ours as `fit` runs it, a bare loop of the same maths, a plain one.
+"""Times a DCGAN step at 64 px, batch 64: ours as `fit` runs it, a bare loop and a plain loop of the same computation.
 
     python tests/benchmarks/dcgan_step.py [--rounds 5] [--steps 8]
 
-All three take turns in one process, so that whatever else the machine does meets them alike. The first runs under the
-real command line with everything a fit has: callbacks, log files, the progress bar, an offline W&B run. Its clock runs
-from the end of one batch to the end of a later one, so it has the loader and every callback, and no set-up.
+The three alternate in one process, so that other work on the machine affects all of them equally. Ours runs under the
+real command line with everything that a fit has: callbacks, log files, the progress bar, an offline W&B run. It is
+timed from the end of one batch to the end of a later one, which includes the loader and every callback, but no set-up.
 
-- ours: the Trainer's steps; bf16 where the device has units for it.
-- bare: a loop without Lightning, logging or callbacks; the same networks, layout, precision, losses, optimizers.
-- plain: the loop of the PyTorch DCGAN example as its settings describe it: float32, contiguous, binary cross-entropy on
-  a sigmoid with a backward pass each for real and fake, activations in place, Adam parameter by parameter, D not frozen
-  in the G step, five losses and means read back at every step. It prints nothing and decodes nothing.
+- ours: the Trainer's steps, in bf16 where the device has units for it.
+- bare: a loop without Lightning, logging or callbacks, with the same networks, layout, precision, losses, optimizers.
+- plain: the loop of the PyTorch DCGAN example: float32, contiguous tensors, binary cross-entropy on a sigmoid with
+  separate backward passes for real and fake, activations in place, Adam parameter by parameter, D not frozen in the G
+  step, five losses and means read back at every step. It prints nothing and decodes nothing.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def latents(device: torch.device) -> Tensor:
 
 
 def bare_step(pictures: Callable[[], Tensor], device: torch.device, precision: str) -> Step:
-    """The maths of `models.training.gan` for these settings, and nothing around it."""
+    """The computation of `models.training.gan` for these settings, and nothing else."""
     generator, discriminator = networks(device)
     generator = generator.to(memory_format=torch.channels_last)
     discriminator = discriminator.to(memory_format=torch.channels_last)
@@ -107,7 +107,7 @@ def bare_step(pictures: Callable[[], Tensor], device: torch.device, precision: s
 
 
 def plain_step(pictures: Callable[[], Tensor], device: torch.device) -> Step:
-    """The PyTorch example's settings, step by step in float32."""
+    """The step of the PyTorch example, with its settings, in float32."""
     generator, discriminator = networks(device)
     for layer in [*generator.modules(), *discriminator.modules()]:
         if isinstance(layer, (nn.ReLU, nn.LeakyReLU)):
@@ -144,7 +144,7 @@ def plain_step(pictures: Callable[[], Tensor], device: torch.device) -> Step:
 
 
 class Turns(lightning.Callback):
-    """Stands last among a fit's callbacks: times its steps, and gives the two loops their turn between them."""
+    """The last of a fit's callbacks: times its steps, and runs the two loops in between."""
 
     def __init__(self, rounds: int, steps: int) -> None:
         self.rounds, self.steps = rounds, steps
@@ -204,7 +204,7 @@ class Turns(lightning.Callback):
 
 
 def measure(rounds: int, steps: int, wandb: str) -> Turns:
-    """Runs a fit that gives each loop `rounds` turns of `steps` steps.
+    """Runs a fit in which each loop has `rounds` turns of `steps` steps.
 
     Raises:
         commands.options.errors.InputError: the fit's settings do not parse.
@@ -241,13 +241,13 @@ def measure(rounds: int, steps: int, wandb: str) -> Turns:
 
 
 def row(name: str, values: list[float], digits: int) -> str:
-    """A line of the table: least, median, largest."""
+    """A line of the table: minimum, median, maximum."""
     numbers = (min(values), statistics.median(values), max(values))
     return f"{name:<24}" + "".join(f"{number:>10.{digits}f}" for number in numbers)
 
 
 def report(turns: Turns) -> str:
-    """The ratios of each round, and the speeds."""
+    """The ratios by round, and the speeds."""
     seconds = turns.seconds
     machine = hardware(turns.device).to_json()
     lines = [
@@ -265,8 +265,8 @@ def report(turns: Turns) -> str:
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each loop")
-    parser.add_argument("--steps", type=int, default=8, help="steps a turn")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each loop (5)")
+    parser.add_argument("--steps", type=int, default=8, help="steps per turn (8)")
     parser.add_argument("--wandb", choices=["off", "offline"], default="offline", help="W&B during our steps")
     arguments = parser.parse_args()
     os.environ.setdefault("WANDB_MODE", "offline")

@@ -1,11 +1,11 @@
-"""What StyleGAN2 costs on one GPU: s/kimg and peak memory by model, precision and ops, checked against float32.
+"""Measures StyleGAN2 on one GPU: s/kimg and peak memory by model, precision and ops, checked against float32.
 
     python tests/benchmarks/gpu.py [--minutes 7.5] [--models cifar10 paper256 ffhq1024]
 
-Needs torch, lightning and this checkout, no data and no network. The models are those of configs/stylegan2_<model>.yaml
-with a batch of what one of the authors' devices had. Before it trains, each is compared with float32 and the reference
-ops: pictures and logits for the same weights, latents and noise. Where time runs out, what is left is listed, not
-guessed. `--device cpu` tries the program itself; `--batch` and `--steps` then make it small.
+It needs torch, lightning and this checkout, but no data and no network. The models are those of
+configs/stylegan2_<model>.yaml, with the batch that one of the authors' devices had. Before training, pictures and
+logits for the same weights, latents and noise are compared with float32 and the reference ops. Cases for which no time
+is left are listed. `--device cpu` tries the program itself, and `--batch` and `--steps` make it small.
 """
 
 import argparse
@@ -35,16 +35,16 @@ from settings.configurable import build
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DEVICES_OF_AUTHORS = {"cifar10": 2, "paper256": 8, "ffhq1024": 8}
-"""Of stylegan2-ada-pytorch's presets: a batch is shared by so many."""
+"""The devices that share a batch in stylegan2-ada-pytorch's presets."""
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 TOLERANCE = {"32-true": 1e-3, "bf16-mixed": 0.1, "16-mixed": 0.03}
-"""Largest relative error, in norm, of pictures and logits: bf16 keeps 8 binary digits a layer, fp16 11."""
+"""Largest relative error, in norm, of pictures and logits: bf16 keeps 8 binary digits per layer, fp16 11."""
 GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Case:
-    """One line of the table."""
+    """What one line of the table measures."""
 
     model: str
     precision: str
@@ -53,14 +53,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured.
+    """The measurements of a case.
 
     Attributes:
-        s_per_kimg: seconds a thousand samples, lazy penalties in their share.
-        phases: the same by phase, with the device waited for at both ends of each.
-        peak_gib: of tensors; 0 where the device does not say.
+        s_per_kimg: seconds per thousand samples, including the lazy penalties' share.
+        phases: the same by phase; the device is synchronised at both ends of each.
+        peak_gib: peak memory of tensors; 0 if the device does not report it.
         errors: relative errors of pictures and logits.
-        first_s: seconds of the first steps, compiling included.
+        first_s: seconds of the first steps, including compilation.
     """
 
     s_per_kimg: float
@@ -71,7 +71,7 @@ class Result:
 
 
 class Timed(lightning.Callback):
-    """Times one period of steps, then another by phase, then stops the fit."""
+    """Times one period of steps, then another one by phase, then stops the fit."""
 
     def __init__(self, clock: Clock, warm_up: int, steps: int) -> None:
         self.clock, self.warm_up, self.steps = clock, warm_up, steps
@@ -101,7 +101,7 @@ class Timed(lightning.Callback):
 
 
 def make(name: str, ops: str) -> tuple[StyleGAN2, int]:
-    """The model of a config, and the batch of one of the authors' devices."""
+    """The model of a config, and the batch size of one of the authors' devices."""
     config = yaml.safe_load((CHECKOUT / "configs" / f"stylegan2_{name}.yaml").read_text())
     section, data = config["model"], config["data"]["init_args"]
     side = data["resolution"]
@@ -122,12 +122,12 @@ def random_batch(model: StyleGAN2, size: int, device: torch.device) -> Batch:
 
 @torch.no_grad()
 def outputs(model: StyleGAN2, batch: Batch, precision: str, compiled: bool) -> tuple[Tensor, Tensor]:
-    """Pictures and logits of a few fixed inputs, in float32 on the CPU."""
+    """Pictures and logits for a few fixed inputs, in float32 on the CPU."""
     x, labels = (part[:4] for part in batch)
     dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
     z = torch.randn(len(x), model.latent_dim, generator=torch.Generator().manual_seed(2)).to(x.device)
     ws = model.generator.ws(z, labels)
-    # New weights give no noise, so that random noise changes nothing.
+    # New weights scale the noise by zero, so random noise changes nothing.
     synthesize, judge = (
         (model._synthesize, model.discriminate) if compiled else (model.generator.synthesis, model.discriminator)
     )
@@ -142,10 +142,10 @@ def error(value: Tensor, expected: Tensor) -> float:
 
 
 def measure(case: Case, device: torch.device, batch_size: int | None, steps: int | None) -> Result:
-    """Compares with float32, trains, and cleans up.
+    """Compares with float32, then trains.
 
     Raises:
-        torch.OutOfMemoryError, models.training.base.OutOfMemoryInPhaseError: there is not enough.
+        torch.OutOfMemoryError, models.training.base.OutOfMemoryInPhaseError: memory ran out.
     """
     torch._dynamo.reset()
     clock = Clock(device)
@@ -175,15 +175,15 @@ def measure(case: Case, device: torch.device, batch_size: int | None, steps: int
 
 
 def main() -> int:
-    """Measures until the time is up, and prints."""
+    """Measures until the time is up, and prints the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=DEVICES_OF_AUTHORS, default=list(DEVICES_OF_AUTHORS))
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--ops", nargs="+", choices=("reference", "compiled"), default=["reference", "compiled"])
-    parser.add_argument("--minutes", type=float, default=7.5, help="no case begins after so many (7.5)")
+    parser.add_argument("--minutes", type=float, default=7.5, help="no case begins after this (7.5)")
     parser.add_argument("--device", default="cuda", help="cuda, or cpu to try the program (cuda)")
-    parser.add_argument("--batch", type=int, help="samples a step, instead of the authors' batch on one device")
-    parser.add_argument("--steps", type=int, help="steps timed, instead of one period of the lazy penalties")
+    parser.add_argument("--batch", type=int, help="samples per step, instead of the authors' batch on one device")
+    parser.add_argument("--steps", type=int, help="steps to time, instead of one period of the lazy penalties")
     arguments = parser.parse_args()
     began, device = time.monotonic(), torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -196,7 +196,7 @@ def main() -> int:
     head = f"{'model':<10}{'precision':<12}{'ops':<11}{'s/kimg':>8}{'peak GiB':>10}{'error G':>10}{'error D':>10}"
     print(f"{head}{'first s':>9}  s/kimg by phase")
     bad, left = 0, []
-    # What compiles last: it takes the longest, and tells the least where time runs out.
+    # Compiled ops come last: they take the longest, and matter least if time runs out.
     for ops, model, precision in itertools.product(arguments.ops, arguments.models, arguments.precisions):
         case = Case(model, precision, ops)
         label = f"{model:<10}{precision:<12}{ops:<11}"
@@ -205,7 +205,7 @@ def main() -> int:
             continue
         try:
             result = measure(case, device, arguments.batch, arguments.steps)
-        except (RuntimeError, ValueError) as failure:  # out of memory, or a compiler that fails: the others go on
+        except (RuntimeError, ValueError) as failure:  # out of memory, or the compiler failed: continue with the others
             bad += 1
             print(f"{label}  failed: {' '.join(str(failure).split())[:150]}", flush=True)
             continue

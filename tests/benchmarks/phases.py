@@ -1,4 +1,4 @@
-"""Seconds by phase of a training step, for the benchmarks beside this file."""
+"""Times a training step by phase, for the benchmarks in this folder."""
 
 import contextlib
 import time
@@ -12,7 +12,7 @@ from models.training.base import Batch
 
 
 class Innermost(ABC):
-    """Counts something for each phase; a phase within a phase is counted for itself alone."""
+    """Measures something by phase. A nested phase does not count towards the outer one."""
 
     def __init__(self) -> None:
         self._open: list[str] = []
@@ -32,14 +32,14 @@ class Innermost(ABC):
 
     @abstractmethod
     def turn(self, phase: str | None) -> None:
-        """Counts what was since the last turn for a phase, or for none, and begins anew."""
+        """Adds what happened since the last turn to a phase, or to none, and starts again."""
 
 
 class Clock(Innermost):
-    """Adds up the time of each phase; waits for the device wherever one begins or ends.
+    """Adds up the time of each phase; synchronises the device when a phase begins or ends.
 
     Args:
-        device: what is waited for.
+        device: the device to synchronise.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -55,19 +55,19 @@ class Clock(Innermost):
         self._since = now
 
     def now(self) -> float:
-        """Seconds, once the device has done all that it was given."""
+        """The time in seconds, after the device has finished its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
     def read(self) -> dict[str, float]:
-        """What was added up since the last call."""
+        """The seconds by phase since the last call."""
         seconds, self.seconds = self.seconds, {}
         return seconds
 
 
 class SameBatch(IterableDataset[Batch]):
-    """One batch again and again, where it is not loading that is measured."""
+    """The same batch again and again, so that loading is not measured."""
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch

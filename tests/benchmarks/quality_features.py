@@ -1,16 +1,16 @@
-"""What features cost: ours beside torch-fidelity's, torchmetrics' and pytorch-fid's Inception, on the same pictures.
+"""Times features: our Inception, torch-fidelity's, torchmetrics' and pytorch-fid's, on the same pictures.
 
     python tests/benchmarks/quality_features.py [--count 32] [--batch-size 16] [--rounds 5] [--side 32] [--device cpu]
 
-All take turns in one process, so that whatever else the machine does meets them alike; each turn goes through all the
-pictures, from bytes on the device to features, resizing included. All Inceptions have the same random weights, which
-changes no speed. Settings of the precision are the same for all: float32 products in float32, which is torch's own
-choice on a CPU, and not on a GPU. Needs torch-fidelity, torchmetrics and pytorch-fid.
+They alternate in one process, so that other work on the machine affects all of them equally. A turn takes all the
+pictures from bytes on the device to features, including resizing. All Inceptions have the same random weights, which do
+not change the speed. Matrix products are in full float32 for all, as by default on a CPU, but not on a GPU. The program
+needs torch-fidelity, torchmetrics and pytorch-fid.
 
-- inception: ours, by each filter; and EfficientNet-Lite0 at its 64 pixels in both precisions.
-- torch-fidelity: TensorFlow 1's bilinear filter, as ours by "tf1-bilinear".
-- torchmetrics: the same network called by its FID, by default with a bilinear filter with antialiasing.
-- pytorch-fid: bilinear, by torch.
+- inception: ours, with each filter. EfficientNet-Lite0, at its 64 pixels, is timed in both precisions.
+- torch-fidelity: TensorFlow 1's bilinear filter, like our "tf1-bilinear".
+- torchmetrics: the same network as its FID calls it, by default with an antialiased bilinear filter.
+- pytorch-fid: torch's bilinear filter.
 """
 
 import argparse
@@ -39,7 +39,7 @@ THEIRS = ("torch-fidelity", "torchmetrics", "pytorch-fid")
 
 
 def extractors(device: torch.device) -> dict[str, Extract]:
-    """Functions from bytes to features, by name; every Inception with the same random weights."""
+    """Functions from bytes to features, by name. Every Inception has the same random weights."""
     from pytorch_fid.inception import InceptionV3 as PytorchFid
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3 as TorchFidelity
     from torchmetrics.image.fid import NoTrainInceptionV3 as TorchMetrics
@@ -65,7 +65,7 @@ def extractors(device: torch.device) -> dict[str, Extract]:
 
 
 def measure(device: torch.device, count: int, batch_size: int, rounds: int, side: int) -> dict[str, list[float]]:
-    """Features a second of each extractor in each round, after one that is not counted."""
+    """Features per second of each extractor in each round, after a warm-up."""
     found = extractors(device)
     generator = torch.Generator().manual_seed(0)
     pictures = torch.randint(0, 256, (count, 3, side, side), generator=generator, dtype=torch.uint8).to(device)
@@ -86,7 +86,7 @@ def measure(device: torch.device, count: int, batch_size: int, rounds: int, side
 
 
 def require_agreement(found: dict[str, Extract], pictures: Tensor) -> None:
-    """What is timed is the same function: torch-fidelity's features and ours must be equal but for rounding."""
+    """Asserts that torch-fidelity's features and ours are equal within rounding, so that the same function is timed."""
     expected = found["torch-fidelity"](pictures)
     error = float((found[OURS](pictures) - expected).norm() / expected.norm())
     print(f"features of {OURS} and torch-fidelity differ by {error:.1e}, relatively")
@@ -94,20 +94,20 @@ def require_agreement(found: dict[str, Extract], pictures: Tensor) -> None:
 
 
 def now(device: torch.device) -> float:
-    """Seconds, once the device has done what it was asked."""
+    """The time in seconds, after the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def row(name: str, values: list[float], digits: int) -> str:
-    """A line of the table: least, median, largest."""
+    """A line of the table: minimum, median, maximum."""
     numbers = (min(values), statistics.median(values), max(values))
     return f"{name:<44}" + "".join(f"{number:>10.{digits}f}" for number in numbers)
 
 
 def report(speeds: dict[str, list[float]], device: torch.device) -> str:
-    """The ratios of each round, and the speeds."""
+    """The speeds, and the ratios by round."""
     shown = hardware(device).to_json()
     lines = [f"torch {torch.__version__}, " + ", ".join(f"{key} {value}" for key, value in shown.items()), ""]
     lines.append(f"{'features/s':<44}{'min':>10}{'median':>10}{'max':>10}")
@@ -124,8 +124,8 @@ def report(speeds: dict[str, list[float]], device: torch.device) -> str:
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--count", type=int, default=32, help="pictures a turn")
-    parser.add_argument("--batch-size", type=int, default=16, help="pictures a call")
+    parser.add_argument("--count", type=int, default=32, help="pictures per turn")
+    parser.add_argument("--batch-size", type=int, default=16, help="pictures per call")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each extractor")
     parser.add_argument("--side", type=int, default=32, help="of the pictures, in pixels")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, …")

@@ -1,14 +1,14 @@
-"""What quality figures cost, given the features: ours, torch-fidelity, torchmetrics, pytorch-fid, clean-fid, prdc.
+"""Times quality figures on given features: ours, torch-fidelity, torchmetrics, pytorch-fid, clean-fid, prdc.
 
     python tests/benchmarks/quality_figures.py [--counts 10000 50000] [--rounds 5] [--dimension 2048] [--figures …]
 
-Of the peers, those that are installed. All take turns in one process on the same features, so that whatever else the
-machine does meets them alike, and no network runs. A figure is timed in two stages where it has two: statistics from
-features, which a loop over batches pays as it goes, and the figure from statistics.
+The libraries that are installed are timed. They alternate in one process on the same features, so that other work on
+the machine affects all of them equally, and no network runs. The FID has two stages, which are timed separately:
+statistics from features, batch by batch, and the figure from statistics.
 
-The features are random, but as a network's: correlated with a spectrum that falls as a power, cut off at zero, float32;
-the generated ones are a little shifted and narrower. The peers compute in the precision that they would choose: for KID
-and precision and recall that is float32 at torch-fidelity, and float64 here.
+The features are random, but resemble a network's: correlated, with a power-law spectrum, clamped at zero, float32. The
+generated ones are slightly shifted and narrower. Each library computes in its default precision. For KID, precision and
+recall that is float32 in torch-fidelity, and float64 here.
 """
 
 import argparse
@@ -38,14 +38,14 @@ BATCH = 500
 CLASSES = 1008
 SPLITS = 10
 MOST_PAIRS = 20_000**2
-"""Pairs up to which prdc, which keeps several square matrices, is asked."""
+"""prdc keeps several square matrices, so it is timed only up to this many pairs."""
 
 Values = dict[str, float]
 
 
 @dataclass
 class Contender:
-    """One way to one stage of a figure."""
+    """One library's computation of one stage of a figure."""
 
     stage: str
     name: str
@@ -55,7 +55,7 @@ class Contender:
     failure: str = ""
 
     def turn(self) -> None:
-        """Runs once, timed; a failure is kept as the reason not to be asked again."""
+        """Runs once and keeps the time. After a failure, it does not run again."""
         if self.failure:
             return
         start = time.perf_counter()
@@ -63,7 +63,7 @@ class Contender:
             with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 self.values = self.run()
-        except Exception as error:  # a peer at odds with an installed version
+        except Exception as error:  # a library that does not work with an installed version
             self.failure = f"{type(error).__name__}: {error}".splitlines()[0]
             return
         self.seconds.append(time.perf_counter() - start)
@@ -71,7 +71,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Features of both sets, float32 (N, D), and logits of the generated, float32 (N, classes)."""
+    """Features of both sets, float32 (N, D), and logits of the generated one, float32 (N, classes)."""
 
     generated: np.ndarray
     real: np.ndarray
@@ -79,7 +79,7 @@ class Inputs:
 
 
 def inputs(count: int, dimension: int) -> Inputs:
-    """Correlated, skewed features and unsure, uneven predictions."""
+    """Correlated, skewed features, and uncertain predictions with uneven classes."""
     draws = torch.Generator().manual_seed(0)
     mixing = torch.randn(dimension, dimension, generator=draws) * torch.arange(1.0, dimension + 1)[:, None] ** -0.5
     offset = 0.5 * torch.randn(dimension, generator=draws)
@@ -93,7 +93,7 @@ def inputs(count: int, dimension: int) -> Inputs:
 
 
 def gaussian(features: np.ndarray) -> GaussianStatistics:
-    """Our statistics, batch by batch."""
+    """Our statistics, gathered batch by batch."""
     gathered = GaussianStatistics.empty(features.shape[1])
     for batch in torch.from_numpy(features).split(BATCH):
         gathered.update(batch)
@@ -101,12 +101,12 @@ def gaussian(features: np.ndarray) -> GaussianStatistics:
 
 
 def trace(covariance: np.ndarray) -> Values:
-    """What statistics are compared by."""
+    """The value by which statistics are compared."""
     return {"trace": float(covariance.trace())}
 
 
 class Given(nn.Module):
-    """Stands for a feature network, where torchmetrics asks for one, and gives back what it is given."""
+    """The identity, where torchmetrics asks for a feature network."""
 
     def __init__(self, dimension: int) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class Given(nn.Module):
 
 
 def frechet(data: Inputs) -> list[Contender]:
-    """FID: the statistics of one set, and the distance of two."""
+    """FID: the statistics of one set, and the distance between two."""
     stages = "FID, statistics", "FID, figure"
     ours = gaussian(data.generated), gaussian(data.real)
     found = [
@@ -186,9 +186,7 @@ def kernel(data: Inputs) -> list[Contender]:
     """KID: 100 subsets of 1000."""
     stage = "KID"
     size = min(1000, len(data.real))
-    found = [
-        Contender(stage, "ours", lambda: {"kid": kernel_distance(data.generated, data.real, subset_size=size).mean})
-    ]
+    found = [Contender(stage, "ours", lambda: {"kid": kernel_distance(data.generated, data.real, subset_size=size)[0]})]
     generated, real = torch.from_numpy(data.generated), torch.from_numpy(data.real)
     with contextlib.suppress(ImportError):
         from torch_fidelity.metric_kid import kid_features_to_metric
@@ -220,14 +218,14 @@ def kernel(data: Inputs) -> list[Contender]:
 
 
 def score(data: Inputs) -> list[Contender]:
-    """Inception Score: ours gathers logits batch by batch, the others take all of them."""
+    """Inception Score: ours gathers logits batch by batch, the others take all at once."""
     stage = "ISC"
 
     def ours() -> Values:
         gathered = ScoreStatistics.empty(len(data.logits), CLASSES, SPLITS)
         for start in range(0, len(data.logits), BATCH):
             gathered.update(start, data.logits[start : start + BATCH])
-        return {"isc": inception_score(gathered).mean}
+        return {"isc": inception_score(gathered)[0]}
 
     found = [Contender(stage, "ours", ours)]
     with contextlib.suppress(ImportError):
@@ -296,7 +294,7 @@ FIGURES = {"FID": frechet, "KID": kernel, "ISC": score, "PRC": neighbours}
 
 
 def table(contenders: list[Contender]) -> str:
-    """A line for each contender: seconds, ratio to ours, and how far its values are from ours."""
+    """A line for each contender: seconds, ratio to ours, and the relative difference of its values from ours."""
     ours = {one.stage: one for one in contenders if one.name == "ours"}
     lines = [f"{'':<26}{'':<25}{'seconds':>9}{'/ ours':>9}{'min':>8}{'max':>8}   values"]
     for one in contenders:
@@ -320,10 +318,10 @@ def table(contenders: list[Contender]) -> str:
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--counts", type=int, nargs="+", default=[10_000, 50_000], help="features in either set")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
-    parser.add_argument("--dimension", type=int, default=2048, help="of a feature")
-    parser.add_argument("--figures", nargs="+", choices=list(FIGURES), default=list(FIGURES), help="which to time")
+    parser.add_argument("--counts", type=int, nargs="+", default=[10_000, 50_000], help="features in each set")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each contender (5)")
+    parser.add_argument("--dimension", type=int, default=2048, help="dimension of a feature (2048)")
+    parser.add_argument("--figures", nargs="+", choices=list(FIGURES), default=list(FIGURES), help="to time (all)")
     arguments = parser.parse_args()
     print(
         f"torch {torch.__version__}, numpy {np.__version__}, {torch.get_num_threads()} threads, {os.cpu_count()} cores"

@@ -1,15 +1,15 @@
-"""What a StyleGAN2 step costs by phase: ours, and a plain float32 loop of the same maths.
+"""Times a StyleGAN2 step by phase: ours, and a plain float32 loop of the same computation.
 
     python tests/benchmarks/stylegan2_step.py [--rounds 5] [--resolution 32 --width 64 --batch 32]
 
-Both take turns in one process, a period of the lazy penalties (16 steps) each, so that whatever else the machine does
-meets them alike. Peak memory is that of a process of its own for each, above what it held before its first step.
+They alternate in one process, a period of the lazy penalties (16 steps) each, so that other work on the machine affects
+all of them equally. Peak memory is measured in a separate process for each, above what it held before its first step.
 
-- ours: Lightning's Trainer runs `models.stylegan2`; bf16 where the device has units for it.
-- plain: the same networks, losses, penalties, intervals and averages, as one writes them down: float32, contiguous,
-  convolutions with each sample's own weights as groups (Karras et al. 2020, eq. 1 to 3), Adam and averages parameter by
-  parameter, D not frozen in the G step, the losses read back at every step.
-- plain, scaled: the same with activations scaled instead of weights, which is half of what makes ours fast.
+- ours: Lightning's Trainer runs `models.stylegan2`, in bf16 where the device has units for it.
+- plain: the same networks, losses, penalties, intervals and averages in a straightforward form: float32, contiguous
+  tensors, convolutions with each sample's own weights as groups (Karras et al. 2020, eq. 1 to 3), Adam and averages
+  parameter by parameter, D not frozen in the G step, the losses read back at every step.
+- plain, scaled: the same with activations scaled instead of weights, which accounts for half of our speed-up.
 """
 
 import argparse
@@ -47,7 +47,7 @@ from models.parts.regularizers import R1, path_lengths, squared_gradient_norm
 from models.stylegan2 import Discriminator, Generator, StyleGAN2, broadcast
 from models.training.base import Batch
 from models.training.ema import decay_for
-from models.training.gan import AdversarialTraining
+from settings.training import AdversarialTraining
 
 LR, BETAS, GAMMA, R1_EVERY = 2.5e-3, (0.0, 0.99), 0.1, 16
 PATH_WEIGHT, PATH_EVERY, PATH_DECAY, HALFLIFE_KIMG = 2.0, 4, 0.01, 10.0
@@ -59,7 +59,7 @@ Phase = Callable[[str], contextlib.AbstractContextManager[None]]
 
 
 def network(resolution: int, width: int) -> StyleGAN2:
-    """The model; `width` channels at most, and half of them at the largest side."""
+    """The model, with at most `width` channels, and half as many at the largest side."""
     torch.manual_seed(0)
     adversarial = AdversarialTraining(
         NonSaturating(), [R1(GAMMA, every=R1_EVERY)], lr=LR, beta1=BETAS[0], beta2=BETAS[1],
@@ -80,7 +80,7 @@ def real_batch(resolution: int, batch: int) -> Batch:
 
 @contextlib.contextmanager
 def grouped_convolutions() -> Iterator[None]:
-    """Within the block, modulated convolutions have each sample's own weights."""
+    """Within the block, modulated convolutions use each sample's own weights."""
     models.stylegan2.modulated_conv2d = functools.partial(modulated_conv2d, grouped=True)
     try:
         yield
@@ -89,7 +89,7 @@ def grouped_convolutions() -> Iterator[None]:
 
 
 def plain_steps(model: StyleGAN2, batch: Batch, grouped: bool) -> Callable[[Phase], None]:
-    """The step of `GAN` and `models.stylegan2`, written down; its phases are marked by what it is given."""
+    """The step of `GAN` and `models.stylegan2` as a plain function, which marks its phases by its argument."""
     generator = copy.deepcopy(model.generator).to(memory_format=torch.contiguous_format)
     discriminator = copy.deepcopy(model.discriminator).to(memory_format=torch.contiguous_format)
     assert isinstance(generator, Generator)
@@ -156,11 +156,11 @@ def plain_steps(model: StyleGAN2, batch: Batch, grouped: bool) -> Callable[[Phas
 
 
 class Turns(lightning.Callback):
-    """Times our steps by phase, and gives the plain loops their turn after each period.
+    """Times our steps by phase, and runs the plain loops after each period.
 
     Args:
-        rounds: periods of each.
-        plain: the loops by name.
+        rounds: periods of each loop.
+        plain: the plain loops, by name.
     """
 
     def __init__(self, rounds: int, plain: dict[str, Callable[[Phase], None]]) -> None:
@@ -199,12 +199,12 @@ class Turns(lightning.Callback):
 
 
 def precision() -> Any:  # noqa: ANN401 - Lightning's long Literal
-    """As `fit` chooses it."""
+    """The precision that `fit` chooses."""
     return "bf16-mixed" if has_bf16_units(torch.device("cpu")) else "32-true"
 
 
 def trainer(callbacks: list[lightning.Callback], steps: int) -> lightning.Trainer:
-    """Lightning's loop in the fastest precision, with nothing that writes."""
+    """Lightning's loop in the fastest precision, without anything that writes files."""
     return lightning.Trainer(
         accelerator="cpu", precision=precision(), max_steps=steps, logger=False, callbacks=callbacks,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
@@ -212,7 +212,7 @@ def trainer(callbacks: list[lightning.Callback], steps: int) -> lightning.Traine
 
 
 class Peaks(Innermost):
-    """The highest use of memory in each phase, above what the process held at first."""
+    """The peak memory of each phase, above what the process held at first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -229,7 +229,7 @@ class Peaks(Innermost):
 
 
 def peaks_of(which: str, resolution: int, width: int, batch: int) -> dict[str, float]:
-    """GiB by phase, in this process: a few steps of one of the loops."""
+    """The peak GiB by phase of a few steps of one loop, in this process."""
     model, data = network(resolution, width), real_batch(resolution, batch)
     torch.nn.functional.conv2d(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 3, 3))  # the library's own buffers
     if which == "ours":
@@ -246,7 +246,7 @@ def peaks_of(which: str, resolution: int, width: int, batch: int) -> dict[str, f
 
 
 def peak_in_a_process(which: str, arguments: argparse.Namespace) -> dict[str, float]:
-    """`peaks_of` in a process of its own."""
+    """`peaks_of` in a separate process."""
     sizes = ["--resolution", arguments.resolution, "--width", arguments.width, "--batch", arguments.batch]
     command = [sys.executable, str(Path(__file__).resolve()), "--peaks", which, *map(str, sizes)]
     found = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -255,7 +255,7 @@ def peak_in_a_process(which: str, arguments: argparse.Namespace) -> dict[str, fl
 
 
 def report(turns: Turns, peaks: dict[str, dict[str, float]], batch: int) -> str:
-    """Ratios of each round, then s/kimg and peaks by phase."""
+    """Ratios by round, then s/kimg and peaks by phase."""
     kept = {name: rounds[1:] for name, rounds in turns.seconds.items()}  # the first warms up
     kimg = PERIOD * batch / 1000
     lines = ["", f"{'time over ours':<28}{'min':>10}{'median':>10}{'max':>10}"]
@@ -279,9 +279,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="periods of 16 steps of each loop (5)")
     parser.add_argument("--resolution", type=int, default=32, help="side in pixels (32)")
-    parser.add_argument("--width", type=int, default=64, help="channels at most (64)")
-    parser.add_argument("--batch", type=int, default=32, help="samples a step (32)")
-    parser.add_argument("--peaks", choices=("ours", *PLAIN), help="only the peak memory of one, as JSON")
+    parser.add_argument("--width", type=int, default=64, help="most channels of a layer (64)")
+    parser.add_argument("--batch", type=int, default=32, help="samples per step (32)")
+    parser.add_argument("--peaks", choices=("ours", *PLAIN), help="print only the peak memory of one loop, as JSON")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", module="lightning")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from media.pictures import from_levels, to_levels
 from models.training.capabilities import Encodes, HasLikelihood
-from models.training.single_loss import Optimization, SingleLoss
+from models.training.single_loss import SingleLoss
 from settings.sampling import SamplerSettings
+from settings.training import Optimization
 
 
 class Logits(nn.Module):

@@ -33,7 +33,7 @@ from commands.options.command_line import quietly
 from metrics.sample_statistics import share_of
 from models.dcgan import DCGAN
 from models.parts.regularizers import R1
-from models.training.gan import AdversarialTraining
+from settings.training import AdversarialTraining
 
 
 @pytest.fixture

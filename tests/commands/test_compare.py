@@ -44,7 +44,8 @@ def titles(text: str) -> list[str]:
 
 
 def test_figures_of_one_protocol_share_a_table(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    paths = [make_run(runs / "a" / "1", 300.0), make_run(runs / "b" / "1", 200.5)]
+    elsewhere = {"fd_effnet": figure(200.5, device="cuda")}
+    paths = [make_run(runs / "a" / "1", 300.0), make_run(runs / "b" / "1", figures=elsewhere)]
     text = compared(capsys, *paths)
     assert [(row["run"], row["fd_effnet"]) for row in table(text, "Quality")] == [("a", "300"), ("b", "**200.5**")]
     assert "Quality 2" not in text

@@ -81,6 +81,7 @@ def test_a_checkpoint_is_measured_against_its_own_data(
                 "modes_covered", "modes_kl", "modes_unrecognised"}  # fmt: skip
     assert set(figures) | {"modes_kl"} == expected  # which a model of five steps may not have
     protocol = figures["fd_effnet"]["protocol"]
+    assert protocol["device"] == "cpu"
     assert protocol["num_samples"] == 64
     assert (protocol["reference"], protocol["reference_samples"]) == ("train", 160)
     assert protocol["sampler"]["weights"] == "ema"

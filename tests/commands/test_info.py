@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from commands.options.checkpoints import usable_device
 from commands.options.command_line import DEFAULTS
 from main import main
 
@@ -101,3 +103,11 @@ def test_words_say_what_is_predicted_and_what_measured(capsys: pytest.CaptureFix
 def test_bad_input_is_said_in_a_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("cuda", "mps", "kind"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
+def test_auto_is_cuda_then_mps_then_the_cpu(cuda: bool, mps: bool, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)  # which would fail on what is not there
+    assert usable_device("auto").type == kind

@@ -171,6 +171,7 @@ def test_path_lengths_of_both_spaces_are_figures_of_their_own(
     assert len({figure["value"] for figure in found.values()}) == 3
     assert all(figure["value"] > 0 for figure in found.values())
     protocol = found["ppl_effnet_w_end"]["protocol"]
+    assert protocol["device"] == "cpu"
     assert (protocol["epsilon"], protocol["num_samples"], protocol["sampler"]["noise"]) == (1e-4, 12, "const")
 
 

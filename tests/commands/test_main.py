@@ -11,7 +11,7 @@ import yaml
 
 from commands.options.errors import InputError, parser_error
 from main import GROUPS, MODULES, TRAINING, VERBS, main
-from models.training.gan import AdversarialTraining
+from settings.training import AdversarialTraining
 from tests.commands.conftest import Run
 
 REPOSITORY = Path(__file__).parents[2]

@@ -38,6 +38,7 @@ def test_a_folder_of_pngs_is_what_the_model_draws(run: Path, tmp_path: Path) -> 
     protocol = json.loads((tmp_path / "out" / "protocol.json").read_text())
     assert protocol["seed"] == 3
     assert protocol["settings"]["weights"] == "ema"
+    assert protocol["device"] == "cpu"
     assert len(list((tmp_path / "out").iterdir())) == 6
 
 

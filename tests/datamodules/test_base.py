@@ -218,8 +218,8 @@ def test_evaluation_batches_hold_every_example_once(
 
 def test_trainer_settings_that_cannot_work_are_named(stub_trainer: Callable[..., Any]) -> None:
     for settings, line in [
-        ({"world_size": 3}, "batch_size: 64 does not divide by 3 devices; use 63 or 66"),
-        ({"world_size": 128}, "batch_size: 64 does not divide by 128 devices; use 128"),
+        ({"world_size": 3}, "batch_size: 64 is not divisible by 3 devices; use 63 or 66"),
+        ({"world_size": 128}, "batch_size: 64 is not divisible by 128 devices; use 128"),
         ({"world_size": 2, "use_distributed_sampler": True}, "trainer.use_distributed_sampler: must be false"),
         ({"overfit_batches": 1}, "trainer.overfit_batches: "),
     ]:

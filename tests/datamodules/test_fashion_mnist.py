@@ -119,7 +119,7 @@ def test_a_download_lands_in_data_dir(tmp_path: Path, offline: Path, monkeypatch
 
 def test_pictures_and_labels_that_do_not_fit_are_named(tmp_path: Path, offline: Path) -> None:
     for name, data, line in [
-        ("train-images-idx3-ubyte.gz", idx((3, 2, 2), bytes(12)), "train-images.*holds no 28x28 pictures"),
+        ("train-images-idx3-ubyte.gz", idx((3, 2, 2), bytes(12)), "train-images.*not 28x28 pictures"),
         ("train-labels-idx1-ubyte.gz", idx((2,), bytes(2)), "train-labels.*needs 3 labels from 0 to 9"),
         ("train-labels-idx1-ubyte.gz", idx((3,), bytes([1, 2, 10])), "train-labels.*needs 3 labels from 0 to 9"),
     ]:

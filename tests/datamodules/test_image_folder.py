@@ -198,7 +198,7 @@ def deep(path: Path) -> None:
         (lambda path: path.write_bytes(b"<html>not found</html>"), "cannot identify image file"),
         (truncated, "truncated"),
         (too_small, "9x30 is smaller than crop 10"),
-        (deep, "more than 8 bits a channel"),
+        (deep, "more than 8 bits per channel"),
     ],
 )
 def test_a_bad_picture_is_named_before_the_first_batch(spoil: object, why: str, tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_steps_of_changing_size_go_on_from_wherever_a_run_stopped(done: int) -> 
 
 @pytest.mark.parametrize("joint", [0, 9])
 def test_a_step_that_ranks_cannot_share_is_an_error(joint: int) -> None:
-    with pytest.raises(ValueError, match=f"a step of {joint} samples cannot be shared out over 2 devices"):
+    with pytest.raises(ValueError, match=f"a step of {joint} samples cannot be shared by 2 devices"):
         next(iter(OrderedBatches(30, 7, lambda: 0, lambda position: joint, 0, 2)))
 
 

@@ -60,7 +60,7 @@ def test_splits_differ_and_seeds_do_not(kind: type[Points]) -> None:
 def test_bad_settings_are_named() -> None:
     with pytest.raises(ValueError, match="noise: must lie in"):
         TwoMoons(noise=0.0)
-    with pytest.raises(ValueError, match="radius: must lie"):
+    with pytest.raises(ValueError, match="radius: must be above 0"):
         EightGaussians(radius=2.0)
-    with pytest.raises(ValueError, match="asked for 0 to 20"):
+    with pytest.raises(ValueError, match="not 0 to 20"):
         TwoMoons(train_size=20).examples("train", range(21))

@@ -27,7 +27,7 @@ def test_the_mean_of_a_known_source_is_its_entropy() -> None:
 
 
 def test_what_is_no_number_is_refused_and_an_impossible_sample_is_not() -> None:
-    with pytest.raises(ValueError, match="1 of 2 log-probabilities are no numbers"):
+    with pytest.raises(ValueError, match="1 of 2 log-probabilities are NaN"):
         bits_per_dimension(torch.tensor([math.nan, -1.0]), 1)
     with pytest.raises(ValueError, match="at least one"):
         bits_per_dimension(torch.empty(0), 1)

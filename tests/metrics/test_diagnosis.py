@@ -111,7 +111,7 @@ def test_r_t_and_p_are_read_from_the_run_and_r_t_only_where_signs_have_a_meaning
     relative = discriminator_overfitting(logits, None, -logits, zero_is_undecided=False)
     assert relative.figures == {"gap_to_samples": 2.0}
     assert relative.verdict == "unknown"
-    assert "means nothing" in relative.says
+    assert "has no meaning" in relative.says
 
 
 def curve(figures: list[float], norms: list[float]) -> list[dict[str, float]]:

@@ -121,16 +121,16 @@ def test_every_figure_is_the_plain_functions(tmp_path: Path) -> None:
     statistics[1].update(ours)
     scores = ScoreStatistics.empty(61, CLASSES)
     scores.update(0, extract.logits(ours))
-    score = inception_score(scores)
-    kernel = kernel_distance(ours.numpy(), theirs.numpy(), subsets=7, subset_size=30)
+    score, score_deviation = inception_score(scores)
+    kernel, kernel_error = kernel_distance(ours.numpy(), theirs.numpy(), subsets=7, subset_size=30)
     near = neighbour_figures(ours.numpy(), theirs.numpy())
     coverage = mode_coverage(bright_mode(x), torch.ones(4))
     classifier, accuracy = reference.classifier
     by_class = class_accuracy(classifier.predict(ours), y, CLASSES)
     expected = {
         "fd_projection": frechet_distance(*statistics),
-        "kd_projection": kernel.mean,
-        "is_projection": score.mean,
+        "kd_projection": kernel,
+        "is_projection": score,
         "precision": near.precision,
         "recall": near.recall,
         "density": near.density,
@@ -141,8 +141,8 @@ def test_every_figure_is_the_plain_functions(tmp_path: Path) -> None:
         "modes_unrecognised": coverage.unrecognised,
     }
     assert values(found) == pytest.approx(expected, rel=1e-9)
-    assert found["kd_projection"].spread == pytest.approx(kernel.standard_error)
-    assert found["is_projection"].spread == pytest.approx(score.deviation)
+    assert found["kd_projection"].spread == pytest.approx(kernel_error)
+    assert found["is_projection"].spread == pytest.approx(score_deviation)
     assert found["class_accuracy"].settings["by_class"] == pytest.approx(by_class.tolist(), abs=1e-6)
     assert accuracy > 0.9  # the bands are easy to see
     assert found["class_accuracy"].value > 0.9
@@ -270,8 +270,8 @@ class Headless(Projection):
     [
         (["fid"], Projection(), picture_set(90, 1), 61, "no metric 'fid'; there are frechet, kernel"),
         ([], Projection(), picture_set(90, 1), 61, "no metrics to measure"),
-        (["kernel"], Projection(), picture_set(90, 1), 20, "subsets of 30, and there are 90 real pictures and 20"),
-        (["kernel"], Projection(), None, 61, "kernel: needs the real pictures, and only their statistics are given"),
+        (["kernel"], Projection(), picture_set(90, 1), 20, "subsets of 30, but there are 90 real pictures and 20"),
+        (["kernel"], Projection(), None, 61, "kernel: needs the real pictures, but only their statistics are given"),
         (["inception_score"], Headless(), picture_set(90, 1), 61, "Projection has no logits"),
         (["inception_score"], Projection(), picture_set(90, 1), 2, "2 samples do not make 10 splits"),
         (["density_coverage"], Projection(), picture_set(90, 1), 5, "needs 6 pictures on each side"),

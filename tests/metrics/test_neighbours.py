@@ -215,7 +215,7 @@ def test_what_cannot_be_computed_is_said_in_a_line() -> None:
         neighbour_distances(x[:4], 4)
     with pytest.raises(ValueError, match="counted from 1, not 0"):
         neighbour_distances(x, 0)
-    with pytest.raises(ValueError, match="20 rows don't have 21 nearest"):
+    with pytest.raises(ValueError, match="20 rows do not have 21 nearest"):
         nearest(y, x, 21)
     with pytest.raises(ValueError, match="generated of dimension 8 and real of 7"):
         neighbour_figures(x, y[:, :7])

@@ -18,8 +18,8 @@ from models.parts.attention import SelfAttention
 from models.parts.layers import BatchNorm2d
 from models.parts.losses import Hinge
 from models.parts.regularizers import R1, non_orthogonality
-from models.training.gan import AdversarialTraining
 from settings.sampling import BigGANSettings
+from settings.training import AdversarialTraining
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -197,7 +197,7 @@ def test_weights_begin_orthogonal_or_normal() -> None:
         ((3, 16, 16), {}, "power of two from 32 to 512, not 16x16"),
         ((3, 48, 48), {}, "power of two from 32 to 512, not 48x48"),
         ((8000,), {}, "draws pictures"),
-        ((3, 32, 32), {"hierarchical": True, "shared_dim": 8, "latent_dim": 10}, "does not divide into 4 chunks"),
+        ((3, 32, 32), {"hierarchical": True, "shared_dim": 8, "latent_dim": 10}, "is not divisible into 4 chunks"),
         ((3, 32, 32), {"hierarchical": True, "latent_dim": 8}, "hierarchical latents need a shared_dim"),
         ((3, 32, 32), {"attention": [32]}, "attention at 32 px: both networks pass through 8, 16"),
         ((3, 32, 32), {"attention": [16], "width": 1}, "needs 8, not 4"),

@@ -64,7 +64,7 @@ def test_sides_that_are_no_power_of_two_from_16_are_an_error(shape: Sequence[int
 
 
 def test_data_without_pictures_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"draws pictures, \(C, H, W\), and the data's shape is \(8000,\)"):
+    with pytest.raises(ValueError, match=r"draws pictures, \(C, H, W\), but the data's shape is \(8000,\)"):
         DCGAN((8000,))
 
 

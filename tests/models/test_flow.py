@@ -17,9 +17,9 @@ from models.parts.flow_layers import ActNorm, Chain, MaskedCoupling, MultiScale,
 from models.training.base import Batch
 from models.training.capabilities import Encodes, HasLatents, HasLikelihood
 from models.training.randomness import sample_generator
-from models.training.single_loss import Optimization
 from settings.likelihood import LikelihoodSettings
 from settings.sampling import FlowSettings
+from settings.training import Optimization
 
 Fit = Callable[..., lightning.Trainer]
 Batches = Callable[..., list[Batch]]
@@ -387,13 +387,13 @@ def test_a_checkpoint_keeps_the_masks_that_its_weights_were_learned_under() -> N
 @pytest.mark.parametrize(
     ("make_one", "message"),
     [
-        (lambda: Glow((1, 28, 28), levels=3), r"levels: 3 halves the side 3 times, and pictures of 28x28 cannot be"),
+        (lambda: Glow((1, 28, 28), levels=3), r"levels: 3 halves the side 3 times, but pictures of 28x28 cannot be"),
         (lambda: RealNVP((1, 28, 28), levels=4), r"levels: 4 halves the side 3 times"),
         (lambda: Glow((2,), levels=2), "vectors have one level, not 2: set levels to 1"),
         (lambda: Glow((1,), levels=1), "at least 2 values"),
         (lambda: Glow((1, 8, 8), levels=0), "levels must be at least 1, not 0"),
-        (lambda: Glow((1, 8, 8), levels=1, least_scale=1.0), r"least_scale must lie in \[0, 1\), and is 1.0"),
-        (lambda: RealNVP((1, 8, 8), levels=1, alpha=0.5), "alpha must lie between 0 and 0.5, and is 0.5"),
+        (lambda: Glow((1, 8, 8), levels=1, least_scale=1.0), r"least_scale must lie in \[0, 1\), not 1.0"),
+        (lambda: RealNVP((1, 8, 8), levels=1, alpha=0.5), "alpha must lie between 0 and 0.5, not 0.5"),
         (lambda: RealNVP((1, 8, 8), levels=1, blocks=0), "blocks must be at least 1, not 0"),
         (lambda: RealNVP((8, 8), levels=1), r"draws pictures, \(C, H, W\)"),
         (lambda: Glow(None), "data_shape and num_classes must be known"),  # type: ignore[arg-type]

@@ -13,9 +13,9 @@ from media.pictures import from_levels
 from models import load
 from models.flow_matching import EDM, ConditionalOT, FlowMatching, Objective
 from models.parts.output_distributions import dequantized
-from models.training.single_loss import Optimization
 from settings.likelihood import FlowMatchingLikelihood
 from settings.sampling import FlowMatchingSettings
+from settings.training import Optimization
 
 
 def draws(*shape: int, seed: int = 0) -> Tensor:

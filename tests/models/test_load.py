@@ -15,8 +15,9 @@ from models.parts.regularizers import R1
 from models.parts.schedules import Linear
 from models.r3gan import R3GAN
 from models.training.checkpoint import CHECKPOINT_FORMAT, read_checkpoint
-from models.training.gan import GAN, AdversarialTraining
+from models.training.gan import GAN
 from settings.configurable import describe
+from settings.training import AdversarialTraining
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +187,7 @@ def test_wrong_class_path_is_refused(checkpoint: Path, class_path: str, reason: 
 
 def test_a_part_that_is_no_model_is_refused(checkpoint: Path) -> None:
     rewrite(checkpoint, model=describe(Hinge()))
-    assert refusal(checkpoint).endswith("it describes a Hinge, which is no model")
+    assert refusal(checkpoint).endswith("it describes a Hinge, which is not a model")
 
 
 @pytest.mark.parametrize("change", [{"width": 16}, {"data_shape": [3, 32, 32]}])

@@ -10,8 +10,8 @@ from torch import Tensor
 from models import load
 from models.parts.mixture import drawn
 from models.pixelcnn import Part, PixelCNN, PixelNetwork, concat_elu, convolutions, gain, initializing
-from models.training.single_loss import Optimization
 from settings.sampling import PixelCNNSettings
+from settings.training import Optimization
 
 SMALL: dict[str, Any] = {"width": 4, "blocks": 1, "mixtures": 2}
 

@@ -26,8 +26,8 @@ from models.progan import (
     Growing,
     ProGAN,
 )
-from models.training.gan import AdversarialTraining
 from settings.configurable import build, describe
+from settings.training import AdversarialTraining
 
 
 def small(data_shape: Sequence[int] = (3, 16, 16), **settings: Any) -> ProGAN:  # noqa: ANN401

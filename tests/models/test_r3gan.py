@@ -18,8 +18,8 @@ from models.parts.schedules import Cosine
 from models.r3gan import GAIN, R3GAN, ResidualBlock
 from models.training.base import Batch
 from models.training.capabilities import HasCritic, HasLatents
-from models.training.gan import AdversarialTraining
 from settings.configurable import build, describe
+from settings.training import AdversarialTraining
 
 Fit = Callable[..., lightning.Trainer]
 Batches = Callable[..., list[Batch]]
@@ -108,8 +108,8 @@ def test_shapes(conditional: bool) -> None:
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"data_shape": (3, 32, 32)}, "widths names 3 resolutions, 4 to 16 px, and pictures are 32x32"),
-        ({"groups": [2, 4]}, "groups and widths are one for each resolution"),
+        ({"data_shape": (3, 32, 32)}, "widths names 3 resolutions, 4 to 16 px, but pictures are 32x32"),
+        ({"groups": [2, 4]}, "groups and widths need one number per resolution"),
         ({"groups": [2, 3, 1]}, "groups must divide 8 channels times expansion 2"),
         ({"blocks": 0}, "blocks must be at least 1"),
         ({"conditional": True}, "conditional: true needs labels"),

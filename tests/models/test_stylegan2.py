@@ -31,9 +31,9 @@ from models.stylegan2 import (
 )
 from models.training.base import Batch
 from models.training.capabilities import HasCritic, HasLatents
-from models.training.gan import AdversarialTraining
 from settings.configurable import build, describe
 from settings.sampling import GANSettings, StyleGAN2Settings
+from settings.training import AdversarialTraining
 
 Fit = Callable[..., lightning.Trainer]
 Batches = Callable[..., list[Batch]]
@@ -593,7 +593,7 @@ def test_frozen_layers_are_counted_as_the_authors_do_and_stay(fit: Fit, batches:
     fit(model, batches(3, 4, (3, 16, 16)))
     assert {name for name, p in named.items() if torch.equal(p, before[name])} == expected
     assert len(tiny(architecture="orig").discriminator_layers()) == 1 + 2 * 2
-    with pytest.raises(ValueError, match="freeze_d: 8 layers, and this discriminator has 7"):
+    with pytest.raises(ValueError, match="freeze_d: 8 layers, but this discriminator has 7"):
         tiny(adversarial=adversarial(freeze_d=8))
 
 

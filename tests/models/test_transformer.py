@@ -10,9 +10,9 @@ from torch import Tensor
 from models import load
 from models.parts.tokens import chosen
 from models.training.capabilities import HasLikelihood
-from models.training.single_loss import Optimization
 from models.transformer import Decoder, Transformer, rotated, turns
 from settings.sampling import TransformerSettings
+from settings.training import Optimization
 from tests.models.toy_coder import CODES, ToyCoder, save_model
 
 SMALL: dict[str, Any] = {"width": 16, "depth": 2, "heads": 2}

@@ -14,10 +14,10 @@ from models.parts.schedules import Linear
 from models.parts.variational import divergence_from_prior
 from models.training.base import Batch
 from models.training.capabilities import Deployable, Encodes, HasCodes, HasLatents, HasLatentWeights, HasLikelihood
-from models.training.single_loss import Optimization
 from models.vae import VAE, sides
 from settings.likelihood import LikelihoodSettings
 from settings.sampling import VAESettings
+from settings.training import Optimization
 
 Fit = Callable[..., Any]
 Batches = Callable[..., list[Batch]]

@@ -20,11 +20,11 @@ from models.parts.augment import Augmentation
 from models.parts.losses import AdversarialLoss, Minimax, NonSaturating
 from models.training.base import Batch
 from models.training.capabilities import Deployable, Encodes, HasCritic, HasLatents, HasLikelihood
-from models.training.gan import AdversarialTraining
 from models.training.randomness import keyed_generator
 from models.vaegan import VAEGAN, Encoder
 from settings.likelihood import LikelihoodSettings
 from settings.sampling import GANSettings
+from settings.training import AdversarialTraining
 from tests.models.ranks import fit_share, on_ranks
 
 Fit = Callable[..., lightning.Trainer]

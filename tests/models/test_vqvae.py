@@ -10,9 +10,9 @@ from models import load
 from models.parts.quantizers import Codebook, EMACodebook, FiniteScalar, Quantizer
 from models.training.base import Batch
 from models.training.capabilities import Encodes, HasCodes, HasLatents, HasLikelihood
-from models.training.single_loss import Optimization
 from models.vqvae import VQVAE
 from settings.sampling import SamplerSettings
+from settings.training import Optimization
 
 Fit = Callable[..., Any]
 Batches = Callable[..., list[Batch]]

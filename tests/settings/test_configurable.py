@@ -1,5 +1,6 @@
 import importlib
 import inspect
+import json
 import pkgutil
 import sys
 from collections.abc import Iterator
@@ -10,13 +11,15 @@ import numpy as np
 import pytest
 
 import models
+import settings
 from models.dcgan import DCGAN
 from models.flow import Flow
 from models.parts.losses import Hinge, NonSaturating
 from models.parts.regularizers import R1, R2
 from models.parts.schedules import Cosine, Linear
-from models.training.gan import GAN, AdversarialTraining
+from models.training.gan import GAN
 from settings.configurable import Configurable, Plain, build, completed, describe, differences
+from settings.training import AdversarialTraining
 
 REQUIRED: dict[str, Plain] = {
     "data_shape": [3, 32, 32], "num_classes": 10, "gamma": 0.7, "start": 3.0, "end": 1.0, "kimg": 40.0,
@@ -26,9 +29,10 @@ REQUIRED: dict[str, Plain] = {
 
 
 def every_part() -> list[type[Configurable]]:
-    """The concrete Parts defined under models/. GAN and Flow are built by their families, from networks."""
+    """The concrete ones of models/ and settings/. GAN and Flow are built by their families, from networks."""
     found: list[type[Configurable]] = []
-    for module in pkgutil.walk_packages(models.__path__, "models."):
+    packages = ((package.__path__, f"{package.__name__}.") for package in (models, settings))
+    for module in (module for path, prefix in packages for module in pkgutil.walk_packages(path, prefix)):
         for _, item in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
             own = (
                 item.__module__ == module.name
@@ -204,3 +208,12 @@ def test_a_description_is_completed_with_the_defaults_of_later_arguments() -> No
     assert completed([older]) == [whole]
     assert "freeze_d" not in older["init_args"]  # type: ignore[operator]
     assert completed({"class_path": whole["class_path"], "init_args": arguments | {"freeze_d": 3}}) != whole
+
+
+def test_a_class_that_has_moved_is_no_other_class() -> None:
+    """Checkpoints name AdversarialTraining where it lay before."""
+    today = describe(DCGAN((1, 16, 16)))
+    before = json.loads(json.dumps(today).replace("settings.training.Adversarial", "models.training.gan.Adversarial"))
+    assert before != today
+    assert differences(completed(before), today) == []
+    assert describe(build(before)) == today

@@ -1,8 +1,8 @@
-"""ADA (Karras, Aittala, Hellsten, Laine, Lehtinen & Aila 2020): many random changes, each made with probability p.
+"""ADA (Karras, Aittala, Hellsten, Laine, Lehtinen & Aila 2020): many random changes, each with probability p.
 
 As long as p is well below 1 the generator cannot learn the changes themselves (section 2.2), and p follows how much the
-discriminator overfits (section 3). What is changed, and how, is appendix B. Matrices are composed on the CPU in
-float64, so that neither they nor the padding that they ask for ever wait for a device.
+discriminator overfits (section 3). The changes are those of appendix B. Matrices are composed on the CPU in float64, so
+that neither they nor the padding that they require ever wait for a device.
 """
 
 import math
@@ -40,7 +40,7 @@ PRESETS: dict[Preset, list[Change]] = {
     "bgcfn": [*BLIT, *GEOM, *COLOR, "imgfilter", "noise"],
     "bgcfnc": [*BLIT, *GEOM, *COLOR, "imgfilter", "noise", "cutout"],
 }
-"""The sets that the paper compares, by the names of its official code."""
+"""The sets that the paper compares, by their names in the official code."""
 
 SYM2 = tuple((a + b * math.sqrt(3)) / (4 * math.sqrt(2)) for a, b in ((1, -1), (3, -1), (3, 1), (1, 1)))
 """The orthogonal low-pass filter with two vanishing moments (Daubechies 1992, table 6.1, N = 2)."""
@@ -51,12 +51,12 @@ SYM6 = (
 )  # fmt: skip
 """The least asymmetric orthogonal one with six vanishing moments (Daubechies 1992, table 6.3, N = 6)."""
 MARGIN = len(SYM6) // 4
-"""Pixels around a picture that resampling computes too, so that filtering it down finds its neighbours."""
+"""Pixels around a picture that resampling computes too, so that the downsampling filter finds its neighbours."""
 LARGEST_BY_MATRICES = 256
-"""Pixels of the longer side up to which pictures are upsampled by matrix products."""
+"""The longer side, in pixels, up to which pictures are upsampled by matrix products."""
 
 
-# Maps of the plane, (N, 3, 3): where a point goes; in pixels from the centre of the picture, x right, y downwards.
+# Maps of the plane, (N, 3, 3): where a point goes, in pixels from the centre of the picture, x right, y down.
 
 
 def _matrix(*rows: Sequence[Tensor | float]) -> Tensor:
@@ -76,7 +76,7 @@ def scaling(x: Tensor | float, y: Tensor | float) -> Tensor:
 
 
 def rotation(angle: Tensor) -> Tensor:
-    """By an angle in radians, from x towards y: clockwise, as one sees it."""
+    """By an angle in radians, from x towards y: clockwise on the screen."""
     c, s = angle.double().cos(), angle.double().sin()
     return _matrix([c, -s, 0], [s, c, 0], [0, 0, 1])
 
@@ -86,11 +86,11 @@ def rotation(angle: Tensor) -> Tensor:
 LUMA = torch.full((3,), 1 / math.sqrt(3), dtype=torch.float64)
 """The axis of greys."""
 ALONG_LUMA = torch.outer(LUMA, LUMA)
-"""The projection onto it."""
+"""The projection onto that axis."""
 
 
 def _affine(linear: Tensor) -> Tensor:
-    """Maps (N, 3, 3) that leave black where it is, as (N, 4, 4)."""
+    """Linear maps (N, 3, 3) as (N, 4, 4), which keep black."""
     result = torch.eye(4, dtype=torch.float64).repeat(len(linear), 1, 1)
     result[:, :3, :3] = linear
     return result
@@ -111,7 +111,7 @@ def contrast(factor: Tensor) -> Tensor:
 
 
 def luma_flip(flipped: Tensor) -> Tensor:
-    """Swaps light and dark, and keeps hue and saturation, where `flipped` (N,) is 1: a reflection along the greys."""
+    """Swaps light and dark, but keeps hue and saturation, where `flipped` (N,) is 1: a reflection along the greys."""
     return _affine(torch.eye(3, dtype=torch.float64) - 2 * ALONG_LUMA * _each(flipped))
 
 
@@ -119,7 +119,7 @@ def hue(angle: Tensor) -> Tensor:
     """Rotates around the greys by an angle (N,) in radians, from red towards green (Rodrigues' formula)."""
     (x, y, z), one = LUMA.tolist(), torch.eye(3, dtype=torch.float64)
     across = torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64)
-    # Here and below a difference from the identity, so that nothing drawn is the identity to the last bit.
+    # Here and below it is a difference from the identity, so that no change is the identity to the last bit.
     return _affine(one + (_each(angle).cos() - 1) * (one - ALONG_LUMA) + _each(angle).sin() * across)
 
 
@@ -135,8 +135,8 @@ def saturation(factor: Tensor) -> Tensor:
 class _Sampled(torch.autograd.Function):
     """Bilinear samples of x (N, C, H, W) at a fixed grid (N, h, w, 2), zeros outside.
 
-    A gradient penalty differentiates twice, which torch's own `grid_sample` long refused (pytorch issue 34704; on the
-    CPU 2.15 does it). But what is linear is its own derivative, and its adjoint's derivative is the thing itself.
+    A gradient penalty differentiates twice, which torch's `grid_sample` long refused (pytorch issue 34704; on the CPU
+    2.15 does it). But a linear map is its own derivative, and the derivative of its adjoint is the map itself.
     """
 
     @staticmethod
@@ -152,13 +152,13 @@ class _Sampled(torch.autograd.Function):
 
 
 class _Spread(torch.autograd.Function):
-    """The adjoint of `_Sampled`: each value (N, C, h, w) is shared out to the four pixels it would be sampled from."""
+    """The adjoint of `_Sampled`: adds each value (N, C, h, w) to the four pixels that it would be sampled from."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, grid: Tensor, size: torch.Size) -> Tensor:  # noqa: ANN401
         ctx.save_for_backward(grid)
-        # The operator behind autograd's own backward. It asks for the pictures, whose values only the grid's gradient
-        # would depend on, and that is not computed.
+        # The operator behind autograd's own backward. It requires the pictures, but only the gradient by the grid,
+        # which is not computed, depends on their values.
         pictures, wanted = values.new_zeros(()).expand(size), [True, False]
         return torch.ops.aten.grid_sampler_2d_backward(values, pictures, grid, 0, 0, False, wanted)[0]
 
@@ -174,22 +174,22 @@ def sampled(x: Tensor, grid: Tensor) -> Tensor:
 
 
 def _taps(x: Tensor) -> Tensor:
-    """SYM6 with sum 1, as a convolution's weight that runs along columns."""
+    """SYM6 with sum 1, as a convolution's weight along columns."""
     taps = torch.tensor(SYM6, dtype=x.dtype, device=x.device)
     return (taps / taps.sum()).view(1, 1, -1, 1)
 
 
 def _mirrored(size: int, before: int, after: int, device: torch.device) -> Tensor:
-    """The places 0..size-1 of an axis, with more before and after them, reflected there as often as it takes."""
+    """The places 0..size-1 of an axis, with more before and after them, reflected there as often as necessary."""
     place = torch.arange(-before, size + after, device=device)
     return (size - 1) - ((size - 1) - place.remainder(max(2 * (size - 1), 1))).abs()
 
 
 def upsampled(x: Tensor, left: int = 0, right: int = 0, top: int = 0, bottom: int = 0) -> Tensor:
-    """Pictures with so many pixels mirrored at each edge, of twice the size: zeros put between, then SYM6 both ways.
+    """Pictures with this many mirrored pixels at each edge, at twice the size: zeros inserted, then SYM6 both ways.
 
-    It is one sparse matrix for each axis, and is multiplied by as a dense one where pictures are small: on a CPU a
-    convolution of single channels takes sixteen times as long at 32 pixels, twice at 256, and as long at 512.
+    It is a sparse matrix per axis, applied as a dense one if pictures are small: on a CPU a convolution of single
+    channels takes sixteen times as long at 32 pixels, twice at 256, and as long at 512.
     """
     places = _mirrored(x.shape[2], top, bottom, x.device), _mirrored(x.shape[3], left, right, x.device)
     if max(x.shape[2:]) <= LARGEST_BY_MATRICES:
@@ -212,14 +212,14 @@ def _doubled(x: Tensor, rows: bool) -> Tensor:
 
 
 def downsampled(x: Tensor) -> Tensor:
-    """The adjoint of `upsampled` but for a factor, without the `MARGIN` at each edge, for which no neighbours exist."""
+    """The adjoint of `upsampled` up to a factor, without the `MARGIN` at each edge, which lacks neighbours."""
     taps = _taps(x)
     single = x[:, :, 1:-1, 1:-1].reshape(-1, 1, x.shape[2] - 2, x.shape[3] - 2)
     single = F.conv2d(F.conv2d(single, taps, stride=(2, 1)), taps.mT, stride=(1, 2))
     return single.view(*x.shape[:2], *single.shape[2:])
 
 
-# The changes, with what was drawn given. A picture that keeps its parameters' neutral values is left as it is.
+# The changes, given the drawn parameters. A picture whose parameters are neutral stays as it is.
 
 
 def _where(changed: Tensor, then: Tensor, otherwise: Tensor) -> Tensor:
@@ -227,14 +227,14 @@ def _where(changed: Tensor, then: Tensor, otherwise: Tensor) -> Tensor:
 
 
 def moved(x: Tensor, maps: Tensor) -> Tensor:
-    """Pictures moved by maps of the plane, (N, 3, 3), in one resampling; what comes in from outside is mirrored.
+    """Pictures moved by maps of the plane, (N, 3, 3), in one resampling; beyond the edges they are mirrored.
 
     Twice the resolution and an orthogonal filter keep bilinear sampling from blurring: up by H(z), down by H(1/z), so
     that nothing is lost where nothing moves.
     """
     (height, width), back = x.shape[2:], torch.linalg.inv(maps.double())
 
-    # How far the picture, with what the filter reaches, looks beyond its edges; one padding for the whole batch.
+    # How far the picture, including the filter's reach, looks beyond its edges; one padding for the whole batch.
     edge_x, edge_y = (width - 1) / 2, (height - 1) / 2
     corners = _matrix(*([u, v, 1] for u in (-edge_x, edge_x) for v in (-edge_y, edge_y))).mT
     edge, reach = torch.tensor([edge_x, edge_y]).double(), (back @ corners)[:, :2]
@@ -247,7 +247,7 @@ def moved(x: Tensor, maps: Tensor) -> Tensor:
     doubled = shift(-0.5, -0.5) @ scaling(2, 2)
     back = doubled @ back @ torch.linalg.inv(doubled)
 
-    # grid_sample counts from -1 to 1; products by hand, because a GPU may round matrix products to ten bits.
+    # grid_sample counts from -1 to 1. Products by hand, because a GPU may round matrix products to ten bits.
     back = (scaling(2 / large.shape[3], 2 / large.shape[2]) @ back)[:, :2, :, None, None].to(x.device, x.dtype)
     rows, columns = (2 * (size + 2 * MARGIN) for size in (height, width))
     v = (torch.arange(rows, device=x.device, dtype=x.dtype) - (rows - 1) / 2)[:, None]
@@ -259,11 +259,7 @@ def moved(x: Tensor, maps: Tensor) -> Tensor:
 
 
 def coloured(x: Tensor, maps: Tensor) -> Tensor:
-    """Pictures of three channels whose colours were mapped by (N, 4, 4), or of one, which is mapped as a grey.
-
-    Raises:
-        ValueError: for another number of channels.
-    """
+    """Pictures with colours mapped by (N, 4, 4), one channel as a grey. ValueError unless they have 1 or 3 channels."""
     changed = (maps != torch.eye(4, dtype=maps.dtype)).flatten(1).any(1)
     if x.shape[1] == 1:
         grey = maps[:, :3].mean(1)
@@ -278,7 +274,7 @@ def coloured(x: Tensor, maps: Tensor) -> Tensor:
 def band_filters() -> Tensor:
     """Filters that split a signal into four bands, low to high, float64 (4, 43); their sum is the signal itself.
 
-    Each halves the band below: with L(z) = H(z) H(1/z) / 2 and its mirror L(-z) of SYM2 the bands are
+    Each halves the band below. With L(z) = H(z) H(1/z) / 2 and its mirror L(-z) of SYM2 the bands are
     L(z^4) L(z^2) L(z), L(-z^4) L(z^2) L(z), L(-z^2) L(z) and L(-z), and L(z) + L(-z) = 1.
     """
     h = torch.tensor(SYM2, dtype=torch.float64)
@@ -301,7 +297,7 @@ def _spaced(taps: Tensor) -> Tensor:
 
 
 def filtered(x: Tensor, gains: Tensor) -> Tensor:
-    """Pictures whose four bands were multiplied by `gains` (N, 4), low to high, along each axis."""
+    """Pictures whose four bands are multiplied by `gains` (N, 4), low to high, along each axis."""
     count, channels, height, width = x.shape
     taps = (gains.double() @ band_filters()).to(x.device, x.dtype)
     taps = taps[:, None].expand(-1, channels, -1).reshape(count * channels, 1, 1, -1)
@@ -327,38 +323,38 @@ def cut_out(x: Tensor, size: Tensor, centre: Tensor) -> Tensor:
     return x * ~(inside[0][:, None, None, :] & inside[1][:, None, :, None])
 
 
-# What is drawn, and how often.
+# The random parameters, and the probability.
 
 
 class ADA(Augmentation):
-    """Each change of the policy is made to each picture with probability p, in the order of the paper (appendix B).
+    """Makes each change of the policy to each picture with probability p, in the paper's order (appendix B).
 
-    With a `target`, p follows r_t = E[sign(D(real))], the share of real pictures that the discriminator takes for such,
-    minus that of the others (section 3, eq. 1): 0 where it does not know, 1 where it knows them all, that is overfits.
-    Every `interval` training steps p goes up where r_t was above the target, and down, not below 0, where it was below.
+    With a `target`, p follows r_t = E[sign(D(real))], the share of real pictures that the discriminator finds real
+    minus the share that it finds fake (section 3, eq. 1): 0 if it cannot tell, 1 if it overfits and knows them all.
+    Every `interval` training steps p rises if r_t was above the target, and falls, not below 0, if it was below.
 
-    Draws come from the global generators, which a training step seeds by its place; each rank has its own, but all the
-    same p. The work is done in float32, also under autocast, and is the same at every p.
+    Random numbers come from the global generators, which each training step seeds; each rank has its own, but all have
+    the same p. The computation is in float32, even under autocast, and takes the same time at every p.
 
     Args:
-        policy: one of the paper's sets of changes by its name, or a list of changes.
-        p: with a target, where p begins; without, its fixed value or its schedule.
-        target: what r_t is held at; None leaves p alone.
-        speed_kimg: thousand samples in which p goes from 0 to 1 at most.
+        policy: the name of one of the paper's sets of changes, or a list of changes.
+        p: with a target, the initial p; without, its fixed value or its schedule.
+        target: the value that r_t is held at; null keeps p as it is.
+        speed_kimg: the least thousand samples in which p goes from 0 to 1.
         interval: training steps from one adjustment of p to the next.
-        xint_max: whole-pixel translation, at most, as a share of the picture's size.
+        xint_max: largest whole-pixel translation, as a share of the picture's size.
         scale_std: standard deviation of isotropic scaling's logarithm to base 2.
-        rotate_max: rotation, at most, each way; 1 is half a turn.
+        rotate_max: largest rotation, each way; 1 is half a turn.
         aniso_std: standard deviation of anisotropic scaling's logarithm to base 2.
         xfrac_std: standard deviation of fractional translation, as a share of the picture's size.
-        brightness_std: standard deviation of what is added; values span -1 to 1.
+        brightness_std: standard deviation of the added brightness; values span -1 to 1.
         contrast_std: standard deviation of the factor's logarithm to base 2.
-        hue_max: rotation of hue, at most, each way; 1 is half a turn.
+        hue_max: largest rotation of hue, each way; 1 is half a turn.
         saturation_std: standard deviation of the factor's logarithm to base 2.
-        imgfilter_std: standard deviation of a band's amplification's logarithm to base 2.
+        imgfilter_std: standard deviation of the logarithm to base 2 of a band's amplification.
         noise_std: standard deviation of the noise's standard deviation.
         cutout_size: the removed box's share of the picture's height and of its width.
-        multipliers: of p, for changes that are made less often than the others, from 0 to 1.
+        multipliers: of p, from 0 to 1, for changes that are made less often than the others.
     """
 
     def __init__(
@@ -412,7 +408,7 @@ class ADA(Augmentation):
         self.imgfilter_std, self.noise_std, self.cutout_size = imgfilter_std, noise_std, cutout_size
         self.multipliers = multipliers
         self._adapted_p = 0.0 if isinstance(p, Schedule) else p
-        # Sum and number of signs: of this step, on this rank; since the last adjustment, over all ranks.
+        # Sum and number of signs: of this step and rank; since the last adjustment, over all ranks.
         self._heard: Tensor | None = None
         self._signs = torch.zeros(2)
 
@@ -442,7 +438,6 @@ class ADA(Augmentation):
             return x.contiguous(memory_format=layout)
 
     def _share(self, change: Change, p: float) -> float:
-        """The probability of one change."""
         return p * (self.multipliers or {}).get(change, 1.0)
 
     def _drawn(self, change: Change, p: float, drawn: Tensor, otherwise: float) -> Tensor:
@@ -452,7 +447,7 @@ class ADA(Augmentation):
         return any(change in self.changes for change in changes)
 
     def drawn_moves(self, count: int, height: int, width: int, p: float) -> Tensor:
-        """Where the points of each picture go, (count, 3, 3): pixel blitting, then general geometry."""
+        """The map of each picture's points, (count, 3, 3): pixel blitting, then general geometry."""
         maps = torch.eye(3, dtype=torch.float64).repeat(count, 1, 1)
         if self._any_of("xflip"):
             flipped = self._drawn("xflip", p, torch.floor(torch.rand(count) * 2), 0.0)
@@ -484,7 +479,7 @@ class ADA(Augmentation):
         return rotation(-_chosen(p, _around_zero(count) * math.pi * self.rotate_max, 0.0))
 
     def drawn_colours(self, count: int, p: float, grey: bool) -> Tensor:
-        """What becomes of each picture's colours, (count, 4, 4); grey ones have neither hue nor saturation."""
+        """The map of each picture's colours, (count, 4, 4); grey ones have neither hue nor saturation."""
         maps = torch.eye(4, dtype=torch.float64).repeat(count, 1, 1)
         if self._any_of("brightness"):
             maps = brightness(self._drawn("brightness", p, torch.randn(count) * self.brightness_std, 0.0)) @ maps
@@ -502,7 +497,7 @@ class ADA(Augmentation):
         return maps
 
     def drawn_gains(self, count: int, p: float) -> Tensor:
-        """The amplification of each picture's four bands, (count, 4), such that natural pictures keep their power."""
+        """The amplification of each picture's four bands, (count, 4), which keeps the power of natural pictures."""
         power = torch.tensor([10.0, 1.0, 1.0, 1.0], dtype=torch.float64)  # of a natural picture's bands, in 13ths
         gains = torch.ones(count, 4, dtype=torch.float64)
         for band in range(4):
@@ -525,7 +520,7 @@ class ADA(Augmentation):
         self._heard = heard if self._heard is None else self._heard + heard
 
     def adapt(self, step: int, samples_seen: int, over_ranks: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        """Adjusts p after every `interval`-th step, by the r_t of these steps; reports it as ada_p."""
+        """Adjusts p after every `interval`-th step, by the r_t since the last adjustment; reports it as ada_p."""
         if self.target is None:
             return {} if step % self.interval else {"ada_p": torch.tensor(self.p_at(samples_seen))}
         if self._heard is None:
@@ -534,7 +529,7 @@ class ADA(Augmentation):
         self._heard = None
         if step % self.interval:
             return {}
-        signs, judged = self._signs.tolist()  # the one wait for the device
+        signs, judged = self._signs.tolist()  # the only wait for the device
         self._signs = torch.zeros(2)
         r_t = signs / judged
         direction = (r_t > self.target) - (r_t < self.target)
@@ -559,5 +554,6 @@ def _around_zero(*size: int) -> Tensor:
 
 
 def _chosen(p: float, drawn: Tensor, otherwise: float) -> Tensor:
-    """What was drawn (N, ...) for pictures that are changed, with probability p each, and `otherwise` for the rest."""
+    """`drawn` (N, ...) for each picture with probability p, and `otherwise` for the others."""
+
     return torch.where(torch.rand(len(drawn), *[1] * (drawn.ndim - 1)) < p, drawn, otherwise)

@@ -1,6 +1,6 @@
-"""DiffAugment (Zhao, Liu, Lin, Zhu & Han 2020): the same few random changes for all that a discriminator sees.
+"""DiffAugment (Zhao, Liu, Lin, Zhu & Han 2020): a few random changes to everything that a discriminator sees.
 
-Each change is a plain function of pictures (N, C, H, W) and of its draws, one a picture.
+Each change is a plain function of pictures (N, C, H, W) and of random numbers, one per picture.
 """
 
 from typing import Literal, TypeAlias
@@ -31,7 +31,7 @@ def contrasted(x: Tensor, factor: Tensor) -> Tensor:
 
 
 def translated(x: Tensor, up: Tensor, left: Tensor) -> Tensor:
-    """Pictures moved by `up` and `left` pixels, int64 (N,), either of which may be negative; the edges fill with 0."""
+    """Pictures moved by `up` and `left` pixels, int64 (N,), of either sign; the edges are filled with 0."""
     picture = torch.arange(len(x), device=x.device)[:, None, None]
     rows, inside_rows = _moved(x.shape[2], up)
     columns, inside_columns = _moved(x.shape[3], left)
@@ -41,7 +41,7 @@ def translated(x: Tensor, up: Tensor, left: Tensor) -> Tensor:
 
 
 def _moved(size: int, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each place of an axis is read, (N, size), and whether that lies inside."""
+    """The place that each place of an axis is read from, (N, size), and whether that lies inside."""
     place = torch.arange(size, device=shift.device) + shift[:, None]
     return place.clamp(0, size - 1), (place >= 0) & (place < size)
 
@@ -49,7 +49,7 @@ def _moved(size: int, shift: Tensor) -> tuple[Tensor, Tensor]:
 def cut_out(x: Tensor, row: Tensor, column: Tensor, height: int, width: int) -> Tensor:
     """Pictures with a box of `height` x `width` pixels around `row` and `column`, int64 (N,), set to 0.
 
-    A box of even size has one pixel more before its centre than behind; what lies outside the picture is lost.
+    A box of even size has one more pixel before its centre than after it; it is cut off at the picture's edges.
     """
     rows, columns = _within(x.shape[2], row, height), _within(x.shape[3], column, width)
     return x * ~(rows[:, None, :, None] & columns[:, None, None, :])
@@ -64,13 +64,13 @@ def _within(size: int, centre: Tensor, extent: int) -> Tensor:
 class DiffAugment(Augmentation):
     """Colour, translation and cutout (section 3.2 and appendix A), in the order of the policy.
 
-    Colour shifts brightness by -0.5 to 0.5, multiplies saturation by 0 to 2 (grey pictures have none) and contrast by
-    0.5 to 1.5. Draws come from the global generator, which a training step seeds by its place; each rank has its own.
+    Colour shifts brightness by -0.5 to 0.5, multiplies saturation by 0 to 2 (not for grey pictures) and contrast by
+    0.5 to 1.5. Random numbers come from the global generator, which each training step seeds; each rank has its own.
 
     Args:
-        policy: which changes; the paper's for little data are all three, for conditional BigGAN on much data without
-            "colour".
-        translation: pictures move by up to this share of their size, each way.
+        policy: the changes to make; the paper uses all three for little data, and no "colour" for conditional BigGAN
+            on much data.
+        translation: the largest shift, each way, as a share of the picture's size.
         cutout: the removed box's share of the picture's height and of its width.
     """
 
@@ -95,7 +95,8 @@ class DiffAugment(Augmentation):
                 x = translated(x, *(_integers(x, -most, most) for most in self._pixels(x, self.translation)))
             else:
                 height, width = self._pixels(x, self.cutout)
-                # An even box, whose centre lies between pixels, has one place more.
+                # An even box, whose centre lies between pixels, has one more place.
+
                 row = _integers(x, 0, x.shape[2] - height % 2)
                 column = _integers(x, 0, x.shape[3] - width % 2)
                 x = cut_out(x, row, column, height, width)

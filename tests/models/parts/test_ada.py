@@ -39,8 +39,9 @@ from models.parts.regularizers import R1
 from models.parts.schedules import Linear
 from models.training.base import Batch
 from models.training.checkpoint import read_checkpoint
-from models.training.gan import GAN, AdversarialTraining
+from models.training.gan import GAN
 from settings.configurable import build, describe
+from settings.training import AdversarialTraining
 
 Fit = Callable[..., lightning.Trainer]
 Toy = Callable[..., GAN]
@@ -524,7 +525,7 @@ def test_state_goes_on_in_the_midst_of_an_interval() -> None:
 
 
 def test_adapting_to_signs_is_refused_where_they_mean_nothing() -> None:
-    with pytest.raises(ValueError, match="signs of logits, which mean nothing under RelativisticPairing"):
+    with pytest.raises(ValueError, match="signs of logits, which have no meaning under RelativisticPairing"):
         AdversarialTraining(RelativisticPairing(), augmentation=ADA())
     AdversarialTraining(RelativisticPairing(), augmentation=ADA(p=0.1, target=None))
 

@@ -68,7 +68,7 @@ def test_auto_goes_on_without_a_compiler_and_says_so_once(
         values = [function(torch.ones(2)) for function in functions for _ in range(2)]
     assert [float(value.sum()) for value in values] == [4.0] * 4
     assert [record.getMessage() for record in caplog.records if record.name.startswith("models.")] == [
-        "torch.compile failed, and ops: auto goes on without it: RuntimeError: no compiler found"
+        "torch.compile failed; ops: auto continues without it: RuntimeError: no compiler found"
     ]
 
 

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.parts.ode import EVALUATIONS, integrate, integrate_density
+from models.parts.ode import integrate, integrate_density
 from settings.sampling import Solver
+
+EVALUATIONS = {"euler": 1, "heun": 2, "rk4": 4}  # of the velocity, in one step
 
 A = torch.tensor([[0.3, -0.8], [0.5, -0.4]], dtype=torch.float64)
 

@@ -61,7 +61,7 @@ def test_a_sample_does_not_see_its_batch() -> None:
 
 
 def test_a_side_that_does_not_halve_and_attention_nowhere_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"30 does not divide by 4: set data\.resolution"):
+    with pytest.raises(ValueError, match=r"30 is not divisible by 4: set data\.resolution"):
         UNet(1, 30, 8, [1, 2, 2], 1, [], 0.0, False, 0)
     with pytest.raises(ValueError, match=r"attention at 16 px: the features have sides \[28, 14, 7\]"):
         UNet(1, 28, 8, [1, 2, 2], 1, [16], 0.0, False, 0)

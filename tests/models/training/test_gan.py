@@ -21,9 +21,10 @@ from models.parts.losses import AdversarialLoss, Hinge, NonSaturating, Relativis
 from models.parts.regularizers import R1, R2, GradientPenalty, MicroBatch, Penalty, ZeroCentred
 from models.parts.schedules import Linear, Schedule
 from models.training.base import Batch
-from models.training.gan import GAN, AdversarialTraining, frozen
+from models.training.gan import GAN, frozen
 from models.training.manual import refuse_strategy
 from models.training.randomness import keyed_generator
+from settings.training import AdversarialTraining
 
 Fit = Callable[..., lightning.Trainer]
 Toy = Callable[..., GAN]
@@ -541,11 +542,11 @@ def test_more_layers_than_there_are_cannot_be_frozen() -> None:
         return DCGAN((3, 16, 16), width=4, latent_dim=4, adversarial=AdversarialTraining(freeze_d=count))
 
     count = len(frozen_dcgan(0).discriminator_layers())
-    with pytest.raises(ValueError, match=f"freeze_d: {count + 1} layers, and this discriminator has {count}"):
+    with pytest.raises(ValueError, match=f"freeze_d: {count + 1} layers, but this discriminator has {count}"):
         frozen_dcgan(count + 1)
     with pytest.raises(ValueError, match="freeze fewer"):
         frozen_dcgan(count)
-    with pytest.raises(ValueError, match="must not be -1"):
+    with pytest.raises(ValueError, match="freeze_d must be at least 0, not -1"):
         frozen_dcgan(-1)
 
 

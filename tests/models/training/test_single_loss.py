@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from models.parts.schedules import Cosine
 from models.training.base import Batch
-from models.training.single_loss import Optimization, SingleLoss
+from models.training.single_loss import SingleLoss
 from settings.sampling import SamplerSettings
+from settings.training import Optimization
 from tests.models.ranks import fit_share, on_ranks
 
 Fit = Callable[..., lightning.Trainer]
@@ -175,8 +176,7 @@ def test_a_warm_up_moves_nothing_in_its_first_step_and_then_ever_more(fit: Fit) 
     before = [p.clone() for p in model.network.parameters()]
     fit(model, joint_batches(1), precision="64-true")
     assert all(torch.equal(old.double(), new) for old, new in zip(before, model.network.parameters(), strict=True))
-    settings = model.optimization
-    assert [settings.lr_at(seen) for seen in (0, 4, 8, 16, 1000)] == pytest.approx([0, 2.5e-3, 5e-3, 1e-2, 1e-2])
+    assert [model.lr_at(seen) for seen in (0, 4, 8, 16, 1000)] == pytest.approx([0, 2.5e-3, 5e-3, 1e-2, 1e-2])
 
 
 def test_weights_decay_and_biases_do_not(fit: Fit) -> None:
