@@ -1,4 +1,4 @@
-"""Bits a dimension and reconstructions, in a fit and afterwards, of a model whose likelihood is known by hand."""
+"""Bits per dimension and reconstructions, in a fit and afterwards, of a model whose likelihood is known by hand."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def by_hand(run: Path, indices: list[int]) -> torch.Tensor:
-    """Bits a dimension of these pictures of the test split, under the trained table."""
+    """Bits per dimension of these pictures of the test split, under the trained table."""
     table = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]["network.logits"]
     log_probs = table.double().log_softmax(1)
     pictures = Shapes(resolution=16, train_size=50, test_size=20).dataset("test")[torch.tensor(indices)][0]

@@ -1,4 +1,4 @@
-"""Bits a dimension against what is known in closed form."""
+"""Bits per dimension against what is known in closed form."""
 
 import math
 

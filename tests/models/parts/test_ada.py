@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.dcgan import DCGAN
 from models.parts.augment.ada import (
     ADA,
     PRESETS,
@@ -526,8 +527,9 @@ def test_state_goes_on_in_the_midst_of_an_interval() -> None:
 
 def test_adapting_to_signs_is_refused_where_they_mean_nothing() -> None:
     with pytest.raises(ValueError, match="signs of logits, which have no meaning under RelativisticPairing"):
-        AdversarialTraining(RelativisticPairing(), augmentation=ADA())
-    AdversarialTraining(RelativisticPairing(), augmentation=ADA(p=0.1, target=None))
+        DCGAN((1, 16, 16), adversarial=AdversarialTraining(RelativisticPairing(), augmentation=ADA()))
+    fixed = AdversarialTraining(RelativisticPairing(), augmentation=ADA(p=0.1, target=None))
+    assert DCGAN((1, 16, 16), adversarial=fixed).adversarial is fixed
 
 
 # In training.
