@@ -58,13 +58,18 @@ class RunFolder:
     @cached_property
     def evaluations(self) -> list[Evaluation]:
         """The records of `evaluate`, oldest first."""
-        return [Evaluation.read(path, "evaluation") for path in sorted((self.folder / "evaluations").glob("*.json"))]
+        return [
+            Evaluation.read(path, "record of an evaluation")
+            for path in sorted((self.folder / "evaluations").glob("*.json"))
+        ]
 
     @cached_property
     def diagnosis(self) -> Findings | None:
         """The diagnosis latest in training, by the fit or by `diagnose`; None if there is none."""
         own = self.record.diagnosis
-        later = [Findings.read(path, "diagnosis") for path in sorted((self.folder / "diagnosis").glob("*.json"))]
+        later = [
+            Findings.read(path, "record of a diagnosis") for path in sorted((self.folder / "diagnosis").glob("*.json"))
+        ]
         known = [*([own] if own else []), *later]
         return max(reversed(known), key=lambda found: found.samples_seen, default=None)
 

@@ -55,7 +55,7 @@ class Record:
         try:
             content = json.loads(path.read_bytes())
             if not isinstance(content, dict):
-                raise ValueError(f"it is no {what}")
+                raise ValueError(f"it is not a {what}")
             return cls.from_json(content)
         except LaterVersionError as error:
             raise ValueError(f"{path} {error}") from error
