@@ -19,7 +19,7 @@ from settings.names import named
 def data_from(config: Path) -> DataModule:
     """Builds and sets up the dataset of a run config, a run's config.yaml, or a fragment in configs/data/.
 
-    Raises FileNotFoundError if a file is missing, and ValueError if the config describes no data module of this project.
+    Raises FileNotFoundError if a file is missing, and ValueError if the config describes no data module of ours.
     """
     content = read_config(config)
     described = content.get("data", content) if isinstance(content, dict) else content
