@@ -277,7 +277,7 @@ class Run(Callback):
     def _read_record(self) -> None:
         """Continues the record of a resumed run: its figures, its W&B id, its start."""
         with contextlib.suppress(FileNotFoundError, ValueError):
-            self.record = RunRecord.read(self.folder / "run.json", "run's record")
+            self.record = RunRecord.read(self.folder / "run.json", "a run")
         self.record.ended = self.record.error = None
 
     def _wandb_run(self, model: GenerativeModel) -> WandbRun:

@@ -1,5 +1,5 @@
-"""The verbs of the command line, one file each, with `run(arguments) -> exit code`; what they share lies in rooms.
+"""The verbs of the command line, one file each, with `run(arguments) -> exit code`; shared code is in subfolders.
 
-Torch and Lightning are imported within `run`, once the arguments are known to be right: help and typing errors answer
+Torch and Lightning are imported inside `run`, after the arguments are checked, so that help and typing errors come
 at once.
 """

@@ -229,7 +229,7 @@ class Sweep:
         if not path.exists():
             return
         try:
-            kept = SweepRecord.read(path, "sweep's record")
+            kept = SweepRecord.read(path, "a sweep")
         except ValueError as error:
             raise InputError(f"{error}; give another --name") from error
         if kept.file != json.loads(json.dumps(self.file.content)) or kept.seed != self.seed:

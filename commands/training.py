@@ -127,11 +127,7 @@ def without_training(cli: TrainingCLI, verb: str) -> int:
 
 
 def require_readable(arguments: Sequence[str]) -> None:
-    """Checks the syntax of all named configs and their includes, since the parser's own message names no file.
-
-    Raises:
-        FileNotFoundError, InputError: as `read_config`, naming the file, line and column.
-    """
+    """Checks the syntax of all named configs and their includes, since the parser's own message names no file."""
     for word, following in itertools.pairwise([*arguments, ""]):
         path = Path(following if word in ("--config", "-c") else word.removeprefix("--config="))
         if path.suffix in (".yaml", ".yml") and path.is_file():

@@ -58,13 +58,13 @@ class RunFolder:
     @cached_property
     def evaluations(self) -> list[Evaluation]:
         """The records of `evaluate`, oldest first."""
-        return [Evaluation.read(path, "evaluation") for path in sorted((self.folder / "evaluations").glob("*.json"))]
+        return [Evaluation.read(path, "an evaluation") for path in sorted((self.folder / "evaluations").glob("*.json"))]
 
     @cached_property
     def diagnosis(self) -> Findings | None:
         """The diagnosis latest in training, by the fit or by `diagnose`; None if there is none."""
         own = self.record.diagnosis
-        later = [Findings.read(path, "diagnosis") for path in sorted((self.folder / "diagnosis").glob("*.json"))]
+        later = [Findings.read(path, "a diagnosis") for path in sorted((self.folder / "diagnosis").glob("*.json"))]
         known = [*([own] if own else []), *later]
         return max(reversed(known), key=lambda found: found.samples_seen, default=None)
 
@@ -109,24 +109,17 @@ def _rows(content: bytes) -> Iterator[dict[str, Any]]:
 
 
 def read_run(folder: Path) -> RunFolder:
-    """The run in a folder.
-
-    Raises:
-        FileNotFoundError: if it has no run.json.
-        ValueError: if run.json is broken or of a later version; one line with the file.
-    """
+    """The run in a folder. Raises FileNotFoundError if it has no run.json, and ValueError if that is broken."""
     path = folder / "run.json"
     if not path.is_file():
         raise FileNotFoundError(f"no run.json in {folder}; is it a run's folder, runs/<name>/<id>?")
-    return RunFolder(folder, RunRecord.read(path, "run's record"))
+    return RunFolder(folder, RunRecord.read(path, "a run"))
 
 
 def runs_at(paths: Sequence[Path]) -> list[RunFolder]:
     """The runs at these paths, each once. A path is the folder of a run, or of a name and all its runs.
 
-    Raises:
-        FileNotFoundError: if a path has no run.
-        ValueError: if a run.json is broken; one line with the file.
+    Raises FileNotFoundError if a path has no run, and ValueError if a run.json is broken.
     """
     found: dict[Path, RunFolder] = {}
     for path in paths:

@@ -51,11 +51,11 @@ class Record:
 
     @classmethod
     def read(cls, path: Path, what: str) -> Self:
-        """Reads a file, which messages call `what`. Raises ValueError, naming the file, if it is broken."""
+        """Reads the record of `what`, such as "a run". Raises ValueError, naming the file, if it is broken."""
         try:
             content = json.loads(path.read_bytes())
             if not isinstance(content, dict):
-                raise ValueError(f"it is no {what}")
+                raise ValueError(f"it is not the record of {what}")
             return cls.from_json(content)
         except LaterVersionError as error:
             raise ValueError(f"{path} {error}") from error

@@ -53,11 +53,7 @@ def run_folder_of(checkpoint: Path) -> Path | None:
 
 
 def loaded(options: argparse.Namespace) -> tuple[GenerativeModel, Path]:
-    """The model that --ckpt_path names, on --device, and the path of its checkpoint.
-
-    Raises:
-        FileNotFoundError, ValueError: as `checkpoint_at`, `usable_device` and `models.load`.
-    """
+    """The model that --ckpt_path names, on --device, and the path of its checkpoint."""
     path = checkpoint_at(options.ckpt_path)
     return load(path, str(usable_device(options.device))), path
 

@@ -54,9 +54,7 @@ def import_classes(value: Any, folder: Path) -> None:  # noqa: ANN401 - whatever
 def read_config(path: Path) -> Any:  # noqa: ANN401 - whatever YAML holds
     """A config, or a fragment of one, with its includes and fragments in place.
 
-    Raises:
-        FileNotFoundError: if it, or a file that it names, does not exist.
-        InputError: if a file is not YAML, or includes itself.
+    Raises FileNotFoundError if a file is missing, and InputError if one is not YAML, or includes itself.
     """
     return _read(path, ())
 

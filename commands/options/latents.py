@@ -147,12 +147,7 @@ def save_projection(path: Path, point: Tensor, noises: Sequence[Tensor], label: 
 
 
 def read_projection(path: Path, model: GenerativeModel) -> Projection:
-    """Reads a projection onto the model's device.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is broken, or of another model.
-    """
+    """Reads a projection onto the model's device. Raises ValueError if it is broken, or of another model."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; `latents project` writes it as latent.npz")
     try:

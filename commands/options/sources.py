@@ -19,9 +19,7 @@ from settings.names import named
 def data_from(config: Path) -> DataModule:
     """Builds and sets up the dataset of a run config, a run's config.yaml, or a fragment in configs/data/.
 
-    Raises:
-        FileNotFoundError: if the config or the data does not exist.
-        ValueError: naming the config, if it does not describe a data module of this project.
+    Raises FileNotFoundError if a file is missing, and ValueError if the config describes no data module of ours.
     """
     content = read_config(config)
     described = content.get("data", content) if isinstance(content, dict) else content
@@ -52,11 +50,7 @@ def config_of_run(checkpoint: Path) -> Path | None:
 
 
 def pictures_at(path: Path, split: str) -> tuple[PictureSet, tuple[int, ...]]:
-    """The pictures at a path, and the shape (C, H, W) of each; `split` applies to a dataset.
-
-    Raises:
-        FileNotFoundError, ValueError: as `data_from` and `open_archive`.
-    """
+    """The pictures at a path, and the shape (C, H, W) of each; `split` applies to a dataset."""
     if path.suffix in (".yaml", ".yml"):
         data = data_from(path)
         return real_pictures(data, split), data.data_shape

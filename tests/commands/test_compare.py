@@ -283,7 +283,7 @@ def test_the_run_of_a_fit_can_be_compared(fit: Run, config: Path, capsys: pytest
     ("content", "says"),
     [
         ("{", "is broken"),
-        ("[1]", "is broken: it is no run's record"),
+        ("[1]", "is broken: it is not the record of a run"),
         ("{}", "is broken: schema is missing"),
         ('{"schema": 2}', "has schema 2, of a later version of Atelier"),
         ('{"schema": 1, "parameters": 3}', "is broken: parameters is '3'"),

@@ -14,17 +14,17 @@
     return made;
   }
 
-  // A name that may be broken after _ and /, and not in the middle of a word.
+  // A name that may break after _ and /, but not inside a word.
   function breakable(name) {
     return element("span", {}, ...name.split(/(?<=[_/])/).flatMap((part) => [part, element("wbr")]));
   }
 
-  // What stands for a run in front of its name: its colour and its mark.
+  // The colour and mark in front of a run's name.
   function dot(group) {
     return element("svg", { class: `dot ${colour(group)}`, "aria-hidden": "true" }, element("use", { href: mark(group) }));
   }
 
-  // Its mark in a chart.
+  // The mark of a run in a chart.
   function marked(group, px, py, size) {
     return element("use", { class: "point", href: mark(group), x: px - size / 2, y: py - size / 2, width: size, height: size });
   }
@@ -58,7 +58,7 @@
 
   function logTicks(low, high) {
     let found = [];
-    for (const factors of [[1], [1, 2, 5], [1, 1.5, 2, 3, 5, 7]]) { // as fine as there is room
+    for (const factors of [[1], [1, 2, 5], [1, 1.5, 2, 3, 5, 7]]) { // as fine as space allows
       const finer = [];
       for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
         finer.push(...factors.map((factor) => factor * 10 ** power).filter((value) => value >= low && value <= high));
@@ -86,7 +86,7 @@
 
   const spans = (values, times) => Math.min(...values) > 0 && Math.max(...values) > times * Math.min(...values);
 
-  // A frame with axes; `marks` draws into it, given the axes.
+  // A frame with axes; `marks` receives the axes and draws into it.
   function frame(title, x, y, name, formatX, formatY) {
     const svg = element("svg", { viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img", "aria-label": title });
     for (const value of y.ticks) {
@@ -103,7 +103,7 @@
     return svg;
   }
 
-  // Shows what the pointer, or an arrow key, is nearest to: `places` have px, py, group and words.
+  // Describes the point nearest to the pointer, or selected by arrow keys: `places` have px, py, group and words.
   function followed(figure, svg, places) {
     const here = element("circle", { class: "here", r: 7, cx: -20, cy: -20 });
     const output = element("output", {});
@@ -146,7 +146,7 @@
     const figure = element("figure", {}, caption);
     const series = curve.series.filter((each) => shown.has(each.group));
     if (!series.length) {
-      figure.append(element("p", { class: "note" }, "Of no run that is shown."));
+      figure.append(element("p", { class: "note" }, "No visible run has it."));
       return figure;
     }
     const points = series.flatMap((each) => each.points);
@@ -166,7 +166,7 @@
       const path = at.map(([px, py], i) => `${i ? "L" : "M"}${px.toFixed(1)} ${py.toFixed(1)}`).join("");
       const group = element("g", { class: colour(each.group), "data-group": each.group });
       group.append(element("path", { class: "curve", d: path, "stroke-dasharray": dashes(each.group) }));
-      const every = Math.ceil(at.length / 30); // of many points only some, the last always, bear the mark
+      const every = Math.ceil(at.length / 30); // only some of many points are marked, including the last
       at.forEach(([px, py], i) => (at.length - 1 - i) % every || group.append(marked(each.group, px, py, 9)));
       svg.append(group);
       at.forEach(([px, py], i) => places.push({ px, py, group: each.group, words: words(each, each.points[i]) }));
@@ -190,7 +190,7 @@
     if (more.open) place("training-curves", ["training"]);
   }
 
-  // Where a point's name is written: the first of six places around it where it is in nobody's way; null, if none is.
+  // The position of a point's name: the first free one of six around it, or null.
   function placed(name, px, py, taken) {
     const size = matchMedia("(max-width: 40rem)").matches ? 17 : 12;
     const width = name.length * size * 0.56;
@@ -210,7 +210,7 @@
     const points = plot.points.filter((point) => shown.has(point.group) && choice in point.x);
     const figure = element("figure", {}, element("figcaption", {}, plot.title, element("small", {}, ` against ${choice}${said(plot.better)}`)));
     if (!points.length) {
-      figure.append(element("p", { class: "note" }, "Not known of any run that is shown."));
+      figure.append(element("p", { class: "note" }, "No visible run has it."));
       return figure;
     }
     const xs = points.map((point) => point.x[choice]), ys = points.map((point) => point.y);
@@ -299,7 +299,7 @@
     }
     for (const each of data.grids) {
       const isText = each.grids.some((grid) => "text" in grid);
-      const label = `${each.kind} of ${each.run}, text`; // it scrolls, and so must be within the keyboard's reach
+      const label = `${each.kind} of ${each.run}, text`; // it scrolls, so the keyboard must reach it
       const image = isText ? element("pre", { tabindex: 0, role: "region", "aria-label": label })
         : element("img", { alt: `no ${each.kind} of ${each.run} yet` });
       image.addEventListener("load", () => image.classList.toggle("enlarged", image.naturalWidth <= image.clientWidth));
@@ -330,12 +330,12 @@
     const compare = (a, b) => (isNumber ? a - b : a.localeCompare(b, "en", { numeric: true }));
     const rows = [...table.tBodies[0].rows].map((row) => [key(row), row]);
     rows.sort(([a], [b]) => (empty(a) || empty(b) ? empty(a) - empty(b) : ascending ? compare(a, b) : compare(b, a)));
-    table.tBodies[0].append(...rows.map(([, row]) => row)); // what has no value stays at the end
+    table.tBodies[0].append(...rows.map(([, row]) => row)); // rows without a value stay at the end
   }
 
   for (const head of document.querySelectorAll("thead th")) head.firstElementChild.addEventListener("click", () => sortBy(head));
 
-  // Runs, shown or not.
+  // Visible and hidden runs.
 
   function drawAll() {
     drawCurves();
