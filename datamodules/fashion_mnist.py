@@ -39,7 +39,7 @@ def read_idx(path: Path) -> Tensor:
     shape = tuple(np.frombuffer(data[4:header], dtype=">u4").tolist())
     if len(data) - header != math.prod(shape):
         raise ValueError(
-            f"{path}: holds {len(data) - header} values where its header says {shape}; remove or replace it"
+            f"{path}: holds {len(data) - header} values, but its header says {shape}; remove or replace it"
         )
     return torch.from_numpy(np.frombuffer(data, dtype=np.uint8, offset=header).reshape(shape).copy())
 

@@ -176,7 +176,7 @@ class ImageFolder(PictureDataModule):
         if num_classes is not None:
             at_least("num_classes", num_classes, 1)
             if not classes:
-                raise ValueError(f"num_classes: {num_classes} class folders, where classes: false asks for no labels")
+                raise ValueError(f"num_classes: {num_classes} class folders, but classes: false means no labels")
         super().__init__(resolution, channels, num_classes or 0, (), flip, batch_size, seed, num_workers, train_limit)
         self.data_dir = data_dir
         self.crop = crop

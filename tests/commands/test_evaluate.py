@@ -162,7 +162,7 @@ def test_what_does_not_fit_gets_one_line_and_no_figure(
         ([*copies, "--reference", str(larger)], "the samples are 16x16 and the pictures of .*larger 32x32"),
         (
             [*copies, *data, "--metrics", "kernel"],
-            "kernel: draws subsets of 1000, and there are 160 real pictures and 100",
+            "kernel: draws subsets of 1000, but there are 160 real pictures and 100",
         ),
         ([*copies, *data, "--metrics", "class_accuracy"], "samples of no classes, real pictures of 16"),
         ([*copies, *data, "--num_samples", "101"], "--num_samples 101: .* has 100"),

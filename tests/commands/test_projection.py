@@ -193,7 +193,7 @@ def test_latents_of_a_first_layer_have_directions_too(models: dict[str, Path], t
     [
         ("DCGAN", ["--of", "pca"], "DCGAN's latents have the same deviation in all directions; leave out --of pca"),
         ("DCGAN", ["--layers", "coarse"], "DCGAN has no styles"),
-        ("DCGAN", ["--number", "7"], "7 directions were asked for; this space has 1 to 6"),
+        ("DCGAN", ["--number", "7"], "7 directions were requested; this space has 1 to 6"),
         ("StyleGAN2", ["--layers", "5"], "only to_rgb reads this style"),
         ("StyleGAN2", ["--layers", "6"], "this model has layers 0 to 5"),
         ("StyleGAN2", ["--range", "0"], "--range 0.0: take a number above 0"),

@@ -159,7 +159,7 @@ def test_shape_and_stated_classes_are_known_without_the_folder(tmp_path: Path) -
         data.setup()
     assert (stated.class_names, stated.fingerprint) == (("cat", "dog"), counted.fingerprint)
     assert stated.settings() == counted.settings()
-    with pytest.raises(ValueError, match="num_classes: 2 class folders, where classes: false"):
+    with pytest.raises(ValueError, match="num_classes: 2 class folders, but classes: false"):
         ImageFolder(str(tmp_path), num_classes=2)
 
 

@@ -389,12 +389,12 @@ class ADA(Augmentation):
         elif not 0 <= p <= 1:
             raise ValueError(f"p of ADA must lie in 0..1, not {p}")
         if target is not None and not -1 <= target <= 1:
-            raise ValueError(f"target of ADA must lie in -1..1, as a mean of signs does, not {target}")
+            raise ValueError(f"target of ADA must lie in -1..1, like a mean of signs, not {target}")
         if speed_kimg <= 0:
             raise ValueError(f"speed_kimg of ADA must be positive, not {speed_kimg}")
         for change, multiplier in (multipliers or {}).items():
             if change not in self.changes:
-                raise ValueError(f"multipliers of ADA are of the policy's changes, which {change!r} is not")
+                raise ValueError(f"multipliers of ADA: {change!r} is not among the policy's changes")
             if not 0 <= multiplier <= 1:
                 raise ValueError(f"multipliers of ADA must lie in 0..1, not {multiplier} for {change}")
         if interval < 1:
