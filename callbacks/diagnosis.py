@@ -31,7 +31,7 @@ from metrics.real_statistics import RealStatistics
 from metrics.sample_statistics import SampleStatistics
 from models.training.base import GenerativeModel
 from models.training.capabilities import HasCritic
-from records.diagnosis import Finding, Findings
+from records.diagnosis import NUM_SAMPLES, Finding, Findings
 
 SHOWN, NEAREST = 8, 4
 """Rows of the picture of nearest neighbours, and training pictures in each."""
@@ -158,7 +158,7 @@ class Diagnosis(AtIntervals):
 
     always: ClassVar[bool] = False
 
-    def __init__(self, every_kimg: float | None = None, num_samples: int = 2000) -> None:
+    def __init__(self, every_kimg: float | None = None, num_samples: int = NUM_SAMPLES) -> None:
         if num_samples < 10:
             raise ValueError(f"diagnosis.num_samples must be at least 10, not {num_samples}")
         super().__init__(every_kimg)

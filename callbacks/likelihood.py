@@ -21,6 +21,7 @@ from metrics.picture_set import drawn
 from metrics.sample_statistics import share_of
 from models.training.base import GenerativeModel
 from models.training.capabilities import HasLikelihood
+from records.evaluation import LIKELIHOOD_SAMPLES
 from records.figures import LIKELIHOOD, Figure
 from settings.likelihood import LikelihoodSettings
 
@@ -87,7 +88,7 @@ class Likelihood(Measures):
     def __init__(
         self,
         every_kimg: float | None = None,
-        num_samples: int = 1000,
+        num_samples: int = LIKELIHOOD_SAMPLES,
         draws: int | None = None,
         steps: int | None = None,
         batch_size: int = 128,

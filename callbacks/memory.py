@@ -14,6 +14,7 @@ from callbacks.lookup import model_of
 from callbacks.run import run_of
 from models.training.base import GenerativeModel
 from records.run import MemoryUse
+from settings.phases import OUTSIDE_STEPS
 
 GIB = 2**30
 
@@ -83,7 +84,7 @@ class Memory(Callback):
 
     @contextlib.contextmanager
     def _observe(self, phase: str) -> Iterator[None]:
-        rare = phase not in ("D step", "G step", "regularizer", "step")
+        rare = phase in OUTSIDE_STEPS
         if self._open or not (self._measuring or rare):
             yield
             return

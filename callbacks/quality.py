@@ -114,7 +114,7 @@ class Quality(Measures):
                 raise ValueError(f"quality.metrics: {error}") from error
             self._real = RealStatistics(real, network, self.cache, self.batch_size)
             name, better = headline(self.metrics, network)
-            run_of(trainer).headline = (_named(model, name), better)
+            run_of(trainer).headline = (_logged_name(model, name), better)
         return network, self._real
 
     @property
@@ -168,7 +168,7 @@ class Quality(Measures):
         found = trainer.strategy.broadcast(found)
         if isinstance(found, ValueError):
             raise found
-        return {_named(model, name): figure for name, figure in found.items()}
+        return {_logged_name(model, name): figure for name, figure in found.items()}
 
     def _judged(self, trainer: Trainer, model: GenerativeModel) -> PictureSet:
         """The model's samples, or its reconstructions of held-out pictures if it has none."""
@@ -206,7 +206,7 @@ class Quality(Measures):
         return shows and len(model.data_shape) == 3 and model.data_shape[0] in (1, 3)
 
 
-def _named(model: GenerativeModel, figure: str) -> str:
+def _logged_name(model: GenerativeModel, figure: str) -> str:
     """The name of a figure; figures of reconstructions have a prefix."""
     return figure if model.why_no_samples is None else f"reconstruction_{figure}"
 

@@ -8,7 +8,8 @@ from lightning import Callback, LightningModule, Trainer
 
 from callbacks.lookup import model_of
 from callbacks.run import run_of
-from records.run import OUTSIDE_STEPS, Speed
+from records.run import Speed
+from settings.phases import OUTSIDE_STEPS
 
 
 class Throughput(Callback):

@@ -8,7 +8,7 @@ from typing import Any
 
 from commands.options.figures import as_json
 from commands.options.parsers import evaluation_parser, require_least, with_machine
-from records.diagnosis import Findings
+from records.diagnosis import NUM_SAMPLES, Findings
 from records.folder import read_run
 
 
@@ -18,7 +18,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", type=Path, help="config of the training data (the run's own)")
     parser.add_argument("--out", type=Path, help="picture of nearest training pictures, x.png (in the run's folder)")
-    parser.add_argument("--num_samples", type=int, default=2000, help="samples to look at (2000)")
+    parser.add_argument("--num_samples", type=int, default=NUM_SAMPLES, help=f"samples to look at ({NUM_SAMPLES})")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema", help="averaged or last weights (ema)")
     return with_machine(parser, "seed of a checkpoint's samples", "pictures per batch", 128)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from commands.options.figures import as_json, keep_and_print, protocol_lines
 from commands.options.parsers import evaluation_parser, parsed, require_suffix, with_machine
 from commands.options.sampler import add_arguments, add_settings, refuse_settings, sampled_with, sweep_of
-from records.evaluation import NUM_SAMPLES, Evaluation
+from records.evaluation import LIKELIHOOD_SAMPLES, NUM_SAMPLES, Evaluation
 from records.figures import Figure
 from settings import likelihood
 
@@ -44,7 +44,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--extractor_precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--save_statistics", type=Path, metavar="X.npz", help="write mu and sigma of the samples")
     add_arguments(parser, several=True)
-    parser.add_argument("--likelihood_samples", type=int, default=1000, help="examples for bits_per_dim (1000)")
+    examples = f"examples for bits_per_dim ({LIKELIHOOD_SAMPLES})"
+    parser.add_argument("--likelihood_samples", type=int, default=LIKELIHOOD_SAMPLES, help=examples)
     add_settings(parser, likelihood.offered(), "likelihood_")
     return with_machine(parser, "seed of a checkpoint's samples", "pictures per batch", 128)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from media.files import write_whole
 from metrics.finite import finite
-from metrics.metric import Context, Metric, named
+from metrics.metric import Context, Metric, figure_name
 from records.figures import Direction, Figure
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Frechet(Metric):
     needs = frozenset({"gaussian"})
 
     def directions(self, extractor: "Extractor") -> dict[str, Direction]:
-        return {named(extractor, "fd", "fid"): "lower"}
+        return {figure_name(extractor, "fd", "fid"): "lower"}
 
     def unavailable(self, context: Context) -> str | None:
         if context.fewest >= 2:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from metrics.finite import finite
-from metrics.metric import Context, Metric, named
+from metrics.metric import Context, Metric, figure_name
 from records.figures import Direction, Figure
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Score(Metric):
     needs = frozenset({"logits"})
 
     def directions(self, extractor: "Extractor") -> dict[str, Direction]:
-        return {named(extractor, "is", "is"): "higher"}
+        return {figure_name(extractor, "is", "is"): "higher"}
 
     def unavailable(self, context: Context) -> str | None:
         if not context.extractor.num_logits:

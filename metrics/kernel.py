@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from metrics.metric import Context, Metric, named
+from metrics.metric import Context, Metric, figure_name
 from records.figures import Direction, Figure
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Kernel(Metric):
     needs = frozenset({"rows"})
 
     def directions(self, extractor: "Extractor") -> dict[str, Direction]:
-        return {named(extractor, "kd", "kid"): "lower"}
+        return {figure_name(extractor, "kd", "kid"): "lower"}
 
     def unavailable(self, context: Context) -> str | None:
         if context.fewest >= SUBSET_SIZE:

@@ -63,7 +63,7 @@ class Metric(ABC):
         """
 
 
-def named(extractor: "Extractor", short: str, standard: str) -> str:
+def figure_name(extractor: "Extractor", short: str, standard: str) -> str:
     """The name of a figure that depends on the extractor, such as fd_effnet.
 
     `standard` is its name with the network and weights that define it, such as fid.

@@ -33,7 +33,7 @@ from models.parts.arguments import at_least, classes_seen, highest_sides, pictur
 from models.parts.deployed import Deployed
 from models.parts.layers import autocast_dtype, one_hot
 from models.parts.losses import RelativisticPairing
-from models.parts.ops import downsample2d, low_pass, upsample2d
+from models.parts.ops import RESAMPLE_TAPS, downsample2d, low_pass, upsample2d
 from models.parts.regularizers import R1, R2
 from models.training.gan import GAN, layers_within
 from settings.sampling import GANSettings
@@ -118,7 +118,7 @@ class Generator(nn.Module):
         self.stages = nn.ModuleList(stage(i, sizes) for i in range(len(widths)))
         self.to_rgb = Conv2d(widths[-1], sizes.channels, 1)
         self.resample_filter: Tensor
-        self.register_buffer("resample_filter", low_pass(1, 3, 3, 1), persistent=False)
+        self.register_buffer("resample_filter", low_pass(*RESAMPLE_TAPS), persistent=False)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         low, full = autocast_dtype(z), self.resample_filter.dtype
@@ -153,7 +153,7 @@ class Discriminator(nn.Module):
         self.linear = linear(width, width if classes else 1)
         self.embed = linear(classes, width, gain=1 / math.sqrt(width)) if classes else None
         self.resample_filter: Tensor
-        self.register_buffer("resample_filter", low_pass(1, 3, 3, 1), persistent=False)
+        self.register_buffer("resample_filter", low_pass(*RESAMPLE_TAPS), persistent=False)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         low, full, side = autocast_dtype(x), self.resample_filter.dtype, x.shape[-1]

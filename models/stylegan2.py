@@ -37,7 +37,7 @@ from models.parts.compiling import Compiled, Ops
 from models.parts.deployed import Deployed
 from models.parts.layers import autocast_dtype, one_hot, pixel_norm, with_minibatch_deviation
 from models.parts.losses import NonSaturating
-from models.parts.ops import bias_act, low_pass, modulated_conv2d, resampled_conv2d, upsample2d
+from models.parts.ops import RESAMPLE_TAPS, bias_act, low_pass, modulated_conv2d, resampled_conv2d, upsample2d
 from models.parts.ranks import joint_mean
 from models.parts.regularizers import R1, MicroBatch, Penalty, path_lengths
 from models.training.capabilities import HasStyles
@@ -210,7 +210,7 @@ class Synthesis(nn.Module):
             for i, (before, after) in enumerate(zip([None, *widths], widths, strict=False))
         )
         self.resample_filter: Tensor
-        self.register_buffer("resample_filter", low_pass(1, 3, 3, 1), persistent=False)
+        self.register_buffer("resample_filter", low_pass(*RESAMPLE_TAPS), persistent=False)
         # A block's picture shares the latent of the next block's first convolution; only the last has its own.
         self.layers = 2 * len(widths)
         self.noise_sides = [4, *(4 << i for i in range(1, len(widths)) for _ in range(2))]
@@ -320,7 +320,7 @@ class Discriminator(nn.Module):
         self.inner = EqualizedLinear(16 * width, width, "lrelu")
         self.last = EqualizedLinear(width, width if classes else 1)
         self.resample_filter: Tensor
-        self.register_buffer("resample_filter", low_pass(1, 3, 3, 1), persistent=False)
+        self.register_buffer("resample_filter", low_pass(*RESAMPLE_TAPS), persistent=False)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         low, full, side = autocast_dtype(x), self.resample_filter.dtype, x.shape[-1]

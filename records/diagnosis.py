@@ -5,6 +5,9 @@ from typing import Any, Literal, TypeAlias
 
 from records.record import Record
 
+NUM_SAMPLES = 2000
+"""Samples that a diagnosis looks at by default."""
+
 Verdict: TypeAlias = Literal["fine", "suspect", "found", "unknown"]
 
 

@@ -13,6 +13,8 @@ NUM_SAMPLES = 2048
 
 The bias of a figure depends on it, so figures of a fit and of an evaluation compare only at the same number.
 """
+LIKELIHOOD_SAMPLES = 1000
+"""Default number of held-out examples that a likelihood is averaged over, in training and in evaluations."""
 
 
 @dataclass(frozen=True)

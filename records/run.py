@@ -6,12 +6,10 @@ from typing import Any, Literal, Self, TypeAlias
 from records.diagnosis import Findings
 from records.figures import FigureRecord
 from records.record import LaterVersionError, Record
+from settings.phases import OUTSIDE_STEPS
 
 SCHEMA = 1
 """Raised whenever a field of run.json changes its meaning."""
-
-OUTSIDE_STEPS = ("sampling", "metrics", "checkpoint", "likelihood")
-"""Phases outside of training steps. The time and memory of steps exclude them."""
 
 Status: TypeAlias = Literal["running", "done", "stopped", "failed"]
 
@@ -57,6 +55,11 @@ class Hardware(Record):
     threads: int | None = None
     memory_gib: float | None = None
     system: str | None = None
+
+    @property
+    def kind(self) -> tuple[str | int | None, ...]:
+        """What times depend on; only runs on hardware of one kind are pooled."""
+        return (self.device, self.gpu, self.cpu, self.cores, self.threads)
 
 
 @dataclass

@@ -14,7 +14,7 @@ PACKAGES = ("settings", "records", "models", "datamodules", "callbacks", "featur
 
 ROOMS: dict[str, set[str]] = {
     "settings": set(),
-    "records": {"media"},
+    "records": {"settings", "media"},
     "media": set(),
     "features": {"media"},
     "metrics": {"records", "features", "media"},
@@ -59,6 +59,7 @@ NOT_HERE = {
 
 CONTRACT = {
     "models",
+    "models.parts.ops",  # the filter that official checkpoints must share
     *(f"models.training.{name}" for name in ("base", "capabilities", "checkpoint")),
 }
 """All that callbacks and commands see of models: the contract, `models.load`, and what configs can name."""

@@ -474,7 +474,7 @@ def _pooled_by(run: RunFolder) -> tuple[object, ...]:
     if not config:
         return (str(run.folder),)
     record = run.record
-    machine = [record.hardware.to_json(), record.precision, record.devices, record.samples_seen, record.status]
+    machine = [record.hardware.kind, record.precision, record.devices, record.samples_seen, record.status]
     return (run.name, json.dumps([config, machine], sort_keys=True, default=str))
 
 

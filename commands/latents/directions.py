@@ -47,7 +47,7 @@ def run(arguments: Sequence[str]) -> int:
     from commands.options.checkpoints import loaded
     from commands.options.drawings import keep_sheet, protocol_of
     from commands.options.latents import decoded, decoder, layers_of, read_projection, with_latents
-    from metrics.directions import deviations
+    from metrics.latent_directions import deviations
     from models.training.capabilities import HasStyles
 
     model, path = loaded(options)
@@ -123,7 +123,7 @@ def found(
     """
     import torch
 
-    from metrics.directions import factorized, principal
+    from metrics.latent_directions import factorized, principal
     from models.training.capabilities import HasLatentWeights, HasStyles
 
     name = type(latent).__name__

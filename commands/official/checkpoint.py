@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 from commands.official.pickles import Record
-
-FILTER = (1, 3, 3, 1)
-"""The low-pass filter of our resampling, along each axis."""
+from models.parts.ops import RESAMPLE_TAPS
 
 
 @dataclass
@@ -110,12 +108,12 @@ def without_filters(network: Record, called: str) -> dict[str, Tensor]:
 
     Raises ValueError if a filter differs from ours.
     """
-    taps = torch.tensor(FILTER, dtype=torch.float32)
+    taps = torch.tensor(RESAMPLE_TAPS, dtype=torch.float32)
     expected = torch.outer(taps, taps) / 64
     kept = {}
     for name, value in network.state_dict().items():
         if name.rpartition(".")[2] != called:
             kept[name] = value
         elif value.shape != expected.shape or not torch.allclose(value, expected):
-            raise ValueError(f"its {name} is not the filter {list(FILTER)}")
+            raise ValueError(f"its {name} is not the filter {list(RESAMPLE_TAPS)}")
     return kept

@@ -5,8 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
-from commands.official.checkpoint import FILTER, Foreign, networks_of, refuse_others, without_filters
+from commands.official.checkpoint import Foreign, networks_of, refuse_others, without_filters
 from commands.official.pickles import Record
+from models.parts.ops import RESAMPLE_TAPS
 
 CLASSES = (
     "Generator", "MappingNetwork", "SynthesisNetwork", "SynthesisBlock", "SynthesisLayer", "ToRGBLayer",
@@ -48,7 +49,7 @@ def arguments_of(generator: Record, discriminator: Record | None) -> dict[str, A
     features = {"activation": "lrelu", "embed_features": None, "layer_features": None, "lr_multiplier": 0.01}
     refuse_others(mapping, "mapping network", {**features, "num_layers": ..., "w_avg_beta": ...})
     sizes = {"channel_base": ..., "channel_max": ..., "num_fp16_res": ..., "conv_clamp": ...}
-    layers = {"activation": "lrelu", "resample_filter": list(FILTER), "fp16_channels_last": ...}
+    layers = {"activation": "lrelu", "resample_filter": list(RESAMPLE_TAPS), "fp16_channels_last": ...}
     refuse_others(
         synthesis, "synthesis network",
         {**sizes, **layers, "architecture": "skip", "use_noise": True, "kernel_size": 3},

@@ -15,6 +15,10 @@ SEPARATE_FROM = 8
 """Taps from which a separable filter runs along each axis separately; with fewer, one pass over both is faster."""
 
 
+RESAMPLE_TAPS = (1, 3, 3, 1)
+"""StyleGAN2's resample filter along each axis, before normalisation; R3GAN's too."""
+
+
 def low_pass(*taps: float) -> Tensor:
     """The separable filter with these taps, normalised to keep a constant, (k,) float32."""
     filtered = torch.tensor(taps, dtype=torch.float32)

@@ -16,6 +16,7 @@ from models.training.ema import WeightAverage
 from models.training.randomness import keyed_seed, sample_generator
 from settings.configurable import Configurable, describe
 from settings.likelihood import LikelihoodSettings
+from settings.phases import OUTSIDE_STEPS
 from settings.sampling import Precision, SamplerSettings
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
@@ -215,8 +216,8 @@ class GenerativeModel(lightning.LightningModule, Configurable, ABC):
                 if not _is_out_of_memory(error):
                     raise
                 remedy = (
-                    "lower the number of samples drawn at once (--quality.batch_size, --batch_size)"
-                    if name in ("sampling", "metrics")
+                    "lower the number of samples at once (--quality.batch_size, --likelihood.batch_size, --batch_size)"
+                    if name in OUTSIDE_STEPS
                     else "lower --data.batch_size, raise accumulation, or use a smaller model, resolution or precision"
                 )
                 raise OutOfMemoryInPhaseError(f"out of memory in the {name} on {self.device}: {remedy}") from error

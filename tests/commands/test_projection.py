@@ -12,7 +12,7 @@ from PIL import Image
 from commands.options.latents import read_projection
 from main import main
 from media.pictures import save_png, to_uint8
-from metrics.directions import deviations, factorized, principal
+from metrics.latent_directions import deviations, factorized, principal
 from models import load
 from models.biggan import BigGAN
 from models.dcgan import DCGAN

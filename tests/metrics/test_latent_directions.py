@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from metrics.directions import deviations, factorized, principal
+from metrics.latent_directions import deviations, factorized, principal
 
 
 def rotation(size: int) -> torch.Tensor:
