@@ -1,6 +1,5 @@
 """docs/add-your-own.md: the test writes out its files word for word and runs its commands."""
 
-import gc
 import importlib
 import json
 import re
@@ -63,7 +62,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         package, _, module = name.rpartition(".")
         sys.modules.pop(name, None)
         monkeypatch.delattr(f"{package}.{module}", raising=False)
-    gc.collect()  # a class that lives on would be listed as a subclass, and jsonargparse would warn of its module
 
 
 @pytest.fixture
