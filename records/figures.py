@@ -1,5 +1,6 @@
 """Figures: measures of a model's quality, and their records with protocols."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -46,9 +47,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Best(Record):
-    """The best value of a figure so far, and the samples seen when it was reached."""
+    """The best value of a figure so far, and the samples seen when it was reached.
 
-    value: float
+    `value` is None in the record of an earlier version, if the first value was not a number.
+    """
+
+    value: float | None
     samples_seen: int
 
 
@@ -76,8 +80,9 @@ def recorded(
     If it was measured in training, after `samples_seen`, it has the best value so far; `before` is its previous record.
     """
     best = before.best if before is not None else None
-    if samples_seen is not None and figure.better is not None:
-        now = Best(figure.value, samples_seen)
-        best = now if best is None or is_better(now.value, best.value, figure.better) else best
+    if samples_seen is not None and figure.better is not None and math.isfinite(figure.value):
+        known = None if best is None else best.value
+        best = best if known is not None and not is_better(figure.value, known, figure.better) else None
+        best = best or Best(figure.value, samples_seen)
     how = {**protocol, **figure.settings}
     return FigureRecord(figure.value, how, figure.better, figure.spread, samples_seen, best)

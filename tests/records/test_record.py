@@ -84,3 +84,11 @@ def test_the_best_value_is_the_best_by_the_figures_direction() -> None:
     assert after([3.0, 1.0, 2.0, 1.0], "lower") == Best(1.0, 1)
     assert after([3.0, 1.0, 4.0], "higher") == Best(4.0, 2)
     assert after([3.0, 1.0], None) is None
+    assert after([math.nan, 3.0, math.inf], "lower") == Best(3.0, 1)
+
+
+def test_a_best_value_that_is_not_a_number_does_not_break_a_record() -> None:
+    """An earlier version kept a first value that was infinite as the best."""
+    kept = FigureRecord.from_json({"value": 3.0, "protocol": {}, "best": {"value": None, "samples_seen": 1}})
+    assert kept.best == Best(None, 1)
+    assert recorded(Figure(4.0, "lower"), {}, 2, kept).best == Best(4.0, 2)
