@@ -1,6 +1,5 @@
 """Diagnoses a model: collapse, memorisation, overfitting, instability, uneven classes."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,8 @@ from metrics.sample_statistics import SampleStatistics
 from models.training.base import GenerativeModel
 from models.training.capabilities import HasCritic
 from records.diagnosis import NUM_SAMPLES, Finding, Findings
+from records.figures import Direction
+from records.folder import rows_of
 
 SHOWN, NEAREST = 8, 4
 """Rows of the picture of nearest neighbours, and training pictures in each."""
@@ -57,7 +58,7 @@ def diagnose(
     folder: Path,
     batch_size: int = 128,
     model: GenerativeModel | None = None,
-    curves: tuple[Sequence[Mapping[str, float]], str] | None = None,
+    curves: tuple[Sequence[Mapping[str, float]], str, Direction | None] | None = None,
     quiet: bool = True,
 ) -> Diagnosed:
     """Performs all checks that are possible on these samples.
@@ -69,7 +70,7 @@ def diagnose(
         folder: the cache folder.
         batch_size: pictures per batch.
         model: the model, if known.
-        curves: rows of metrics.jsonl, and the name of the figure to examine.
+        curves: rows of metrics.jsonl, the name of the figure to examine, and its direction.
         quiet: whether to hide progress bars.
 
     Raises ValueError if there are too few pictures on either side.
@@ -185,7 +186,7 @@ class Diagnosis(AtIntervals):
         quality, run = find(trainer, Quality), run_of(trainer)
         if quality is None:
             raise ValueError("the diagnosis callback needs a callbacks.quality.Quality, whose features it uses")
-        rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+        rows = list(rows_of(run.folder / "metrics.jsonl"))
         diagnosed = diagnose(
             model_samples(
                 model, self.num_samples, quality.seed, model.settled(model.settings_class(weights=quality.weights))
@@ -195,7 +196,7 @@ class Diagnosis(AtIntervals):
             quality.cache,
             quality.batch_size,
             model,
-            (rows, run.headline[0]) if run.headline else None,
+            (rows, *run.headline) if run.headline else None,
         )
         path = run.folder / "diagnosis" / f"{kimg_name(model.samples_seen)}.png"
         run.write_picture(trainer, "nearest training pictures", diagnosed.closest, path)

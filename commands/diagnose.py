@@ -9,6 +9,7 @@ from typing import Any
 from commands.options.figures import as_json
 from commands.options.parsers import evaluation_parser, require_least, with_machine
 from records.diagnosis import NUM_SAMPLES, Findings
+from records.figures import Direction
 from records.folder import read_run
 
 
@@ -75,8 +76,8 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def curves_of(run_folder: Path, samples_seen: int) -> tuple[list[dict[str, Any]], str] | None:
-    """A run's curves up to a checkpoint, and the name of its main quality figure; None if it has none."""
+def curves_of(run_folder: Path, samples_seen: int) -> tuple[list[dict[str, Any]], str, Direction | None] | None:
+    """A run's curves up to a checkpoint, and its main quality figure with its direction; None if it has none."""
     if not (run_folder / "metrics.jsonl").is_file():
         return None
     try:
@@ -84,4 +85,5 @@ def curves_of(run_folder: Path, samples_seen: int) -> tuple[list[dict[str, Any]]
         rows = [row for row in run.rows() if row["samples_seen"] <= samples_seen]
     except (OSError, ValueError):
         return None
-    return rows, next(iter(run.record.figures), "")
+    name, figure = next(iter(run.record.figures.items()), ("", None))
+    return rows, name, None if figure is None else figure.better

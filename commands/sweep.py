@@ -20,6 +20,7 @@ from commands.options.parsers import require_least, verb_parser
 from commands.sweeps.file import OF_THE_SWEEP, SweepFile, is_beaten, read_sweep_file
 from commands.sweeps.proposals import next_trial
 from records.figures import Direction, best_of
+from records.folder import rows_of
 from records.sweep import SCHEMA, BestTrial, State, SweepRecord, SweepStatus, Trial
 
 POLL_S = 0.1
@@ -289,15 +290,8 @@ class Process:
 
 
 def read_values(metrics: Path, name: str) -> list[float]:
-    """The measurements of one figure in a metrics.jsonl, in order, without incomplete lines."""
-    values = []
-    with contextlib.suppress(OSError):
-        for line in metrics.read_text().splitlines():
-            if f'"{name}"' not in line:
-                continue
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                values.append(float(json.loads(line)[name]))
-    return values
+    """The measurements of one figure in a metrics.jsonl, in order."""
+    return [float(row[name]) for row in rows_of(metrics) if isinstance(row.get(name), int | float)]
 
 
 def end_orphan(trial: Trial) -> None:

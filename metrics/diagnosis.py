@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metrics.neighbours import nearest, neighbour_distances, neighbour_figures
 from records.diagnosis import Finding, Verdict
+from records.figures import Direction, best_of
 
 
 def mode_collapse(real: np.ndarray, others: np.ndarray, fake: np.ndarray, adversarial: bool = True) -> Finding:
@@ -164,10 +165,12 @@ def _last_tenth(rows: Sequence[Mapping[str, float]], name: str) -> float | None:
     return float(np.mean(values[-max(len(values) // 10, 1) :])) if values else None
 
 
-def instability(rows: Sequence[Mapping[str, float]], figure: str, adversarial: bool = True) -> Finding:
+def instability(
+    rows: Sequence[Mapping[str, float]], figure: str, better: Direction | None = "lower", adversarial: bool = True
+) -> Finding:
     """Whether training was unstable: gradient spikes, a quality figure that fluctuates, or one that got worse again.
 
-    `rows` are those of metrics.jsonl, in order; lower values of `figure` are better.
+    `rows` are those of metrics.jsonl, in order. `better` is the direction of `figure`.
     """
     helps = (
         "a lower learning rate, a stronger regularizer, clipping (adversarial.clip_norm), or a longer average"
@@ -189,8 +192,10 @@ def instability(rows: Sequence[Mapping[str, float]], figure: str, adversarial: b
             verdict = "found" if spikes > 0.02 else "suspect"
             said.append(f"{spikes:.1%} of {name} lie above ten times its median")
     if len(curve) >= 4:
-        best_at, best = min(curve, key=lambda point: point[1])
-        ratio = curve[-1][1] / best if best > 0 else math.inf
+        best_at, best = best_of(curve, lambda point: point[1], better or "lower")
+        last = curve[-1][1]
+        ratio = last / best if best > 0 else math.inf
+        worse = ratio if better != "higher" else best / last if last > 0 else math.inf
         later = [value for _, value in curve[len(curve) // 3 :]]
         swings = float(np.std(np.diff(np.log(np.maximum(later, 1e-12))))) if len(later) > 2 else 0.0
         figures |= {"last_over_best": ratio, "swing": swings}
@@ -198,9 +203,9 @@ def instability(rows: Sequence[Mapping[str, float]], figure: str, adversarial: b
             f"{figure} ends at {ratio:.2f} of its best, reached at {best_at / 1000:g} kimg, and swings by {swings:.0%}"
         )
         # Judgements: a converging run ends within a tenth of its best, and moves by a few per cent between evaluations.
-        if ratio > 1.5 or swings > 0.5:
+        if worse > 1.5 or swings > 0.5:
             verdict = "found"
-        elif (ratio > 1.2 or swings > 0.25) and verdict == "fine":
+        elif (worse > 1.2 or swings > 0.25) and verdict == "fine":
             verdict = "suspect"
     if not figures:
         says = "the run's curves are too short, or missing"

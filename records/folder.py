@@ -70,7 +70,7 @@ class RunFolder:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The rows of metrics.jsonl, without a line that a kill cut short."""
-        yield from _rows(self._metrics())
+        yield from rows_of(self.folder / "metrics.jsonl")
 
     def damaged_lines(self) -> int:
         """The number of unreadable lines in metrics.jsonl, not counting the last, which a kill may have cut short."""
@@ -96,6 +96,11 @@ class RunFolder:
     def _metrics(self) -> bytes:
         path = self.folder / "metrics.jsonl"
         return path.read_bytes() if path.exists() else b""
+
+
+def rows_of(metrics: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a metrics.jsonl, without lines that are incomplete or damaged; none if there is no such file."""
+    yield from _rows(metrics.read_bytes() if metrics.exists() else b"")
 
 
 def _rows(content: bytes) -> Iterator[dict[str, Any]]:

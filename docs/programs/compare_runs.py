@@ -4,11 +4,12 @@ pip install -e '.[docs]'
 python docs/programs/compare_runs.py out.png fd_effnet,recall,r_t,ada_p none=runs/none/<id> ada=runs/ada/<id>
 """
 
-import json
 import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+
+from records.folder import rows_of
 
 CURVES = {
     "fd_effnet": "FD-EffNet, lower is better",
@@ -20,7 +21,7 @@ CURVES = {
 
 def curve(run: Path, key: str) -> list[tuple[float, float]]:
     """A run's values by kimg."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = rows_of(run / "metrics.jsonl")
     return [(row["samples_seen"] / 1000, row[key]) for row in rows if key in row]
 
 

@@ -4,12 +4,13 @@ pip install -e '.[docs]'
 python docs/programs/make_figures.py runs/dcgan_fashion_mnist/<id> docs/images/dcgan_fashion_mnist.png
 """
 
-import json
 import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 from PIL import Image
+
+from records.folder import read_run
 
 FIGURES = {
     "fd_effnet": "FD-EffNet, lower is better",
@@ -19,11 +20,11 @@ FIGURES = {
 
 def draw(run: Path, out: Path) -> None:
     """Writes the picture of the run's folder to `out`."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    record = json.loads((run / "run.json").read_text())
+    found = read_run(run)
+    rows, record = list(found.rows()), found.record
     folder = run / "samples"
     pictures = {
-        f"samples after {record['samples_seen'] / 1000:g} kimg": sorted(folder.glob("kimg*.png")),
+        f"samples after {record.kimg:g} kimg": sorted(folder.glob("kimg*.png")),
         "held-out pictures, reconstructions below": sorted(folder.glob("reconstructions_kimg*.png")),
     }
     shown = {title: paths[-1] for title, paths in pictures.items() if paths}
@@ -36,7 +37,7 @@ def draw(run: Path, out: Path) -> None:
     curve = [(row["samples_seen"] / 1000, row[name]) for row in rows if name in row]
     panels[-1].plot(*zip(*curve, strict=True), marker="o")
     panels[-1].set(xlabel="kimg (thousand training pictures)", ylabel=FIGURES[name], yscale="log")
-    panels[-1].set_title(f"{record['seconds'] / 60:.1f} min on {record['hardware']['cores']} CPU cores")
+    panels[-1].set_title(f"{(record.seconds or 0) / 60:.1f} min on {record.hardware.cores} CPU cores")
     panels[-1].grid(visible=True, which="both", alpha=0.3)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=90)

@@ -345,7 +345,8 @@ def test_a_trial_is_beaten_by_those_that_got_as_far() -> None:
 
 def test_a_row_that_is_being_written_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"loss": 1.0}\n{"other": 3}\n{"loss": 2.0}\n{"loss": 3')
+    rows = ('{"samples_seen": 1, "loss": 1.0}', '{"samples_seen": 2, "other": 3}', '{"samples_seen": 3, "loss": 2.0}')
+    path.write_text("\n".join([*rows, '{"samples_seen": 4, "loss": 3']))
     assert read_values(path, "loss") == [1.0, 2.0]
 
 

@@ -135,6 +135,14 @@ def test_training_that_shakes_is_named() -> None:
     assert instability([], "fd").verdict == "unknown"
 
 
+def test_a_figure_that_is_better_higher_is_unstable_where_it_falls() -> None:
+    rising = [0.1, 0.2, 0.3, 0.35, 0.4, 0.42, 0.43]
+    assert instability(curve(rising, [1.0] * 7), "fd", "higher").verdict == "fine"
+    assert instability(curve(rising, [1.0] * 7), "fd", "lower").verdict == "found"
+    fallen = instability(curve([*rising, 0.3, 0.2], [1.0] * 9), "fd", "higher")
+    assert (fallen.verdict, round(fallen.figures["last_over_best"], 3)) == ("found", round(0.2 / 0.43, 3))
+
+
 def test_uneven_classes_are_named() -> None:
     draw = np.random.RandomState(0)
     real = torch.from_numpy(draw.randint(5, size=1000))
