@@ -70,7 +70,7 @@ def unwatched(fit: Fit) -> Path:
 
 @pytest.fixture(scope="module")
 def online(fit: Fit) -> Path:
-    """Online in two sittings."""
+    """Online in two parts."""
     words = ("--run.wandb", "online", "--run.artifacts", "all")
     fit("online", *words, "--budget.kimg", 0.048)
     return fit("online", *words, "--ckpt_path", "last")
@@ -183,7 +183,7 @@ def assert_all_arrived(server: WandbServer, folder: Path) -> None:
     assert all(row == pytest.approx(expected, rel=1e-6) for row, expected in zip(sent, kept, strict=True))
 
 
-def test_an_offline_run_of_two_sittings_is_whole_in_its_logs_and_after_sync(fit: Fit, server: WandbServer) -> None:
+def test_an_offline_run_of_two_parts_is_whole_in_its_logs_and_after_sync(fit: Fit, server: WandbServer) -> None:
     asked = len(server.asked)
     fit("offline", "--run.wandb", "offline", "--budget.kimg", 0.048)
     folder = fit("offline", "--run.wandb", "offline", "--ckpt_path", "last")
@@ -204,7 +204,7 @@ def test_an_offline_run_of_two_sittings_is_whole_in_its_logs_and_after_sync(fit:
     assert [row["_step"] for row in arrived] == list(range(len(logged)))
 
 
-def test_sittings_number_their_rows_as_one_run_with_a_server_and_without(fit: Fit, server: WandbServer) -> None:
+def test_the_parts_of_a_resumed_run_number_their_rows_as_one_with_a_server_and_without(fit: Fit, server: WandbServer) -> None:
     """Offline first, while no server knows of those rows; then online, and offline again."""
     fit("mixed", "--run.wandb", "offline", "--budget.kimg", 0.024)
     fit("mixed", "--run.wandb", "online", "--ckpt_path", "last", "--budget.kimg", 0.048)
