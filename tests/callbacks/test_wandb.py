@@ -204,7 +204,7 @@ def test_an_offline_run_of_two_parts_is_whole_in_its_logs_and_after_sync(fit: Fi
     assert [row["_step"] for row in arrived] == list(range(len(logged)))
 
 
-def test_the_parts_of_a_resumed_run_number_their_rows_as_one_with_a_server_and_without(fit: Fit, server: WandbServer) -> None:
+def test_a_resumed_run_numbers_its_rows_as_one_with_a_server_and_without(fit: Fit, server: WandbServer) -> None:
     """Offline first, while no server knows of those rows; then online, and offline again."""
     fit("mixed", "--run.wandb", "offline", "--budget.kimg", 0.024)
     fit("mixed", "--run.wandb", "online", "--ckpt_path", "last", "--budget.kimg", 0.048)
