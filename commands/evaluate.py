@@ -88,15 +88,15 @@ def run(arguments: Sequence[str]) -> int:
     ).to(device)
     folder = options.cache_dir or default_folder()
     sides, shape = judged(options, model, checkpoint, drawn_with)
+    fake = sides[0][0]
     if options.reference is None and checkpoint is None:
         if options.save_statistics is None:
             raise ValueError("--samples needs --reference, or --save_statistics to write their mu and sigma")
-        fake = sides[0][0]
         save(observe({"gaussian"}, extractor, fake, None, folder, options), extractor, fake, options.save_statistics)
         return 0
     real = reference(options, checkpoint, extractor, shape, folder)
     pictures = getattr(real, "pictures", None)
-    context = Context(extractor, pictures, sides[0][0], real.count or 2)
+    context = Context(extractor, pictures, fake, real.count or fake.count)
     metrics = chosen(options.metrics) if options.metrics else applicable(context)
     require_available(metrics, context)
     needs = needs_of(metrics)
@@ -113,7 +113,7 @@ def run(arguments: Sequence[str]) -> int:
         if swept is not None:
             results.append(Evaluation.of(*rows[-1]))
             results[-1].keep(run_folder)
-    notes = _notes(*rows[0], extractor, real.count)
+    notes = [f"note: {note}" for metric in metrics if (note := metric.note(context)) is not None]
     if swept is None:
         keep_and_print(*rows[0], run_folder, options, notes)
         return 0
@@ -266,13 +266,3 @@ def sweep_table(
     protocol = rows[0][1]
     shared = {**protocol, "sampler": {key: value for key, value in protocol["sampler"].items() if key != swept}}
     return "\n".join([*lines, "", *notes, *protocol_lines(shared)])
-
-
-def _notes(found: "dict[str, Figure]", protocol: dict[str, Any], extractor: "Extractor", real_count: int) -> list[str]:
-    fewest = min(protocol["num_samples"], real_count or protocol["num_samples"])
-    if fewest > extractor.dimension or not any(name.startswith(("fd_", "fid")) for name in found):
-        return []
-    return [
-        f"note: {fewest} pictures are not more than the {extractor.dimension} features: the distance is biased far "
-        "upwards, and compares only with figures of the same counts"
-    ]

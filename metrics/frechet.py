@@ -34,6 +34,14 @@ class Frechet(Metric):
             return None
         return f"needs 2 pictures on each side, there are {context.real_count} and {context.fake.count}"
 
+    def note(self, context: Context) -> str | None:
+        if context.fewest > context.extractor.dimension:
+            return None
+        return (
+            f"{context.fewest} pictures are not more than the {context.extractor.dimension} features: the distance is "
+            "biased far upwards, and compares only with figures of the same counts"
+        )
+
     def figures(self, real: "RealStatistics", fake: "SampleStatistics") -> dict[str, Figure]:
         ((name, better),) = self.directions(fake.extractor).items()
         return {name: Figure(frechet_distance(real.gaussian, fake.gaussian), better)}

@@ -55,6 +55,10 @@ class Metric(ABC):
         """Why it cannot be measured here, with a remedy; None if it can."""
         return None
 
+    def note(self, context: Context) -> str | None:
+        """What a reader must know about its figures here; None for nothing."""
+        return None
+
     @abstractmethod
     def figures(self, real: "RealStatistics", fake: "SampleStatistics") -> dict[str, Figure]:
         """Its figures, from all samples and the real pictures. ValueError if the samples do not allow a figure.
