@@ -333,3 +333,12 @@ def test_rows_on_disk_leave_no_file_behind(tmp_path: Path) -> None:
     store.write(4, torch.full((2, 3), 7.0))
     assert store.rows[4:6].tolist() == [[7.0] * 3] * 2
     assert os.listdir(tmp_path / "new") == []  # noqa: PTH208 - what the folder shows to anyone
+
+
+def test_a_distance_of_few_pictures_comes_with_a_note() -> None:
+    (frechet,) = chosen(["frechet"])
+    real = picture_set(90, 1)
+    few, enough = (Context(Projection(), real, picture_set(count, 2), 90) for count in (DIMENSION, DIMENSION + 1))
+    assert "12 pictures are not more than the 12 features" in (frechet.note(few) or "")
+    assert frechet.note(enough) is None
+    assert all(metric.note(few) is None for metric in METRICS if metric is not frechet)
