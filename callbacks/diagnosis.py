@@ -200,5 +200,7 @@ class Diagnosis(AtIntervals):
         )
         path = run.folder / "diagnosis" / f"{kimg_name(model.samples_seen)}.png"
         run.write_picture(trainer, "nearest training pictures", diagnosed.closest, path)
-        run.record.diagnosis = Findings(model.samples_seen, diagnosed.findings, self.num_samples, quality.weights)
+        run.record.diagnosis = Findings(
+            model.samples_seen, diagnosed.findings, self.num_samples, quality.weights, model.device.type
+        )
         run.save(trainer)

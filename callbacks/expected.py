@@ -118,7 +118,7 @@ class OneStep(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         model = model_of(pl_module)
         model.on_load_checkpoint(state_at(model, max(model.samples_seen, model.stage_starts[-1])))
-        for optimizer in trainer.optimizers:  # their states, which a first step would make
+        for optimizer in trainer.optimizers:  # creates their states, as a first step would
             for group in optimizer.param_groups:
                 for p in group["params"]:
                     p.grad = torch.zeros_like(p)
@@ -126,7 +126,7 @@ class OneStep(Callback):
             optimizer.zero_grad()
         cycle = model.work_cycle()
         dearest = max(range(len(cycle)), key=lambda number: len(cycle[number]))
-        model.steps = dearest + len(cycle)  # not the very first, in which some networks initialise themselves
+        model.steps = dearest + len(cycle)  # not the first step, in which some networks initialise themselves
         batch = random_batch(model, model.samples_per_step(model.samples_seen, self.batch_size * model.micro_batches))
         kept = bytes_kept(model, list(trainer.optimizers))
         states = [s for o in trainer.optimizers for state in o.state.values() for s in state.values()]
@@ -139,7 +139,7 @@ class OneStep(Callback):
 
 
 class _NoStorage(FakeTensorMode):
-    """Answers where a value is read that is not known, instead of giving up."""
+    """Gives a stand-in for a value that a step reads, instead of raising an error."""
 
     def __init__(self) -> None:
         super().__init__(allow_non_fake_inputs=True)
@@ -154,25 +154,25 @@ class _NoStorage(FakeTensorMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
         if func is torch.ops.aten._local_scalar_dense.default and args[0].constant is None:
-            # It divides, and says that what may be due is done.
+            # The step can divide by it, and every condition is true.
             kind = args[0].dtype
             return True if kind == torch.bool else 1.0 if kind.is_floating_point else 1
         self._operations += 1
         if self._operations % 500 == 0:
-            # Looking a shape up takes half the time of working it out where it is found, and half as much again where
-            # it is not, as in what torch computes group by group.
+            # A hit in the cache of shapes halves the time of an operation. A miss adds half as much again, as in what
+            # torch computes group by group.
             hits, misses = FakeTensorMode.cache_hits, FakeTensorMode.cache_misses
             self.cache_enabled = hits - self._before[0] > misses - self._before[1]
         return super().dispatch(func, types, args, kwargs or {})
 
     @cached_property
     def avoid_device_init(self) -> bool:
-        """Asked once, and not at each operation, which would take a quarter of the time."""
+        """Checked once. Checking at each operation would take a quarter of the time."""
         return not torch.cuda.is_available()
 
 
 class _InPlace(SingleDeviceStrategy):
-    """Leaves the model where it is: weights without storage cannot be moved."""
+    """Leaves the model in place: weights without storage cannot be moved."""
 
     def model_to_device(self) -> None: ...
 
@@ -185,7 +185,7 @@ def _mixed(precision: str) -> MixedPrecision:
 
 
 def _forget_values(model: GenerativeModel) -> None:
-    """Replaces every tensor of a model by one of its shape without storage; shared ones stay shared."""
+    """Replaces every tensor of a model by one of its shape without storage. Shared tensors stay shared."""
     known: dict[int, Tensor] = {}
 
     def like(tensor: Tensor) -> Tensor:

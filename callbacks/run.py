@@ -1,12 +1,12 @@
 """A run: its folder, its record (run.json), its figures (metrics.jsonl) and its W&B run."""
 
-import contextlib
 import datetime
 import filecmp
 import json
 import os
 import secrets
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -276,8 +276,14 @@ class Run(Callback):
 
     def _read_record(self) -> None:
         """Continues the record of a resumed run: its figures, its W&B id, its start."""
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            self.record = RunRecord.read(self.folder / "run.json", "a run")
+        path = self.folder / "run.json"
+        try:
+            self.record = RunRecord.read(path, "a run")
+        except FileNotFoundError:
+            pass
+        except ValueError as error:
+            kept = path.rename(path.with_name("run.unreadable.json"))
+            print(f"{error}; kept as {kept.name}, a new record begins", file=sys.stderr)
         self.record.ended = self.record.error = None
 
     def _wandb_run(self, model: GenerativeModel) -> WandbRun:

@@ -191,7 +191,6 @@ class Facts:
             "classes": str(model.label_classes) if model.label_classes else "unconditional",
             "parameters": ", ".join(f"{name} {count:,}" for name, count in self.counts.items()),
         }
-
         stages = f", in the last of {len(model.stage_starts)} stages" if len(model.stage_starts) > 1 else ""
         if expected is None:
             facts["memory"] = f"not predicted ({self.why_not}); --measure measures it"

@@ -82,7 +82,7 @@ def recorded(
     best = before.best if before is not None else None
     if samples_seen is not None and figure.better is not None and math.isfinite(figure.value):
         known = None if best is None else best.value
-        best = best if known is not None and not is_better(figure.value, known, figure.better) else None
-        best = best or Best(figure.value, samples_seen)
+        if known is None or is_better(figure.value, known, figure.better):
+            best = Best(figure.value, samples_seen)
     how = {**protocol, **figure.settings}
     return FigureRecord(figure.value, how, figure.better, figure.spread, samples_seen, best)

@@ -150,6 +150,19 @@ def test_a_changed_hyperparameter_is_refused_with_a_list(fit: Run, capsys: pytes
     assert "seed_everything: 0 -> 3" in err
 
 
+@pytest.mark.parametrize("content", ["{", '{"schema": 99}', '{"schema": 1, "figures": {"fid": 3}}'])
+def test_a_record_that_cannot_be_read_is_kept_beside_the_new_one(
+    fit: Run, config: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    assert fit("--budget.kimg", 0.04) == 0
+    folder = only_run(config)
+    (folder / "run.json").write_text(content)
+    assert fit("--ckpt_path", "last") == 0
+    assert (folder / "run.unreadable.json").read_text() == content
+    assert record(folder)["status"] == "done"
+    assert "kept as run.unreadable.json, a new record begins" in capsys.readouterr().err
+
+
 def test_a_setting_changes_on_resume_where_that_is_said(
     fit: Run, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
